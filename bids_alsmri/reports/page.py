@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import base64
-import functools
 import importlib.resources
 import math
 import os
 import re
-import tempfile
+import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,7 +17,6 @@ from typing import TYPE_CHECKING, Literal
 from bids_alsmri.errors import ExitCode, RunError, SettingsError
 
 if TYPE_CHECKING:
-    from jinja2 import Template
     from markupsafe import Markup
 
 SectionStatus = Literal["done", "reused", "skipped", "failed"]
@@ -29,6 +27,7 @@ SECTION_STATUSES: tuple[SectionStatus, ...] = ("done", "reused", "skipped", "fai
 RUN_STATUSES: tuple[RunStatus, ...] = ("done", "partial", "failed")
 _FILES_OF_KIND = {"still": 1, "flicker": 2}
 _MEDIA_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
+_CITATION = re.compile(r"\[(@[\w:.-]+(?:\s*;\s*@[\w:.-]+)*)\]")
 
 
 @dataclass(frozen=True)
@@ -349,9 +348,297 @@ def write_page(page: Page, path: Path) -> None:
     ...     Path(folder, "sub-01.html").read_text("utf-8")[:15]
     '<!doctype html>'
     """
-    _write_whole(render_page(page).encode("utf-8"), path)
+    # File names may hold bytes that are no text; they are shown as escapes, not dropped.
+    _write_whole(render_page(page).encode("utf-8", errors="backslashreplace"), path)
+
+
+def render_page(page: Page) -> str:
+    """HTML text of a page, with the pictures read and embedded.
+
+    Parameters
+    ----------
+    page : Page
+        What to show.
+
+    Returns
+    -------
+    html : str
+        The whole document.
+
+    Raises
+    ------
+    RunError
+        If a picture exists and cannot be read.
+
+    Examples
+    --------
+    >>> page = Page("<b>", "bids_alsmri", "0.1", datetime(2024, 5, 1), "bids_alsmri ...", "done")
+    >>> "<title>&lt;b&gt;" in render_page(page)
+    True
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["number"] = format_number
+    environment.filters["duration"] = format_duration
+    environment.filters["sensible_range"] = _range_text
+    environment.filters["gauge"] = _gauge
+    environment.filters["embed"] = _data_uri
+    environment.filters["link"] = _relative_link
+    source = importlib.resources.files(__package__).joinpath("template.html").read_text("utf-8")
+    order = _citation_order(page.methods, page.references)
+    return environment.from_string(source).render(
+        page=page,
+        pipelines=_by_pipeline(page.sections),
+        n_by_status={
+            status: sum(section.status == status for section in page.sections)
+            for status in SECTION_STATUSES
+        },
+        first_looks=_first_looks(_by_pipeline(page.sections)),
+        methods=_markdown_to_html(page.methods, order),
+        references=order,
+    )
+
+
+def format_number(value: float) -> str:
+    """Three significant digits, without an exponent from 0.001 to a million.
+
+    Parameters
+    ----------
+    value : float
+        Any number.
+
+    Returns
+    -------
+    text : str
+        With a true minus sign; "not available" where the value is not finite.
+
+    Examples
+    --------
+    >>> [format_number(value) for value in (0.71234, 12.0, 12345.6, -0.5, 7.1e-7, float("nan"))]
+    ['0.712', '12', '12346', '−0.5', '7.1 × 10⁻⁷', 'not available']
+    """
+    if not math.isfinite(value):
+        return "not available"
+    if value == 0 or 1e-3 <= abs(value) < 1e6:
+        digits = 0 if abs(value) >= 1000 else None
+        text = f"{value:.0f}" if digits == 0 else f"{value:.3g}"
+        return text.replace("-", "−")
+    mantissa, exponent = f"{value:.2e}".split("e")
+    mantissa = mantissa.rstrip("0").rstrip(".").replace("-", "−")
+    power = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{mantissa} × 10{power}"
+
+
+def format_duration(seconds: float) -> str:
+    """Wall time in the two largest units that matter.
+
+    Parameters
+    ----------
+    seconds : float
+        Time, in s, not negative.
+
+    Returns
+    -------
+    text : str
+        Such as "3 min 5 s".
+
+    Examples
+    --------
+    >>> [format_duration(seconds) for seconds in (0.31, 12.4, 185.0, 7260.0)]
+    ['0.3 s', '12 s', '3 min 5 s', '2 h 1 min']
+    """
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+@dataclass(frozen=True)
+class _Numbered:
+    """A reference and its place in the list."""
+
+    number: int
+    reference: Reference
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Something that deserves the reader's eye, and where it stands."""
+
+    anchor: str
+    where: str
+    what: str
+
+
+@dataclass(frozen=True)
+class _Gauge:
+    """Where band and value stand on a bar from 0 to 100."""
+
+    band_start: float
+    band_stop: float
+    value: float
 
 
 def _require_status(what: str, status: str, allowed: Sequence[str]) -> None:
     if status not in allowed:
         raise SettingsError(f"{what} has status {status!r}; give one of {', '.join(allowed)}")
+
+
+def _by_pipeline(sections: Sequence[Section]) -> dict[str, list[Section]]:
+    grouped: dict[str, list[Section]] = {}
+    for section in sections:
+        grouped.setdefault(section.pipeline, []).append(section)
+    return grouped
+
+
+def _first_looks(pipelines: dict[str, list[Section]]) -> list[_Look]:
+    """Failures, measures outside their range and warnings, with their anchors."""
+    looks = []
+    for p, (pipeline, sections) in enumerate(pipelines.items(), start=1):
+        for s, section in enumerate(sections, start=1):
+            anchor, where = f"p{p}-s{s}", f"{pipeline}, {section.scan}"
+            if section.status == "failed":
+                looks.append(_Look(anchor, where, "failed"))
+            if section.outside:
+                names = ", ".join(_with_value(row) for row in section.outside)
+                looks.append(_Look(f"{anchor}-quality", where, f"outside its range: {names}"))
+            if section.warnings:
+                count = len(section.warnings)
+                looks.append(_Look(anchor, where, f"{count} warning{'s' if count > 1 else ''}"))
+    return looks
+
+
+def _with_value(row: QualityRow) -> str:
+    return f"{row.name} {format_number(row.value)} {row.unit}".rstrip()
+
+
+def _range_text(row: QualityRow) -> str:
+    if row.low is not None and row.high is not None:
+        return f"{format_number(row.low)} to {format_number(row.high)}"
+    if row.high is not None:
+        return f"at most {format_number(row.high)}"
+    return f"at least {format_number(row.low)}" if row.low is not None else "none set"
+
+
+def _gauge(row: QualityRow) -> _Gauge | None:
+    """Bar for a value with a range; None where no scale suggests itself."""
+    if not math.isfinite(row.value):
+        return None
+    if row.low is not None and row.high is not None and row.high > row.low:
+        place = 25.0 + 50.0 * (row.value - row.low) / (row.high - row.low)
+        return _Gauge(25.0, 75.0, _onto_bar(place))
+    if row.low is None and row.high is not None and row.high > 0:
+        return _Gauge(0.0, 60.0, _onto_bar(60.0 * row.value / row.high))
+    if row.high is None and row.low is not None and row.low > 0:
+        return _Gauge(40.0, 100.0, _onto_bar(40.0 * row.value / row.low))
+    return None
+
+
+def _onto_bar(place: float) -> float:
+    return round(min(max(place, 2.0), 98.0), 1)
+
+
+def _data_uri(path: Path) -> str:
+    """Picture as a data: address; empty where the file does not exist."""
+    if not path.is_file():
+        return ""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read for the report ({error.strerror})") from error
+    return f"data:{_MEDIA_TYPES[path.suffix]};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _relative_link(path: str) -> str:
+    """Address of a file beside the page; never one with a scheme, whatever the name."""
+    return "./" + urllib.parse.quote(path, errors="surrogateescape")
+
+
+def _citation_order(methods: str, references: Sequence[Reference]) -> tuple[_Numbered, ...]:
+    cited = [key for group in _CITATION.findall(methods) for key in _keys(group)]
+    place = {key: index for index, key in reversed(list(enumerate(cited)))}
+    ordered = sorted(references, key=lambda reference: place.get(reference.key, len(cited)))
+    return tuple(_Numbered(number, reference) for number, reference in enumerate(ordered, start=1))
+
+
+def _keys(group: str) -> list[str]:
+    return [part.strip().removeprefix("@") for part in group.split(";")]
+
+
+def _markdown_to_html(text: str, references: Sequence[_Numbered]) -> Markup:
+    """Small part of markdown as HTML; everything is escaped before marks are read."""
+    from markupsafe import Markup
+
+    numbers = {numbered.reference.key: numbered.number for numbered in references}
+    blocks = re.split(r"\n\s*\n", text.strip())
+    return Markup("\n").join(_block_to_html(block, numbers) for block in blocks if block.strip())
+
+
+def _block_to_html(block: str, numbers: dict[str, int]) -> Markup:
+    from markupsafe import Markup
+
+    heading, _, rest = block.partition("\n")
+    level = re.match(r"#{1,4} +", heading)
+    if level:
+        # The page itself uses h1 and h2.
+        html = Markup("<h3>{}</h3>").format(_inline_to_html(heading[level.end() :], numbers))
+        return html + _block_to_html(rest, numbers) if rest.strip() else html
+    lines = block.splitlines()
+    if lines[0].startswith(("- ", "* ")):
+        items = re.split(r"^[-*] +", block, flags=re.MULTILINE)[1:]
+        return Markup("<ul>{}</ul>").format(
+            Markup("").join(
+                Markup("<li>{}</li>").format(_inline_to_html(item.strip(), numbers))
+                for item in items
+            )
+        )
+    return Markup("<p>{}</p>").format(_inline_to_html(block, numbers))
+
+
+def _inline_to_html(text: str, numbers: dict[str, int]) -> Markup:
+    from markupsafe import Markup, escape
+
+    html = str(escape(text))
+    html = re.sub(r"`([^`]+)`", r"<code>\1</code>", html)
+    html = re.sub(r"\*\*(\S(?:[^*]*\S)?)\*\*", r"<strong>\1</strong>", html)
+    html = re.sub(r"\*(\S(?:[^*]*\S)?)\*", r"<em>\1</em>", html)
+    return Markup(_CITATION.sub(lambda match: _citation_to_html(match, numbers), html))
+
+
+def _citation_to_html(match: re.Match[str], numbers: dict[str, int]) -> str:
+    keys = _keys(match.group(1))
+    # An unknown key stays as it was written: the page must come out, and the reader sees it.
+    if not all(key in numbers for key in keys):
+        return match.group(0)
+    links = (f'<a href="#ref-{numbers[key]}">{numbers[key]}</a>' for key in keys)
+    return f'<span class="cite">[{", ".join(links)}]</span>'
+
+
+def _write_whole(content: bytes, path: Path) -> None:
+    """Write to a temporary name in the same folder, then rename."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with unfinished.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(unfinished, path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise RunError(
+            f"{path}: the report cannot be written ({error.strerror}); make room or give "
+            "another output folder",
+            exit_code=ExitCode.CANNOT_WRITE,
+        ) from error
