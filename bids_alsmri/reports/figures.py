@@ -1,0 +1,1109 @@
+"""Pictures of a report: arrays in, matplotlib figures out.
+
+Every volume stands in RAS+ order: axis 0 runs to the participant's right, axis 1 to anterior,
+axis 2 to superior. Pictures follow the neurological convention (right is on the right), and say so.
+No pyplot: figures are objects without global state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bids_alsmri.errors import NumericsError, RunError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+# Colours that stay apart for colour-blind readers: Okabe and Ito 2008, Color Universal Design.
+ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
+    "#e69f00",
+    "#56b4e9",
+    "#009e73",
+    "#f0e442",
+    "#0072b2",
+    "#d55e00",
+    "#cc79a7",
+)
+CONVENTION = "Neurological convention: the participant's right (R) is on the right."
+
+_WIDTH_IN = 12.0
+_LEFT_IN = 0.3
+_FOOT_IN = 0.42
+_GAP_IN = 0.06
+_MAX_ROW_IN = 2.9
+_RASTER_DPI = 150
+_INK, _PAPER = "#e8e8e8", "black"
+# Per orientation (axis of the cut): horizontal axis, vertical axis, names, letters at both sides.
+_HORIZONTAL, _VERTICAL = (1, 0, 0), (2, 2, 1)
+_AXIS_NAMES = ("x", "y", "z")
+_SIDES = (("P", "A"), ("L", "R"), ("L", "R"))
+_SAGITTAL, _CORONAL, _AXIAL = 0, 1, 2
+
+
+class Contour(NamedTuple):
+    """Outline of a mask or probability map.
+
+    Parameters
+    ----------
+    values : (nx, ny, nz) array
+        Mask or map in the geometry of the volume below it.
+    level : float
+        Value at which the line is drawn, in the unit of `values`; 0.5 for a mask.
+    color, label : str
+        Colour of the line and its name in the legend.
+    """
+
+    values: NDArray[Any]
+    level: float
+    color: str
+    label: str
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """One cut: the axis it is perpendicular to, and its index."""
+
+    axis: int
+    index: int
+
+
+@dataclass(frozen=True)
+class _View:
+    """Part of the volume that is shown, and the size of its voxels."""
+
+    starts: tuple[int, int, int]
+    stops: tuple[int, int, int]
+    voxel_mm: tuple[float, float, float]
+    origin_mm: tuple[float, float, float] | None
+
+    def length_mm(self, axis: int) -> float:
+        return (self.stops[axis] - self.starts[axis]) * self.voxel_mm[axis]
+
+    def width_mm(self, panel: _Panel) -> float:
+        return self.length_mm(_HORIZONTAL[panel.axis])
+
+    def height_mm(self, panel: _Panel) -> float:
+        return self.length_mm(_VERTICAL[panel.axis])
+
+    def cut(self, volume: NDArray[Any], panel: _Panel) -> NDArray[Any]:
+        """Rows run upwards, columns to the right; trailing axes (colour) are kept."""
+        window = tuple(
+            slice(panel.index, panel.index + 1) if axis == panel.axis else slice(start, stop)
+            for axis, (start, stop) in enumerate(zip(self.starts, self.stops, strict=True))
+        )
+        return np.swapaxes(np.squeeze(volume[window], axis=panel.axis), 0, 1)
+
+    def name(self, panel: _Panel) -> str:
+        letter = _AXIS_NAMES[panel.axis]
+        if self.origin_mm is None:
+            return f"{letter} {panel.index}"
+        position = self.origin_mm[panel.axis] + panel.index * self.voxel_mm[panel.axis]
+        return f"{letter} = {position:.0f} mm".replace("-", "−")
+
+
+@dataclass(frozen=True)
+class _Row:
+    """Axes of one row of panels, in mm, with the left edge of each panel."""
+
+    axes: Axes
+    panels: tuple[_Panel, ...]
+    lefts_mm: tuple[float, ...]
+
+
+def choose_slices(mask: ArrayLike, axis: int, n_slices: int) -> tuple[int, ...]:
+    """Indices of evenly spaced slices through the bounding box of a mask.
+
+    Parameters
+    ----------
+    mask : (nx, ny, nz) array_like of bool
+        What the slices should show; the whole axis counts where it is empty.
+    axis : int
+        Axis that the slices are perpendicular to, 0 to 2.
+    n_slices : int
+        Number wanted, positive; fewer come back where the box is thinner.
+
+    Returns
+    -------
+    indices : tuple of int
+        Ascending, each once: the middles of `n_slices` equal parts of the box.
+
+    Examples
+    --------
+    >>> mask = np.zeros((4, 4, 20), bool)
+    >>> mask[1:3, 1:3, 4:16] = True
+    >>> choose_slices(mask, 2, 3)
+    (6, 10, 14)
+    """
+    start, stop = _bounds(np.asarray(mask, dtype=bool), axis)
+    middles = start + (np.arange(n_slices) + 0.5) * (stop - start) / n_slices
+    return tuple(sorted({int(np.floor(middle)) for middle in middles}))
+
+
+def draw_mosaic(
+    volume: NDArray[Any],
+    voxel_mm: Sequence[float],
+    *,
+    contours: Sequence[Contour] = (),
+    mask: NDArray[Any] | None = None,
+    n_slices: int = 7,
+    window: tuple[float, float] | None = None,
+    origin_mm: Sequence[float] | None = None,
+    margin_mm: float = 12.0,
+) -> Figure:
+    """Axial, coronal and sagittal rows of a volume in grey, with outlines.
+
+    Parameters
+    ----------
+    volume : (nx, ny, nz) array
+        RAS+ image of any unit; NaN is shown black.
+    voxel_mm : (3,) sequence
+        Voxel size along each axis, in mm, positive.
+    contours : sequence of Contour
+        Outlines, drawn in this order.
+    mask : (nx, ny, nz) array, optional
+        Slices go through its bounding box; by default that of all contours.
+    n_slices : int
+        Panels per row.
+    window : (low, high), optional
+        Values shown black and white; by default percentiles 0.5 and 99.5 within the box.
+    origin_mm : (3,) sequence, optional
+        World position of voxel (0, 0, 0), in mm: cuts are then named by position, else by index.
+    margin_mm : float
+        What is shown around the box, in mm.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        To be handed to `save_figure`.
+
+    Raises
+    ------
+    NumericsError
+        If the volume is not 3D, a shape differs, or a voxel size is not positive.
+
+    Examples
+    --------
+    >>> figure = draw_mosaic(np.arange(512.0).reshape(8, 8, 8), (2, 2, 3), n_slices=4)
+    >>> [len(axes.images) for axes in figure.axes]
+    [4, 4, 4]
+    """
+    _check_volume("volume", volume, voxel_mm)
+    for contour in contours:
+        _check_same("contour " + contour[3], contour[0], volume)
+    inside = _inside(volume, mask, contours)
+    view = _view_of(inside, voxel_mm, origin_mm, margin_mm)
+    with _style():
+        figure, rows = _sheet(_three_rows(inside, n_slices), view, right_in=0.0)
+        low, high = window or _grey_window(volume, view)
+        for row in rows:
+            _draw_scalar(row, volume, view, "gray", low, high)
+            _draw_contours(row, contours, view)
+        _foot(figure, contours)
+    return figure
+
+
+def draw_registration_pair(
+    fixed: NDArray[Any],
+    moved: NDArray[Any],
+    voxel_mm: Sequence[float],
+    *,
+    outline: Contour | None = None,
+    mask: NDArray[Any] | None = None,
+    n_slices: int = 7,
+    origin_mm: Sequence[float] | None = None,
+    margin_mm: float = 8.0,
+) -> tuple[Figure, Figure]:
+    """Two aligned volumes as two figures of exactly the same layout, to flip between.
+
+    Parameters
+    ----------
+    fixed, moved : (nx, ny, nz) array
+        RAS+ images of one grid; each gets a grey scale of its own.
+    voxel_mm : (3,) sequence
+        Voxel size, in mm, positive.
+    outline : Contour, optional
+        Outline of one of the two, drawn on both: it makes a shift visible without flicker.
+    mask : (nx, ny, nz) array, optional
+        Slices go through its bounding box; by default that of the outline.
+    n_slices, origin_mm, margin_mm
+        As for `draw_mosaic`.
+
+    Returns
+    -------
+    fixed_figure, moved_figure : matplotlib.figure.Figure
+        In the order of the arguments.
+
+    Raises
+    ------
+    NumericsError
+        If shapes differ or a voxel size is not positive.
+
+    Examples
+    --------
+    >>> cube = np.arange(512.0).reshape(8, 8, 8)
+    >>> before, after = draw_registration_pair(cube, cube[::-1], (2, 2, 2), n_slices=3)
+    >>> bool((before.get_size_inches() == after.get_size_inches()).all())
+    True
+    """
+    _check_volume("fixed", fixed, voxel_mm)
+    _check_same("moved", moved, fixed)
+    contours = () if outline is None else (outline,)
+    inside = _inside(fixed, mask, contours)
+    before, after = (
+        draw_mosaic(
+            volume,
+            voxel_mm,
+            contours=contours,
+            mask=inside,
+            n_slices=n_slices,
+            origin_mm=origin_mm,
+            margin_mm=margin_mm,
+        )
+        for volume in (fixed, moved)
+    )
+    return before, after
+
+
+def draw_colour_fa(
+    fa: NDArray[Any],
+    v1: NDArray[Any],
+    voxel_mm: Sequence[float],
+    *,
+    mask: NDArray[Any] | None = None,
+    n_slices: int = 7,
+    brightest_fa: float = 0.8,
+    origin_mm: Sequence[float] | None = None,
+    margin_mm: float = 4.0,
+) -> Figure:
+    r"""Main diffusion direction as colour (red L-R, green P-A, blue I-S), anisotropy as brightness.
+
+    Parameters
+    ----------
+    fa : (nx, ny, nz) array
+        Fractional anisotropy, 0 to 1; NaN is shown black.
+    v1 : (nx, ny, nz, 3) array
+        Unit vectors of the main direction along the RAS+ axes; the sign does not matter.
+    voxel_mm : (3,) sequence
+        Voxel size, in mm, positive.
+    mask : (nx, ny, nz) array, optional
+        Slices go through its bounding box; by default that of FA above 0.
+    n_slices, origin_mm, margin_mm
+        As for `draw_mosaic`.
+    brightest_fa : float
+        Anisotropy shown at full brightness; higher values are not brighter.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        Each row ends in a ball that shows the colour of every direction seen from that side.
+
+    Raises
+    ------
+    NumericsError
+        If shapes do not fit or a voxel size is not positive.
+
+    Notes
+    -----
+    :math:`(r, g, b) = \min(\mathrm{FA} / \mathrm{FA}_{max}, 1)\,|\mathbf{v}_1|`, the scheme of
+    Pajevic and Pierpaoli 1999, doi:10.1002/(SICI)1522-2594(199909)42:3<526::AID-MRM15>3.0.CO;2-J.
+
+    Examples
+    --------
+    >>> fa = np.full((8, 8, 8), 0.5)
+    >>> v1 = np.zeros((8, 8, 8, 3)); v1[..., 0] = 1.0
+    >>> figure = draw_colour_fa(fa, v1, (2, 2, 2), n_slices=3)
+    >>> len(figure.axes)  # three rows, three balls
+    6
+    """
+    _check_volume("fa", fa, voxel_mm)
+    if v1.shape != (*fa.shape, 3):
+        raise NumericsError(f"v1 has shape {v1.shape}; fa asks for {(*fa.shape, 3)}")
+    inside = _inside(fa, mask, ())
+    view = _view_of(inside, voxel_mm, origin_mm, margin_mm)
+    brightness = np.clip(np.nan_to_num(fa) / brightest_fa, 0.0, 1.0)
+    colours = np.clip(np.abs(np.nan_to_num(v1)) * brightness[..., None], 0.0, 1.0)
+    with _style():
+        figure, rows = _sheet(_three_rows(inside, n_slices), view, right_in=1.5)
+        for row in rows:
+            _draw_rgb(row, colours, view)
+            _draw_ball(figure, row, row.panels[0].axis)
+        _foot(figure, (), note=f"Full brightness at FA {brightest_fa:g} and above.")
+    return figure
+
+
+def draw_residual(
+    before: NDArray[Any],
+    after: NDArray[Any],
+    residual: NDArray[Any],
+    voxel_mm: Sequence[float],
+    *,
+    unit: str,
+    sigma: NDArray[Any] | None = None,
+    mask: NDArray[Any] | None = None,
+    n_slices: int = 6,
+    origin_mm: Sequence[float] | None = None,
+    margin_mm: float = 6.0,
+) -> Figure:
+    """One volume before and after denoising, what was taken away, and the noise that was found.
+
+    Parameters
+    ----------
+    before, after : (nx, ny, nz) array
+        Shown on one grey scale.
+    residual : (nx, ny, nz) array
+        Before minus after, shown on a scale centred at zero: anatomy in it was wrongly removed.
+    voxel_mm : (3,) sequence
+        Voxel size, in mm, positive.
+    unit : str
+        Unit of all four volumes, such as "a.u.".
+    sigma : (nx, ny, nz) array, optional
+        Standard deviation of the noise.
+    mask : (nx, ny, nz) array, optional
+        Slices go through its bounding box; by default that of what is not zero.
+    n_slices, origin_mm, margin_mm
+        As for `draw_mosaic`; the last two panels of a row are coronal and sagittal.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        Three or four rows, each with a scale.
+
+    Raises
+    ------
+    NumericsError
+        If shapes differ or a voxel size is not positive.
+
+    Examples
+    --------
+    >>> cube = np.arange(512.0).reshape(8, 8, 8)
+    >>> figure = draw_residual(cube, cube - 1, np.ones_like(cube), (2, 2, 2), unit="a.u.")
+    >>> len(figure.axes)  # three rows, three scales
+    6
+    """
+    _check_volume("before", before, voxel_mm)
+    volumes = {"before": before, "after": after, "removed": residual}
+    if sigma is not None:
+        volumes["noise SD"] = sigma
+    for name, volume in volumes.items():
+        _check_same(name, volume, before)
+    inside = _inside(before, mask, ())
+    view = _view_of(inside, voxel_mm, origin_mm, margin_mm)
+    grey = _grey_window(before, view)
+    spread = _percentile(np.abs(residual[inside]), 99.0)
+    scales = {
+        "before": ("gray", *grey),
+        "after": ("gray", *grey),
+        "removed": ("gray", -spread, spread),
+        "noise SD": ("viridis", 0.0, _percentile(sigma[inside], 99.0) if sigma is not None else 1),
+    }
+    panels = _mixed_row(inside, n_slices)
+    with _style():
+        figure, rows = _sheet([panels] * len(volumes), view, right_in=1.0)
+        for row, (name, volume) in zip(rows, volumes.items(), strict=True):
+            mappable = _draw_scalar(row, volume, view, *scales[name])
+            _name_row(figure, row, name)
+            _draw_scale(figure, [row], mappable, f"{name} ({unit})")
+        _foot(figure, ())
+    return figure
+
+
+def draw_map(
+    volume: NDArray[Any],
+    voxel_mm: Sequence[float],
+    *,
+    label: str,
+    vmin: float,
+    vmax: float,
+    cmap: str = "viridis",
+    contours: Sequence[Contour] = (),
+    mask: NDArray[Any] | None = None,
+    n_slices: int = 7,
+    origin_mm: Sequence[float] | None = None,
+    margin_mm: float = 4.0,
+) -> Figure:
+    """Scalar map in three orientations with its scale.
+
+    Parameters
+    ----------
+    volume : (nx, ny, nz) array
+        Values in the unit of the label; NaN is shown black.
+    voxel_mm : (3,) sequence
+        Voxel size, in mm, positive.
+    label : str
+        Name of the quantity with its unit, such as "MD (10⁻³ mm²/s)".
+    vmin, vmax : float
+        Ends of the scale, in that unit; values beyond are clipped, shown by the scale's arrows.
+    cmap : str
+        A perceptually uniform matplotlib map.
+    contours, mask, n_slices, origin_mm, margin_mm
+        As for `draw_mosaic`.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        Three rows and a scale.
+
+    Raises
+    ------
+    NumericsError
+        If a shape differs, a voxel size is not positive or `vmin` is not below `vmax`.
+
+    Examples
+    --------
+    >>> figure = draw_map(np.ones((8, 8, 8)), (2, 2, 2), label="FA", vmin=0.0, vmax=1.0)
+    >>> len(figure.axes)
+    4
+    """
+    _check_volume("volume", volume, voxel_mm)
+    if not vmin < vmax:
+        raise NumericsError(f"vmin is {vmin:g} and vmax {vmax:g}; vmin must be below vmax")
+    for contour in contours:
+        _check_same("contour " + contour[3], contour[0], volume)
+    inside = _inside(volume, mask, contours)
+    view = _view_of(inside, voxel_mm, origin_mm, margin_mm)
+    with _style():
+        figure, rows = _sheet(_three_rows(inside, n_slices), view, right_in=1.0)
+        for row in rows:
+            mappable = _draw_scalar(row, volume, view, cmap, vmin, vmax)
+            _draw_contours(row, contours, view)
+        _draw_scale(figure, rows, mappable, label)
+        _foot(figure, contours)
+    return figure
+
+
+def draw_motion(
+    translations_mm: NDArray[Any],
+    rotations_deg: NDArray[Any],
+    framewise_displacement_mm: NDArray[Any],
+    *,
+    b_values_s_mm2: NDArray[Any],
+    outlier_share: NDArray[Any] | None = None,
+    displacement_limit_mm: float | None = None,
+) -> Figure:
+    """Motion of the head over the volumes, with the slices that were lost to it.
+
+    Parameters
+    ----------
+    translations_mm, rotations_deg : (n_volumes, 3) array
+        Along and about the RAS+ axes, in mm and degrees.
+    framewise_displacement_mm : (n_volumes,) array
+        Displacement from the volume before, in mm; the first may be NaN.
+    b_values_s_mm2 : (n_volumes,) array
+        Diffusion weighting, in s/mm2.
+    outlier_share : (n_slices, n_volumes) array, optional
+        Share of each slice that was replaced, 0 to 1; the lowest slice first.
+    displacement_limit_mm : float, optional
+        Upper end of the sensible range, drawn as a dashed line.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        Four or five panels over one axis of volumes.
+
+    Raises
+    ------
+    NumericsError
+        If the arrays do not have the same number of volumes.
+
+    Examples
+    --------
+    >>> zeros = np.zeros((5, 3))
+    >>> figure = draw_motion(zeros, zeros, zeros[:, 0], b_values_s_mm2=np.arange(5.0))
+    >>> len(figure.axes)
+    4
+    """
+    n_volumes = len(b_values_s_mm2)
+    _check_motion(
+        translations_mm, rotations_deg, framewise_displacement_mm, outlier_share, n_volumes
+    )
+    with _style():
+        figure, panels = _stacked_panels(has_carpet=outlier_share is not None)
+        volumes = np.arange(n_volumes)
+        _draw_three(
+            panels[0], volumes, translations_mm, "translation (mm)", ("right", "forward", "up")
+        )
+        _draw_three(
+            panels[1],
+            volumes,
+            rotations_deg,
+            "rotation (°)",
+            ("about x (nod)", "about y", "about z (shake)"),
+        )
+        _draw_displacement(panels[2], volumes, framewise_displacement_mm, displacement_limit_mm)
+        if outlier_share is not None:
+            _draw_carpet(figure, panels[3], outlier_share)
+        _draw_b_values(panels[-1], volumes, b_values_s_mm2)
+        panels[-1].set_xlabel("volume (counted from 0)")
+        panels[-1].set_xlim(-0.5, n_volumes - 0.5)
+    return figure
+
+
+def draw_histograms(
+    values_by_tissue: Mapping[str, ArrayLike],
+    *,
+    xlabel: str,
+    n_bins: int = 80,
+    limits: tuple[float, float] | None = None,
+) -> Figure:
+    """Distribution of a map in each tissue, each scaled to its own number of voxels.
+
+    Parameters
+    ----------
+    values_by_tissue : mapping of str to (n,) array_like
+        Values per tissue in the unit of `xlabel`; what is not finite is left out and counted.
+    xlabel : str
+        Name of the quantity with its unit.
+    n_bins : int
+        Number of bins, positive.
+    limits : (low, high), optional
+        Range shown; by default percentiles 0.2 and 99.8 of all values. Values beyond are counted
+        in the share's denominator and not shown.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        One outline per tissue with a mark at its median.
+
+    Examples
+    --------
+    >>> figure = draw_histograms({"white matter": [0.4, 0.5, 0.6]}, xlabel="FA")
+    >>> figure.axes[0].get_xlabel()
+    'FA'
+    """
+    finite = {name: _finite(values) for name, values in values_by_tissue.items()}
+    pooled = np.concatenate([*finite.values(), np.empty(0)])
+    low, high = limits or (_percentile(pooled, 0.2), _percentile(pooled, 99.8))
+    if not low < high:
+        low, high = low - 0.5, low + 0.5
+    with _style():
+        figure = _plain_figure(height_in=3.8)
+        axes = figure.add_axes((0.075, 0.17, 0.62, 0.78))
+        edges = np.linspace(low, high, n_bins + 1)
+        looks = zip(
+            (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY), ("-", "--", "-.", ":") * 2, strict=False
+        )
+        for (name, values), (color, dash) in zip(finite.items(), looks, strict=False):
+            n_lost = np.size(values_by_tissue[name]) - values.size
+            _draw_histogram(axes, edges, values, color, dash, _summary(name, values, n_lost))
+        axes.set(xlim=(low, high), xlabel=xlabel, ylabel="share of voxels per bin (%)")
+        axes.set_ylim(bottom=0)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False)
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as SVG or PNG; the same figure gives the same bytes.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+        From one of the functions above.
+    path : Path
+        Ends in .svg (letters and legends as outlines, image panels as one picture each row) or
+        .png.
+
+    Raises
+    ------
+    RunError
+        If the ending is another one.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> figure = draw_histograms({"white matter": [0.4, 0.5, 0.6]}, xlabel="FA")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_figure(figure, Path(folder) / "fa.svg")
+    ...     (Path(folder) / "fa.svg").read_text("utf-8")[:5]
+    '<?xml'
+    """
+    # The date and the random salt of element names would make every run differ.
+    metadata = {".svg": {"Date": None, "Creator": None}, ".png": {"Software": None}}
+    if path.suffix not in metadata:
+        raise RunError(f"{path.name}: figures are written as .svg or .png; change the ending")
+    with _style():
+        figure.savefig(
+            path,
+            format=path.suffix[1:],
+            dpi=_RASTER_DPI,
+            metadata=metadata[path.suffix],
+            facecolor=figure.get_facecolor(),
+        )
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """Matplotlib's own defaults, whatever the user's matplotlibrc says, and ours on top."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(
+            {
+                "svg.hashsalt": "bids_alsmri",
+                "svg.fonttype": "path",
+                "font.family": "DejaVu Sans",
+                "font.size": 10,
+                "axes.spines.top": False,
+                "axes.spines.right": False,
+                "axes.edgecolor": "#57606a",
+                "axes.labelsize": 10,
+                "xtick.labelsize": 9,
+                "ytick.labelsize": 9,
+                "legend.fontsize": 9,
+            }
+        )
+        yield
+
+
+def _check_volume(name: str, volume: NDArray[Any], voxel_mm: Sequence[float]) -> None:
+    if volume.ndim != 3 or 0 in volume.shape:
+        raise NumericsError(f"{name} has shape {volume.shape}; give three axes, none empty")
+    if len(voxel_mm) != 3 or not all(np.isfinite(size) and size > 0 for size in voxel_mm):
+        raise NumericsError(f"voxel_mm is {tuple(voxel_mm)}; give three positive sizes in mm")
+
+
+def _check_same(name: str, values: NDArray[Any], volume: NDArray[Any]) -> None:
+    if values.shape != volume.shape:
+        raise NumericsError(
+            f"{name} has shape {values.shape} and the volume {volume.shape}; resample one"
+        )
+
+
+def _check_motion(
+    translations: NDArray[Any],
+    rotations: NDArray[Any],
+    displacement: NDArray[Any],
+    outlier_share: NDArray[Any] | None,
+    n_volumes: int,
+) -> None:
+    expected = {
+        "translations_mm": (translations.shape, (n_volumes, 3)),
+        "rotations_deg": (rotations.shape, (n_volumes, 3)),
+        "framewise_displacement_mm": (displacement.shape, (n_volumes,)),
+    }
+    if outlier_share is not None:
+        expected["outlier_share"] = (
+            outlier_share.shape,
+            (outlier_share.shape[0], n_volumes),
+        )
+    for name, (found, wanted) in expected.items():
+        if found != wanted:
+            raise NumericsError(
+                f"{name} has shape {found}; the {n_volumes} values of b_values_s_mm2 ask for "
+                f"{wanted}"
+            )
+
+
+def _finite(values: ArrayLike) -> NDArray[np.float64]:
+    array: NDArray[np.float64] = np.asarray(values, dtype=np.float64).ravel()
+    finite: NDArray[np.float64] = array[np.isfinite(array)]
+    return finite
+
+
+def _percentile(values: ArrayLike, percent: float) -> float:
+    """Percentile of the finite values; 1.0 where there is none or it is 0 (a scale needs width)."""
+    finite = _finite(values)
+    found = float(np.percentile(finite, percent)) if finite.size else 1.0
+    return found or 1.0
+
+
+def _bounds(mask: NDArray[np.bool_], axis: int) -> tuple[int, int]:
+    others = tuple(other for other in range(3) if other != axis)
+    where = np.flatnonzero(mask.any(axis=others))
+    return (int(where[0]), int(where[-1]) + 1) if where.size else (0, mask.shape[axis])
+
+
+def _inside(
+    volume: NDArray[Any], mask: NDArray[Any] | None, contours: Sequence[Contour]
+) -> NDArray[np.bool_]:
+    """Mask that places the slices: as given, else of all contours, else what is not zero."""
+    if mask is not None:
+        _check_same("mask", mask, volume)
+        return np.asarray(np.nan_to_num(mask) > 0)
+    if contours:
+        masks: NDArray[np.bool_] = np.logical_or.reduce(
+            [np.nan_to_num(item[0]) >= item[1] for item in contours]
+        )
+        return masks
+    return np.asarray(np.nan_to_num(volume) != 0)
+
+
+def _view_of(
+    inside: NDArray[np.bool_],
+    voxel_mm: Sequence[float],
+    origin_mm: Sequence[float] | None,
+    margin_mm: float,
+) -> _View:
+    starts, stops = [], []
+    for axis in range(3):
+        start, stop = _bounds(inside, axis)
+        margin = int(np.ceil(margin_mm / voxel_mm[axis]))
+        starts.append(max(start - margin, 0))
+        stops.append(min(stop + margin, inside.shape[axis]))
+    sizes = [float(size) for size in voxel_mm]
+    origin = None if origin_mm is None else [float(place) for place in origin_mm]
+    return _View(
+        (starts[0], starts[1], starts[2]),
+        (stops[0], stops[1], stops[2]),
+        (sizes[0], sizes[1], sizes[2]),
+        None if origin is None else (origin[0], origin[1], origin[2]),
+    )
+
+
+def _grey_window(volume: NDArray[Any], view: _View) -> tuple[float, float]:
+    box = tuple(slice(a, b) for a, b in zip(view.starts, view.stops, strict=True))
+    values = _finite(volume[box])
+    if not values.size:
+        return 0.0, 1.0
+    low, high = (float(value) for value in np.percentile(values, (0.5, 99.5)))
+    return (low, high) if low < high else (low, low + 1.0)
+
+
+def _three_rows(inside: NDArray[np.bool_], n_slices: int) -> list[list[_Panel]]:
+    return [
+        [_Panel(axis, index) for index in choose_slices(inside, axis, n_slices)]
+        for axis in (_AXIAL, _CORONAL, _SAGITTAL)
+    ]
+
+
+def _mixed_row(inside: NDArray[np.bool_], n_slices: int) -> list[_Panel]:
+    """Axial panels, then one coronal, then one sagittal a little off the midline."""
+    axial = choose_slices(inside, _AXIAL, max(n_slices - 2, 1))
+    return [
+        *(_Panel(_AXIAL, index) for index in axial),
+        _Panel(_CORONAL, choose_slices(inside, _CORONAL, 1)[0]),
+        _Panel(_SAGITTAL, choose_slices(inside, _SAGITTAL, 3)[-1]),
+    ]
+
+
+def _plain_figure(height_in: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(_WIDTH_IN, height_in), facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _sheet(
+    rows: Sequence[Sequence[_Panel]], view: _View, *, right_in: float
+) -> tuple[Figure, list[_Row]]:
+    """Black figure with one set of axes per row of panels, each scaled to the full width."""
+    usable_in = _WIDTH_IN - _LEFT_IN - right_in - 0.1
+    widths_mm = [sum(view.width_mm(panel) for panel in panels) for panels in rows]
+    heights_mm = [max(view.height_mm(panel) for panel in panels) for panels in rows]
+    # Inches per mm: the row fills the width unless few panels would make it too tall.
+    scales = [
+        min((usable_in - _GAP_IN * (len(panels) - 1)) / width, _MAX_ROW_IN / height)
+        for panels, width, height in zip(rows, widths_mm, heights_mm, strict=True)
+    ]
+    heights_in = [scale * height for scale, height in zip(scales, heights_mm, strict=True)]
+    total_in = sum(heights_in) + _GAP_IN * len(rows) + _FOOT_IN
+    figure = _plain_figure(total_in)
+    figure.set_facecolor(_PAPER)
+    placed, top_in = [], total_in - _GAP_IN / 2
+    for panels, scale, height_in, width_mm in zip(rows, scales, heights_in, widths_mm, strict=True):
+        gap_mm = _GAP_IN / scale
+        full_mm = width_mm + gap_mm * (len(panels) - 1)
+        axes = figure.add_axes(
+            (
+                _LEFT_IN / _WIDTH_IN,
+                (top_in - height_in) / total_in,
+                full_mm * scale / _WIDTH_IN,
+                height_in / total_in,
+            )
+        )
+        axes.set_axis_off()
+        axes.set(xlim=(0, full_mm), ylim=(0, height_in / scale))
+        # Below this order all goes into one picture: outlines as vectors would weigh megabytes.
+        axes.set_rasterization_zorder(5)
+        placed.append(_place(axes, panels, view, gap_mm))
+        top_in -= height_in + _GAP_IN
+    return figure, placed
+
+
+def _place(axes: Axes, panels: Sequence[_Panel], view: _View, gap_mm: float) -> _Row:
+    lefts, left = [], 0.0
+    for panel in panels:
+        lefts.append(left)
+        _letter_panel(axes, panel, view, left)
+        left += view.width_mm(panel) + gap_mm
+    return _Row(axes, tuple(panels), tuple(lefts))
+
+
+def _letter_panel(axes: Axes, panel: _Panel, view: _View, left: float) -> None:
+    """Letters of the two sides and the place of the cut."""
+    width, height = view.width_mm(panel), view.height_mm(panel)
+    low, high = _SIDES[panel.axis]
+    for x, text, align in ((0.03, low, "left"), (0.97, high, "right")):
+        axes.text(
+            left + x * width,
+            0.5 * height,
+            text,
+            color=_INK,
+            fontsize=8,
+            fontweight="bold",
+            ha=align,
+            va="center",
+            zorder=10,
+        )
+    axes.text(
+        left + 0.03 * width, 0.02 * height, view.name(panel), color=_INK, fontsize=7.5, zorder=10
+    )
+
+
+def _extent(view: _View, panel: _Panel, left: float) -> tuple[float, float, float, float]:
+    return (left, left + view.width_mm(panel), 0.0, view.height_mm(panel))
+
+
+def _draw_scalar(
+    row: _Row, volume: NDArray[Any], view: _View, cmap: str, low: float, high: float
+) -> ScalarMappable:
+    import matplotlib
+
+    colours = matplotlib.colormaps[cmap].with_extremes(bad=_PAPER)
+    for panel, left in zip(row.panels, row.lefts_mm, strict=True):
+        image = row.axes.imshow(
+            view.cut(volume, panel).astype(np.float64),
+            cmap=colours,
+            vmin=low,
+            vmax=high,
+            origin="lower",
+            extent=_extent(view, panel, left),
+            aspect="auto",
+            interpolation="antialiased",
+            zorder=0,
+        )
+    _keep_limits(row, view)
+    return image
+
+
+def _draw_rgb(row: _Row, colours: NDArray[np.float64], view: _View) -> None:
+    for panel, left in zip(row.panels, row.lefts_mm, strict=True):
+        row.axes.imshow(
+            view.cut(colours, panel),
+            origin="lower",
+            extent=_extent(view, panel, left),
+            aspect="auto",
+            interpolation="antialiased",
+            zorder=0,
+        )
+    _keep_limits(row, view)
+
+
+def _keep_limits(row: _Row, view: _View) -> None:
+    """Undo what imshow did to the limits: panels stand side by side in mm."""
+    right = row.lefts_mm[-1] + view.width_mm(row.panels[-1])
+    top = max(view.height_mm(panel) for panel in row.panels)
+    row.axes.set(xlim=(0, right), ylim=(0, top))
+
+
+def _draw_contours(row: _Row, contours: Sequence[Contour], view: _View) -> None:
+    for values, level, color, _ in contours:
+        for panel, left in zip(row.panels, row.lefts_mm, strict=True):
+            # A rim of the lowest value closes outlines that reach the edge of the picture.
+            cut = np.nan_to_num(view.cut(values, panel).astype(np.float64))
+            if not cut.min() < level <= cut.max() and not (cut >= level).all():
+                continue
+            cut = np.pad(cut, 1, constant_values=min(float(cut.min()), level - 1.0))
+            x, y = (
+                start + (np.arange(n) - 0.5) * view.voxel_mm[axis]
+                for start, n, axis in (
+                    (left, cut.shape[1], _HORIZONTAL[panel.axis]),
+                    (0.0, cut.shape[0], _VERTICAL[panel.axis]),
+                )
+            )
+            row.axes.contour(x, y, cut, levels=[level], colors=[color], linewidths=0.9, zorder=2)
+    _keep_limits(row, view)
+
+
+def _draw_ball(figure: Figure, row: _Row, axis: int) -> None:
+    """Ball of direction colours as seen along `axis`, right of a row."""
+    box = row.axes.get_position()
+    height_in = figure.get_size_inches()[1]
+    size_in = min(0.85, box.height * height_in - 0.4)
+    axes = figure.add_axes(
+        (
+            1 - 0.75 / _WIDTH_IN - size_in / 2 / _WIDTH_IN,
+            box.y0 + box.height / 2 - size_in / 2 / height_in,
+            size_in / _WIDTH_IN,
+            size_in / height_in,
+        )
+    )
+    axes.set_axis_off()
+    across, up = np.meshgrid(np.linspace(-1, 1, 121), np.linspace(-1, 1, 121))
+    depth_squared = 1 - across**2 - up**2
+    colours = np.zeros((*across.shape, 4))
+    colours[..., _HORIZONTAL[axis]] = np.abs(across)
+    colours[..., _VERTICAL[axis]] = np.abs(up)
+    colours[..., axis] = np.sqrt(np.clip(depth_squared, 0, 1))
+    colours[..., 3] = depth_squared >= 0
+    axes.imshow(np.clip(colours, 0, 1), origin="lower", extent=(-1, 1, -1, 1), rasterized=True)
+    ends = ((-1.12, 0, _SIDES[axis][0]), (1.12, 0, _SIDES[axis][1]))
+    poles = ("P", "A") if axis == _AXIAL else ("I", "S")
+    for x, y, text in (*ends, (0, -1.15, poles[0]), (0, 1.15, poles[1])):
+        ha = "center" if x == 0 else ("right" if x < 0 else "left")
+        va = "center" if y == 0 else ("top" if y < 0 else "bottom")
+        axes.text(x, y, text, color=_INK, fontsize=8.5, fontweight="bold", ha=ha, va=va)
+
+
+def _draw_scale(figure: Figure, rows: Sequence[_Row], mappable: ScalarMappable, label: str) -> None:
+    top, bottom = rows[0].axes.get_position().y1, rows[-1].axes.get_position().y0
+    inset = 0.08 * (top - bottom)
+    axes = figure.add_axes((1 - 0.9 / _WIDTH_IN, bottom + inset, 0.012, top - bottom - 2 * inset))
+    bar = figure.colorbar(mappable, cax=axes, extend="both", extendfrac=0.03)
+    bar.set_label(label, color=_INK)
+    bar.ax.tick_params(colors=_INK, labelsize=8)
+    bar.outline.set_edgecolor(_INK)
+
+
+def _name_row(figure: Figure, row: _Row, name: str) -> None:
+    box = row.axes.get_position()
+    figure.text(
+        0.12 / _WIDTH_IN,
+        box.y0 + box.height / 2,
+        name,
+        color=_INK,
+        rotation=90,
+        ha="center",
+        va="center",
+    )
+
+
+def _foot(figure: Figure, contours: Sequence[Contour], *, note: str = "") -> None:
+    """Legend of the outlines on the left, the convention of sides on the right."""
+    from matplotlib.lines import Line2D
+
+    y = 0.5 * _FOOT_IN / figure.get_size_inches()[1]
+    text = f"{note} {CONVENTION}".strip()
+    figure.text(0.99, y, text, color=_INK, fontsize=8.5, ha="right", va="center")
+    if contours:
+        handles = [Line2D([], [], color=item[2], linewidth=2, label=item[3]) for item in contours]
+        figure.legend(
+            handles=handles,
+            loc="center left",
+            bbox_to_anchor=(_LEFT_IN / _WIDTH_IN, y),
+            ncols=len(handles),
+            frameon=False,
+            labelcolor=_INK,
+            borderpad=0,
+        )
+
+
+def _stacked_panels(*, has_carpet: bool) -> tuple[Figure, list[Axes]]:
+    heights = [1.3, 1.3, 1.3, *([1.5] if has_carpet else []), 0.8]
+    figure = _plain_figure(height_in=sum(heights) * 1.12 + 0.7)
+    grid = figure.add_gridspec(
+        len(heights), 1, height_ratios=heights, left=0.075, right=0.86, top=0.98, bottom=0.09
+    )
+    panels: list[Axes] = []
+    for index in range(len(heights)):
+        panels.append(figure.add_subplot(grid[index], sharex=panels[0] if panels else None))
+        panels[-1].tick_params(labelbottom=index == len(heights) - 1)
+    figure.align_ylabels(panels)
+    return figure, panels
+
+
+def _legend_beside(axes: Axes) -> None:
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+
+
+def _draw_three(
+    axes: Axes,
+    volumes: NDArray[np.int_],
+    values: NDArray[Any],
+    ylabel: str,
+    names: tuple[str, str, str],
+) -> None:
+    axes.axhline(0, color="#d5dae0", linewidth=1)
+    looks = ((BLUE, "-", "o"), (VERMILION, "--", "s"), (GREEN, "-.", "^"))
+    for column, name, (color, dash, marker) in zip(values.T, names, looks, strict=True):
+        axes.plot(
+            volumes, column, color=color, linestyle=dash, marker=marker, markersize=3, label=name
+        )
+    axes.set_ylabel(ylabel)
+    _legend_beside(axes)
+
+
+def _draw_displacement(
+    axes: Axes, volumes: NDArray[np.int_], displacement: NDArray[Any], limit: float | None
+) -> None:
+    axes.bar(
+        volumes, np.nan_to_num(displacement), color="#57606a", width=0.8, label="from volume before"
+    )
+    if limit is not None:
+        over = np.nan_to_num(displacement) > limit
+        axes.bar(
+            volumes[over],
+            displacement[over],
+            color=VERMILION,
+            width=0.8,
+            hatch="//",
+            label="over the limit",
+        )
+        axes.axhline(
+            limit, color=VERMILION, linestyle="--", linewidth=1.2, label=f"limit {limit:g} mm"
+        )
+    axes.set_ylabel("displacement (mm)")
+    axes.set_ylim(bottom=0)
+    _legend_beside(axes)
+
+
+def _draw_carpet(figure: Figure, axes: Axes, outlier_share: NDArray[Any]) -> None:
+    image = axes.imshow(
+        outlier_share,
+        cmap="cividis",
+        vmin=0,
+        vmax=1,
+        origin="lower",
+        aspect="auto",
+        interpolation="nearest",
+    )
+    axes.set_ylabel("slice")
+    box = axes.get_position()
+    bar = figure.colorbar(image, cax=figure.add_axes((0.875, box.y0, 0.01, box.height)))
+    bar.set_label("share replaced")
+
+
+def _draw_b_values(axes: Axes, volumes: NDArray[np.int_], b_values: NDArray[Any]) -> None:
+    axes.vlines(volumes, 0, b_values, color="#9aa4ae", linewidth=1)
+    axes.plot(volumes, b_values, "o", color="#1b1f24", markersize=3.5)
+    axes.set_ylabel("b (s/mm²)")
+    axes.set_ylim(0, 1.15 * max(float(np.max(b_values, initial=0.0)), 1.0))
+
+
+def _draw_histogram(
+    axes: Axes,
+    edges: NDArray[np.float64],
+    values: NDArray[np.float64],
+    color: str,
+    dash: str,
+    label: str,
+) -> Line2D:
+    counts, _ = np.histogram(values, edges)
+    share = 100.0 * counts / max(values.size, 1)
+    axes.stairs(share, edges, color=color, linestyle=dash, linewidth=1.8, label=label)
+    axes.stairs(share, edges, color=color, fill=True, alpha=0.10)
+    median = float(np.median(values)) if values.size else float("nan")
+    return axes.axvline(median, color=color, linestyle=dash, linewidth=1)
+
+
+def _summary(name: str, values: NDArray[np.float64], n_lost: int) -> str:
+    if not values.size:
+        return f"{name}: no value"
+    low, middle, high = np.percentile(values, (25, 50, 75))
+    lost = f", {n_lost} not finite" if n_lost else ""
+    return (
+        f"{name}\n  median {middle:.3g}, quartiles {low:.3g} to {high:.3g}\n"
+        f"  {values.size} voxels{lost}"
+    )
