@@ -1,0 +1,276 @@
+"""Template images: embedded, from TemplateFlow or from FSL, never from the network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_alsmri.errors import DataError, SettingsError
+
+if TYPE_CHECKING:
+    import nibabel as nib
+
+EMBEDDED_TEMPLATE = "MNI152NLin2009aSym"
+
+# The threshold on the embedded T1 (0 to 1) that nilearn's own brain mask uses by default.
+_EMBEDDED_MASK_THRESHOLD = 0.2
+_FSL_TEMPLATE = "MNI152NLin6Asym"
+
+
+@dataclass(frozen=True)
+class Template:
+    """Images of one standard space on one grid.
+
+    Parameters
+    ----------
+    name : str
+        Name of the space as BIDS writes it after ``space-``.
+    resolution_mm : float
+        Voxel size in mm.
+    t1w, mask : nibabel image
+        Brain (skull-stripped), float32 and 0 outside the mask; mask, uint8.
+    gm, wm, csf : nibabel image or None
+        Probabilities of tissue, 0 to 1; None where the source has none.
+    origin : str
+        Where the files came from.
+    licence : str
+        Under which they may be used.
+    """
+
+    name: str
+    resolution_mm: float
+    t1w: nib.Nifti1Image
+    mask: nib.Nifti1Image
+    gm: nib.Nifti1Image | None
+    wm: nib.Nifti1Image | None
+    csf: nib.Nifti1Image | None
+    origin: str
+    licence: str
+
+    def save(self, folder: Path) -> dict[str, Path]:
+        """Write the images into a folder.
+
+        Parameters
+        ----------
+        folder : Path
+            Existing folder.
+
+        Returns
+        -------
+        dict of str to Path
+            Files by "t1w", "mask" and, where there, "gm", "wm", "csf".
+        """
+        paths = {}
+        for kind in ("t1w", "mask", "gm", "wm", "csf"):
+            image = getattr(self, kind)
+            if image is not None:
+                paths[kind] = folder / f"tpl-{self.name}_{kind}.nii.gz"
+                image.to_filename(paths[kind])
+        return paths
+
+
+def get_template(
+    name: str, resolution_mm: float, *, environment: Mapping[str, str] | None = None
+) -> Template:
+    """Template of a name, from what this computer holds.
+
+    Parameters
+    ----------
+    name : str
+        "MNI152NLin2009aSym" (embedded), or a TemplateFlow name whose files are present in
+        TEMPLATEFLOW_HOME, or "MNI152NLin6Asym" where FSLDIR is set.
+    resolution_mm : float
+        Isotropic voxel size in mm, 0.5 to 10.
+    environment : mapping of str to str, optional
+        In place of the process's environment variables.
+
+    Returns
+    -------
+    Template
+        Its images on one grid.
+
+    Raises
+    ------
+    SettingsError
+        If the resolution is out of range.
+    DataError
+        If no source on this computer holds the template.
+
+    Examples
+    --------
+    >>> template = get_template("MNI152NLin2009aSym", 4.0)
+    >>> template.t1w.shape == template.mask.shape == template.gm.shape
+    True
+    """
+    if not 0.5 <= resolution_mm <= 10:
+        raise SettingsError(
+            f"resolution of the template is {resolution_mm:g} mm; it must lie from 0.5 to 10"
+        )
+    variables = os.environ if environment is None else environment
+    if name == EMBEDDED_TEMPLATE:
+        return _embedded(resolution_mm)
+    for found in (_from_templateflow(name, variables), _from_fsl(name, variables)):
+        if found is not None:
+            paths, origin, licence = found
+            return _from_files(name, resolution_mm, paths, origin, licence)
+    raise DataError(
+        f"template {name}: no files for it on this computer; expected {EMBEDDED_TEMPLATE}, or "
+        "its T1w and brain mask (not empty) under TEMPLATEFLOW_HOME "
+        f"({variables.get('TEMPLATEFLOW_HOME', 'not set')}), or {_FSL_TEMPLATE} under FSLDIR "
+        f"({variables.get('FSLDIR', 'not set')}). Fetch it with templateflow where there is a "
+        "network, or choose another with --template"
+    )
+
+
+def _embedded(resolution_mm: float) -> Template:
+    from nilearn import datasets
+
+    t1w = datasets.load_mni152_template(resolution=1)
+    gm = datasets.load_mni152_gm_template(resolution=1)
+    wm = datasets.load_mni152_wm_template(resolution=1)
+    brain = np.asarray(t1w.dataobj, dtype=np.float32)
+    mask = _filled(brain > _EMBEDDED_MASK_THRESHOLD)
+    tissue = [np.clip(np.asarray(i.dataobj, dtype=np.float32), 0, 1) * mask for i in (gm, wm)]
+    # What in the brain is neither grey nor white; the source holds no map of its own.
+    csf = np.clip(mask - tissue[0] - tissue[1], 0, 1)
+    arrays = {"t1w": brain * mask, "mask": mask, "gm": tissue[0], "wm": tissue[1], "csf": csf}
+    return _on_grid(
+        EMBEDDED_TEMPLATE,
+        resolution_mm,
+        {kind: (np.asarray(a, dtype=np.float32), t1w.affine) for kind, a in arrays.items()},
+        "ICBM 152 nonlinear symmetric 2009a, embedded in nilearn",
+        "ICBM 152 licence (free use with its copyright notice)",
+    )
+
+
+def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Largest part of a mask with its ventricles, which a threshold leaves out."""
+    from scipy import ndimage
+
+    ball = ndimage.iterate_structure(ndimage.generate_binary_structure(3, 1), 4)
+    padded = np.pad(mask, 5)
+    closed = ndimage.binary_closing(padded, ball)
+    filled = ndimage.binary_fill_holes(closed)[5:-5, 5:-5, 5:-5]
+    labels, _ = ndimage.label(filled)
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return np.asarray(labels == int(np.argmax(sizes)), dtype=np.bool_)
+
+
+def _from_templateflow(
+    name: str, variables: Mapping[str, str]
+) -> tuple[dict[str, Path], str, str] | None:
+    home = variables.get("TEMPLATEFLOW_HOME")
+    folder = Path(home) / f"tpl-{name}" if home else None
+    if folder is None or not folder.is_dir():
+        return None
+    for resolution in ("01", "02"):
+        start = f"tpl-{name}_res-{resolution}"
+        paths = {
+            "t1w": folder / f"{start}_T1w.nii.gz",
+            "mask": folder / f"{start}_desc-brain_mask.nii.gz",
+            "gm": folder / f"{start}_label-GM_probseg.nii.gz",
+            "wm": folder / f"{start}_label-WM_probseg.nii.gz",
+            "csf": folder / f"{start}_label-CSF_probseg.nii.gz",
+        }
+        # TemplateFlow leaves files of 0 bytes for what it has not fetched.
+        held = {k: p for k, p in paths.items() if p.is_file() and p.stat().st_size > 0}
+        if {"t1w", "mask"} <= held.keys():
+            return held, f"TemplateFlow, {folder}", "see the template's template_description.json"
+    return None
+
+
+def _from_fsl(name: str, variables: Mapping[str, str]) -> tuple[dict[str, Path], str, str] | None:
+    root = variables.get("FSLDIR")
+    if not root or name != _FSL_TEMPLATE:
+        return None
+    folder = Path(root) / "data" / "standard"
+    paths = {
+        "t1w": folder / "MNI152_T1_1mm_brain.nii.gz",
+        "mask": folder / "MNI152_T1_1mm_brain_mask.nii.gz",
+    }
+    if not all(path.is_file() and path.stat().st_size > 0 for path in paths.values()):
+        return None
+    return paths, f"FSL, {folder}", "FSL licence (non-commercial use only)"
+
+
+def _from_files(
+    name: str, resolution_mm: float, paths: Mapping[str, Path], origin: str, licence: str
+) -> Template:
+    import nibabel as nib
+
+    images: dict[str, Any] = {kind: nib.load(path) for kind, path in paths.items()}
+    shape = images["t1w"].shape[:3]
+    for kind, image in images.items():
+        if image.shape[:3] != shape or not np.allclose(image.affine, images["t1w"].affine):
+            raise DataError(
+                f"{paths[kind]}: its grid {image.shape} differs from that of {paths['t1w']} "
+                f"{shape}; fetch the files of the template again"
+            )
+    mask = np.asarray(images["mask"].dataobj, dtype=np.float32).reshape(shape) > 0.5
+    arrays = {
+        kind: (np.asarray(image.dataobj, dtype=np.float32).reshape(shape) * mask, image.affine)
+        for kind, image in images.items()
+    }
+    return _on_grid(name, resolution_mm, arrays, origin, licence)
+
+
+def _on_grid(
+    name: str,
+    resolution_mm: float,
+    arrays: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float64]]],
+    origin: str,
+    licence: str,
+) -> Template:
+    images = {}
+    for kind, (array, affine) in arrays.items():
+        values, grid = _resampled(array, affine, resolution_mm)
+        images[kind] = _nifti((values > 0.5).astype(np.uint8) if kind == "mask" else values, grid)
+    return Template(
+        name=name,
+        resolution_mm=resolution_mm,
+        t1w=images["t1w"],
+        mask=images["mask"],
+        gm=images.get("gm"),
+        wm=images.get("wm"),
+        csf=images.get("csf"),
+        origin=origin,
+        licence=licence,
+    )
+
+
+def _nifti(values: NDArray[Any], grid: NDArray[np.float64]) -> nib.Nifti1Image:
+    """Image in standard space, with both affines set and said to be so."""
+    import nibabel as nib
+
+    image: Any = nib.Nifti1Image(values, grid)  # type: ignore[no-untyped-call]
+    image.header.set_xyzt_units("mm")
+    image.set_sform(grid, code="mni")
+    image.set_qform(grid, code="mni")
+    return cast("nib.Nifti1Image", image)
+
+
+def _resampled(
+    array: NDArray[np.float32], affine: NDArray[np.float64], resolution_mm: float
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Array smoothed to and interpolated on voxels of another size; first voxel kept in place."""
+    from scipy import ndimage
+
+    voxel_mm = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    factor = resolution_mm / voxel_mm
+    if np.allclose(factor, 1):
+        return array, affine
+    # Voxel sizes as full widths at half maximum of the point spread.
+    sigma = np.sqrt(np.maximum(factor**2 - 1, 0)) / 2.355
+    shape = tuple(int(n) for n in np.ceil(np.array(array.shape) / factor))
+    smooth = ndimage.gaussian_filter(array, sigma)
+    values = ndimage.affine_transform(smooth, np.diag(factor), output_shape=shape, order=1)
+    grid = affine.copy()
+    grid[:3, :3] = affine[:3, :3] * factor
+    return np.asarray(values, dtype=np.float32), grid
