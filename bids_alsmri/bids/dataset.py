@@ -182,7 +182,7 @@ def check_derivatives(derivatives: Mapping[str, Path]) -> None:
     for name, folder in derivatives.items():
         if name == "raw" or not _LABEL.fullmatch(name):
             raise SettingsError(
-                f"--derivatives {name}={folder}: the name must be letters and digits and not 'raw', "
+                f"--derivatives {name}={folder}: the name must be letters and digits, not 'raw', "
                 "which stands for BIDS_DIR in BIDS URIs; choose another name"
             )
         if not Path(folder).is_dir():
