@@ -1,0 +1,1 @@
+"""BIDS App for quantitative MRI in amyotrophic lateral sclerosis."""

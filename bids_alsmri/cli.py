@@ -1,0 +1,297 @@
+"""Command line: parse, call one level, return an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from bids_alsmri.engine.pipeline import registry
+from bids_alsmri.errors import AlsMriError, ExitCode, RunError, SettingsError
+from bids_alsmri.options import Option, add_to_parser, options_of
+from bids_alsmri.settings import LEVELS, RunSettings, make_run_settings, read_settings_file
+from bids_alsmri.version import VERSION
+
+log = logging.getLogger("bids_alsmri")
+
+DESCRIPTION = (
+    "Turns sodium, diffusion, 7T cortical and whole-body muscle MRI in amyotrophic lateral "
+    "sclerosis into quantitative maps, tables and group statistics."
+)
+EXIT_CODES = (
+    "Exit codes: 0 done, also when everything had been done before; 1 some scans failed; "
+    "16 invalid BIDS; 17 unknown level; 18 labels or filters match nothing; 64 usage; 65 bad "
+    "data; 66 no input; 73 output cannot be written."
+)
+POSITIONALS = {
+    "bids_dir": "Folder of the BIDS dataset.",
+    "output_dir": "Folder for the results, outside the dataset or in its derivatives.",
+    "analysis_level": "Level: participant or group.",
+}
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class UsageParser(argparse.ArgumentParser):
+    """Parser that ends with the exit codes of the BIDS Apps specification."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what the parser found, instead of leaving the interpreter."""
+        raise SettingsError(f"{message}; see {self.prog} --help")
+
+
+def run_options() -> list[Option]:
+    """Options of every run, in the order of the settings.
+
+    Returns
+    -------
+    list of Option
+        Without those of the pipelines.
+    """
+    return options_of(RunSettings, group="run")
+
+
+def pipeline_options() -> dict[str, list[Option]]:
+    """Options of each pipeline, by its name.
+
+    Returns
+    -------
+    dict of list of Option
+        In the order of the registry.
+    """
+    return {
+        name: options_of(pipeline.settings, prefix=name, group=name)
+        for name, pipeline in registry().items()
+    }
+
+
+def make_parser(*, is_lenient: bool = False) -> argparse.ArgumentParser:
+    """Parser of the command line.
+
+    Parameters
+    ----------
+    is_lenient : bool
+        Whether values are taken as they stand, for reading the level of a wrong call.
+
+    Returns
+    -------
+    argparse.ArgumentParser
+        With one flag per setting.
+    """
+    parser = UsageParser(
+        prog="bids_alsmri", description=DESCRIPTION, epilog=EXIT_CODES, allow_abbrev=False
+    )
+    for name, text in POSITIONALS.items():
+        path = name.endswith("_dir") and not is_lenient
+        parser.add_argument(name, help=text, type=Path if path else str, nargs="?")
+    parser.add_argument("--version", action="version", version=f"bids_alsmri {VERSION}")
+    parser.add_argument(
+        "--bids-exec-spec", action="store_true", help="Print the Boutiques descriptor and end."
+    )
+    parser.add_argument(
+        "--settings", type=Path, help="Settings file, such as logs/<run>/settings.json, to repeat."
+    )
+    parser.add_argument(
+        "--mem-mb", type=float, help="Memory that steps may take together, in MB; see --mem-gb."
+    )
+    for option in run_options():
+        add_to_parser(parser, option, dest=f"run.{option.name}")
+    for name, options in pipeline_options().items():
+        group = parser.add_argument_group(registry()[name].title)
+        for option in options:
+            add_to_parser(group, option, dest=f"{name}.{option.name}")
+    return parser
+
+
+def parse(arguments: Sequence[str]) -> RunSettings:
+    """Settings of a run from the words of a command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        Words after the program's name.
+
+    Returns
+    -------
+    RunSettings
+        Checked and frozen.
+
+    Raises
+    ------
+    SettingsError
+        If the call is wrong; an unknown level wins over other faults.
+    """
+    try:
+        parsed = make_parser().parse_args(arguments)
+    except SettingsError:
+        _raise_on_unknown_level(arguments)
+        raise
+    run, pipelines = _from_file(parsed.settings)
+    level = parsed.analysis_level or run.get("level")
+    if level not in (None, *LEVELS):
+        _raise_unknown_level(level)
+    given = {name: value for name, value in vars(parsed).items() if "." in name}
+    for name, value in given.items():
+        owner, _, field = name.partition(".")
+        (run if owner == "run" else pipelines.setdefault(owner, {}))[field] = value
+    if parsed.mem_mb is not None:
+        if "run.mem_gb" in given:
+            raise SettingsError("--mem-gb and --mem-mb are both given; give one of them")
+        run["mem_gb"] = parsed.mem_mb / 1000
+    for name, value in (("bids_dir", parsed.bids_dir), ("output_dir", parsed.output_dir)):
+        if value is not None:
+            run[name] = value
+    run["level"] = level
+    missing = [name for name in ("bids_dir", "output_dir", "level") if run.get(name) is None]
+    if missing:
+        raise SettingsError(f"{', '.join(missing)} not given; see bids_alsmri --help")
+    for name in ("bids_dir", "output_dir"):
+        run[name] = Path(os.path.abspath(run[name]))
+    models = {name: pipeline.settings for name, pipeline in registry().items()}
+    return make_run_settings(run, pipelines, models)
+
+
+def _from_file(path: Path | None) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    return ({}, {}) if path is None else read_settings_file(path)
+
+
+def _raise_on_unknown_level(arguments: Sequence[str]) -> None:
+    lenient = make_parser(is_lenient=True)
+    for action in lenient._actions:
+        action.type, action.choices = None, None
+    with contextlib.suppress(SettingsError):
+        known, _ = lenient.parse_known_args(arguments)
+        if known.analysis_level not in (None, *LEVELS):
+            _raise_unknown_level(known.analysis_level)
+
+
+def _raise_unknown_level(level: str) -> NoReturn:
+    raise SettingsError(
+        f"analysis level {level!r} is unknown; give one of {', '.join(LEVELS)}",
+        exit_code=ExitCode.UNKNOWN_LEVEL,
+    )
+
+
+def prepare_environment(settings: RunSettings) -> None:
+    """Set what libraries read once, at their import: threads, caches, no network.
+
+    Parameters
+    ----------
+    settings : RunSettings
+        Gives the threads and the work folder.
+
+    Raises
+    ------
+    RunError
+        If the work folder cannot be written.
+    """
+    os.environ["NIPYPE_NO_ET"] = "1"
+    for name in THREAD_VARIABLES:
+        os.environ[name] = str(settings.omp_nthreads)
+    os.environ.setdefault("NUMBA_NUM_THREADS", str(settings.omp_nthreads))
+    os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"
+    if settings.plan:
+        return
+    work = settings.work_folder
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=work):
+            pass
+    except OSError as error:
+        raise RunError(
+            f"work folder {work} cannot be written ({error.strerror}); choose another with -w",
+            exit_code=ExitCode.CANNOT_WRITE,
+        ) from None
+    for name, folder in (("MPLCONFIGDIR", "matplotlib"), ("NUMBA_CACHE_DIR", "numba")):
+        if name not in os.environ:
+            os.environ[name] = str(work / "cache" / folder)
+            (work / "cache" / folder).mkdir(parents=True, exist_ok=True)
+    (work / "tmp").mkdir(exist_ok=True)
+    os.environ["TMPDIR"] = str(work / "tmp")
+    tempfile.tempdir = None
+
+
+def _start_logging(settings: RunSettings) -> None:
+    logging.basicConfig(
+        level=logging.DEBUG if settings.verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stderr,
+        force=True,
+    )
+    # their own words repeat what our lines say
+    for name in ("nipype.workflow", "nipype.utils", "nipype.interface", "numba", "matplotlib"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def run_level(settings: RunSettings, command_line: str) -> ExitCode:
+    """Run the level that was asked for.
+
+    Parameters
+    ----------
+    settings : RunSettings
+        What was asked for.
+    command_line : str
+        As the user typed it.
+
+    Returns
+    -------
+    ExitCode
+        What became of it.
+
+    Raises
+    ------
+    AlsMriError
+        If nothing can be processed.
+    """
+    prepare_environment(settings)
+    _start_logging(settings)
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if settings.level == "group":
+        from bids_alsmri.group import run_group_level
+
+        return run_group_level(settings, command_line, console)
+    from bids_alsmri.participant import run_participant_level
+
+    return run_participant_level(settings, command_line, console)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the command ``bids_alsmri``.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Words of the command line; those of the process if not given.
+
+    Returns
+    -------
+    int
+        Exit code.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if "--bids-exec-spec" in words:
+        from bids_alsmri.descriptor import make_descriptor
+
+        sys.stdout.write(json.dumps(make_descriptor(), indent=2) + "\n")
+        return ExitCode.DONE
+    try:
+        return run_level(parse(words), shlex.join(["bids_alsmri", *words]))
+    except AlsMriError as error:
+        for line in _lines_of(error):
+            sys.stderr.write(line + "\n")
+        return int(error.exit_code)
+
+
+def _lines_of(error: AlsMriError) -> Iterator[str]:
+    yield f"bids_alsmri: {error}"
+    yield from getattr(error, "__notes__", [])

@@ -1,0 +1,79 @@
+"""The Boutiques descriptor, made from the settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bids_alsmri.cli import DESCRIPTION, POSITIONALS, pipeline_options, run_options
+from bids_alsmri.errors import ExitCode
+from bids_alsmri.options import Option, boutiques_input
+from bids_alsmri.settings import LEVELS
+from bids_alsmri.version import VERSION
+
+EXIT_TEXTS = {
+    ExitCode.SCANS_FAILED: "Some scans failed; the others are done.",
+    ExitCode.INVALID_BIDS: "The dataset is not valid BIDS.",
+    ExitCode.UNKNOWN_LEVEL: "The analysis level is unknown.",
+    ExitCode.NOTHING_MATCHED: "Labels or filters match nothing.",
+    ExitCode.USAGE: "The call is wrong.",
+    ExitCode.BAD_DATA: "The data cannot be used.",
+    ExitCode.NO_INPUT: "The input is absent, not fetched, or holds no usable scan.",
+    ExitCode.CANNOT_WRITE: "The output cannot be written.",
+}
+
+
+def make_descriptor() -> dict[str, Any]:
+    """Boutiques descriptor of the app, schema version 0.5.
+
+    Returns
+    -------
+    dict
+        JSON object with one input per positional argument and per setting.
+
+    Examples
+    --------
+    >>> make_descriptor()["name"]
+    'bids_alsmri'
+    """
+    flags: list[Option] = run_options()
+    for options in pipeline_options().values():
+        flags += options
+    inputs = [_positional(name) for name in POSITIONALS] + [boutiques_input(o) for o in flags]
+    keys = " ".join(str(entry["value-key"]) for entry in inputs)
+    return {
+        "name": "bids_alsmri",
+        "description": DESCRIPTION,
+        "tool-version": VERSION,
+        "schema-version": "0.5",
+        "author": "The bids_alsmri developers",
+        "command-line": f"bids_alsmri {keys}",
+        "inputs": inputs,
+        "output-files": [
+            {
+                "id": "derivatives",
+                "name": "Derivatives",
+                "description": "Folder with maps, tables, figures and reports.",
+                "path-template": "[OUTPUT_DIR]",
+                "optional": False,
+            }
+        ],
+        "error-codes": [{"code": int(c), "description": text} for c, text in EXIT_TEXTS.items()],
+        "suggested-resources": {"cpu-cores": 2, "ram": 4, "walltime-estimate": 1800},
+        "tags": {"domain": ["neuroinformatics", "bids-app"]},
+    }
+
+
+def _positional(name: str) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "id": name,
+        "name": name.replace("_", " "),
+        "description": POSITIONALS[name],
+        "type": "String",
+        "optional": False,
+        "value-key": f"[{name.upper()}]",
+    }
+    if name == "bids_dir":
+        entry["type"] = "File"
+    if name == "analysis_level":
+        entry["value-choices"] = list(LEVELS)
+    return entry

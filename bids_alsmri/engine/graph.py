@@ -1,0 +1,293 @@
+"""Steps as values: a thin builder over a nipype workflow, checked while it is built."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import nipype.pipeline.engine as pe
+from nipype.interfaces.base import BaseInterface
+
+from bids_alsmri.bids.query import Scan
+from bids_alsmri.bids.sink import bids_uri, figure_path, output_path, sidecar
+from bids_alsmri.bids.spec import FigureSpec, IoSpec, OutputSpec
+from bids_alsmri.errors import RunError
+from bids_alsmri.interfaces.outputs import NO_SIDECAR, SaveDerivative
+
+
+@dataclass(frozen=True)
+class Ref:
+    """One output of a step that will have run."""
+
+    node: pe.Node
+    output: str
+
+
+class Step:
+    """A step of the graph; its attributes are references to its outputs."""
+
+    def __init__(self, node: pe.Node) -> None:
+        self._node = node
+
+    def __getattr__(self, output: str) -> Ref:
+        if output.startswith("_"):
+            raise AttributeError(output)
+        names = self._node.outputs.copyable_trait_names()
+        if output not in names:
+            raise RunError(
+                f"step {self._node.name} has no output {output!r}; it has "
+                f"{', '.join(sorted(names))}"
+            )
+        return Ref(self._node, output)
+
+
+Source = Ref | Path | str | int | float | bool | None | list[Any] | tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What all graphs of a run share.
+
+    Parameters
+    ----------
+    output_dir : Path
+        Folder of the derivatives.
+    roots : mapping
+        Dataset name to folder, for BIDS URIs.
+    values : mapping
+        What fills the placeholders of the specs, such as ``template``.
+    seed : int
+        Seed of the run.
+    version : str
+        Version of the app.
+    """
+
+    output_dir: Path
+    roots: Mapping[str, Path]
+    values: Mapping[str, str]
+    seed: int
+    version: str
+
+
+@dataclass
+class Graph:
+    """Builder of one scan's part of a workflow.
+
+    Parameters
+    ----------
+    workflow : nipype Workflow
+        Takes the nodes of all scans.
+    scan : Scan
+        The scan whose files are processed.
+    spec : IoSpec
+        What the pipeline reads and writes.
+    settings : mapping
+        The pipeline's settings, for the sidecars.
+    surroundings : Surroundings
+        What all graphs of the run share.
+    upstream : mapping
+        Results of the pipelines that this one builds on, by pipeline and output.
+    """
+
+    workflow: pe.Workflow
+    scan: Scan
+    spec: IoSpec
+    settings: Mapping[str, Any]
+    surroundings: Surroundings
+    upstream: Mapping[str, Mapping[str, Ref | Path]] = field(default_factory=dict)
+    results: dict[str, Ref | Path] = field(default_factory=dict)
+    destinations: dict[str, Path] = field(default_factory=dict)
+    nodes: list[pe.Node] = field(default_factory=list)
+
+    def files(self, name: str) -> list[Path]:
+        """Files of an input, in the order of their names; empty where there are none."""
+        if name not in self.spec.inputs:
+            raise RunError(f"pipeline {self.scan.pipeline} declares no input {name!r}")
+        return list(self.scan.inputs.get(name, ()))
+
+    def step(
+        self, name: str, interface: BaseInterface, *, each: tuple[str, ...] = (), **inputs: Source
+    ) -> Step:
+        """Add one step, and connect its inputs to files, values or other steps' outputs.
+
+        Parameters
+        ----------
+        name : str
+            Name of the step, unique in the scan's graph.
+        interface : nipype interface
+            What it runs, with the settings as its inputs.
+        each : tuple of str
+            Inputs that are lists: the step runs once for each of their items.
+        **inputs : Ref, Path or value
+            References to other steps' outputs, files or values.
+
+        Returns
+        -------
+        Step
+            The step, whose attributes are references to its outputs.
+
+        Raises
+        ------
+        RunError
+            If an input does not exist, or a mandatory one is left open.
+        """
+        known = interface.inputs.copyable_trait_names()
+        for given in inputs:
+            if given not in known:
+                raise RunError(
+                    f"step {name} has no input {given!r}; it has {', '.join(sorted(known))}"
+                )
+        if "seed" in known and "seed" not in inputs:
+            inputs["seed"] = self.seed_of(name)
+        node = self._node(name, interface, each)
+        self.workflow.add_nodes([node])
+        self.nodes.append(node)
+        for given, source in inputs.items():
+            if isinstance(source, Ref):
+                self.workflow.connect(source.node, source.output, node, given)
+            elif isinstance(source, list) and any(isinstance(item, Ref) for item in source):
+                raise RunError(f"step {name}: {given} is a list of references; join them in a step")
+            elif source is not None:
+                setattr(node.inputs, given, str(source) if isinstance(source, Path) else source)
+        self._require_mandatory(node, interface, inputs)
+        return Step(node)
+
+    def _node(self, name: str, interface: BaseInterface, each: tuple[str, ...]) -> pe.Node:
+        full_name = re.sub(r"\W", "_", f"{self.scan.label}_{self.scan.pipeline}_{name}")
+        threads = getattr(interface.inputs, "n_threads", None)
+        n_procs = threads if isinstance(threads, int) else getattr(interface, "n_threads", 1)
+        memory_gb = getattr(interface, "memory_gb", 0.5)
+        if each:
+            return pe.MapNode(
+                interface, iterfield=list(each), name=full_name, n_procs=n_procs, mem_gb=memory_gb
+            )
+        return pe.Node(interface, name=full_name, n_procs=n_procs, mem_gb=memory_gb)
+
+    def _require_mandatory(
+        self, node: pe.Node, interface: BaseInterface, inputs: Mapping[str, Source]
+    ) -> None:
+        for trait in interface.inputs.traits(mandatory=True):
+            is_set = str(getattr(node.inputs, trait, "<undefined>")) not in ("<undefined>", "[]")
+            if inputs.get(trait) is None and not is_set:
+                raise RunError(f"step {node.name} lacks its mandatory input {trait!r}")
+
+    def seed_of(self, name: str) -> int:
+        """Seed of a step, derived from the run's seed, the scan and the step's name."""
+        text = f"{self.surroundings.seed}/{self.scan.label}/{self.scan.pipeline}/{name}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+
+    def save(self, name: str, source: Ref, *, facts: Ref | None = None) -> None:
+        """Save a step's output under the name and with the sidecar that the spec declares.
+
+        Parameters
+        ----------
+        name : str
+            Output in the pipeline's ``io_spec.json``.
+        source : Ref
+            What to save.
+        facts : Ref, optional
+            JSON file of findings that go into the sidecar.
+
+        Raises
+        ------
+        RunError
+            If the spec has no such output, or it is saved twice.
+        """
+        spec = self.spec.outputs.get(name)
+        if spec is None:
+            raise RunError(f"{self.scan.pipeline}/io_spec.json declares no output {name!r}")
+        path = output_path(self.surroundings.output_dir, self.scan, spec, self.surroundings.values)
+        text = "" if path.suffix in NO_SIDECAR else json.dumps(self._sidecar(spec), sort_keys=True)
+        self._save(name, source, path, text, facts)
+
+    def figure(self, name: str, source: Ref, *, part: str = "") -> None:
+        """Save a figure of the report.
+
+        Parameters
+        ----------
+        name : str
+            Figure in the pipeline's ``io_spec.json``.
+        source : Ref
+            The drawn file.
+        part : str
+            ``before`` or ``after`` for a pair that the report flickers between.
+
+        Raises
+        ------
+        RunError
+            If the spec has no such figure, or it is saved twice.
+        """
+        spec = self.spec.figures.get(name)
+        if spec is None:
+            raise RunError(f"{self.scan.pipeline}/io_spec.json declares no figure {name!r}")
+        path = figure_file(self.surroundings.output_dir, self.scan, spec, part)
+        self._save(f"figure_{name}{part}", source, path, "", None)
+
+    def _save(
+        self, name: str, source: Ref, path: Path, sidecar_text: str, facts: Ref | None
+    ) -> None:
+        if name in self.destinations:
+            raise RunError(f"{self.scan.pipeline} saves {name!r} twice for {self.scan.label}")
+        node = SaveDerivative(destination=str(path), sidecar=sidecar_text)
+        step = self.step(f"save_{name}", node, in_file=source, facts=facts)
+        self.destinations[name] = path
+        self.results[name] = step.out_file
+
+    def _sidecar(self, spec: OutputSpec) -> dict[str, Any]:
+        place = self.surroundings
+        paths = [path for name in self.spec.inputs for path in self.scan.inputs.get(name, ())]
+        paths += self.upstream_files()
+        return sidecar(
+            self.scan,
+            spec,
+            sources=[bids_uri(path, place.roots) for path in paths],
+            settings=self.settings,
+            version=place.version,
+            values=place.values,
+        )
+
+    def upstream_files(self) -> list[Path]:
+        """Files of the pipelines that this one builds on."""
+        files = []
+        for results in self.upstream.values():
+            for result in results.values():
+                is_path = isinstance(result, Path)
+                files.append(result if is_path else Path(result.node.inputs.destination))
+        return files
+
+    def saved(self, name: str) -> Ref | Path | None:
+        """Result of the fit: a reference if it is made in this run, a path if it is reused."""
+        if name not in self.spec.outputs:
+            raise RunError(f"{self.scan.pipeline}/io_spec.json declares no output {name!r}")
+        return self.results.get(name)
+
+    def from_pipeline(self, pipeline: str, name: str) -> Ref | Path | None:
+        """Result of another pipeline for the same participant, or None where there is none."""
+        return self.upstream.get(pipeline, {}).get(name)
+
+
+def figure_file(output_dir: Path, scan: Scan, spec: FigureSpec, part: str) -> Path:
+    """Path of a figure, or of one of the two parts of a pair.
+
+    Parameters
+    ----------
+    output_dir : Path
+        Folder of the derivatives.
+    scan : Scan
+        Its scan.
+    spec : FigureSpec
+        The figure.
+    part : str
+        Empty, ``before`` or ``after``.
+
+    Returns
+    -------
+    Path
+        Where it is kept.
+    """
+    return figure_path(output_dir, scan, replace(spec, desc=spec.desc + part))

@@ -1,0 +1,71 @@
+"""Base of the package's nipype interfaces."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    SimpleInterface,
+    TraitedSpec,
+    traits,
+)
+
+from bids_alsmri.version import VERSION
+
+
+class NodeInputSpec(BaseInterfaceInputSpec):
+    """Inputs that every interface has."""
+
+    # nipype hashes inputs and not code: a new version must make every node run again
+    package_version = traits.Str(VERSION, usedefault=True, desc="version of bids_alsmri")
+
+
+class NodeOutputSpec(TraitedSpec):
+    """Outputs that every interface may give."""
+
+
+class AlsInterface(SimpleInterface):
+    """Interface that loads files, calls one function and saves its results.
+
+    Parameters
+    ----------
+    memory_gb : float
+        Largest memory that it takes on the images it was made for, in GB.
+    n_threads : int
+        Threads that it starts itself; an input ``n_threads`` wins over it.
+    """
+
+    memory_gb = 0.5
+    n_threads = 1
+
+    def file(self, runtime: Any, name: str) -> Path:
+        """Path of a result in the node's own folder."""
+        return Path(runtime.cwd) / name
+
+    def give(self, runtime: Any, results: dict[str, Any]) -> Any:
+        """Store the node's results by the names of its outputs; paths become text."""
+        for name, value in results.items():
+            self._results[name] = str(value) if isinstance(value, Path) else value
+        return runtime
+
+
+def write_facts(path: Path, facts: dict[str, Any]) -> Path:
+    """Write a node's findings as JSON with sorted keys, and return the path.
+
+    Parameters
+    ----------
+    path : Path
+        File to write.
+    facts : dict
+        Values that JSON can hold.
+
+    Returns
+    -------
+    Path
+        `path`.
+    """
+    path.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return path

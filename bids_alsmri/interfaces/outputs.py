@@ -1,0 +1,51 @@
+"""The only node that writes to the output folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from nipype.interfaces.base import File, isdefined, traits
+
+from bids_alsmri.bids.sink import sidecar_path, write_atomically, write_json
+from bids_alsmri.interfaces.node import AlsInterface, NodeInputSpec, NodeOutputSpec
+
+NO_SIDECAR = (".bval", ".bvec", ".json", ".svg", ".png", ".html")
+
+
+class SaveDerivativeInputSpec(NodeInputSpec):
+    """Inputs of :class:`SaveDerivative`."""
+
+    in_file = File(exists=True, mandatory=True, desc="file to save")
+    destination = traits.Str(mandatory=True, desc="final path")
+    sidecar = traits.Str(mandatory=True, desc="JSON text of the sidecar, empty for none")
+    facts = File(desc="JSON file of findings that go into the sidecar")
+
+
+class SaveDerivativeOutputSpec(NodeOutputSpec):
+    """Outputs of :class:`SaveDerivative`."""
+
+    out_file = File(exists=True, desc="the saved file")
+
+
+class SaveDerivative(AlsInterface):
+    """Save a file and its sidecar under their final names, whole or not at all."""
+
+    input_spec = SaveDerivativeInputSpec
+    output_spec = SaveDerivativeOutputSpec
+    # the output folder is not part of nipype's cache, so a removed file must be written again
+    _always_run = True
+    memory_gb = 0.1
+
+    def _run_interface(self, runtime: Any) -> Any:
+        destination = Path(self.inputs.destination)
+        source = Path(self.inputs.in_file)
+        write_atomically(destination, lambda path: shutil.copyfile(source, path))
+        if self.inputs.sidecar:
+            sidecar = json.loads(self.inputs.sidecar)
+            if isdefined(self.inputs.facts):
+                sidecar.update(json.loads(Path(self.inputs.facts).read_text(encoding="utf-8")))
+            write_json(sidecar_path(destination), sidecar)
+        return self.give(runtime, {"out_file": destination})

@@ -1,0 +1,299 @@
+"""Participant level: plan, build the steps, run them, keep records, write reports."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import nipype.pipeline.engine as pe
+from rich.console import Console
+
+from bids_alsmri.bids.dataset import (
+    check_derivatives,
+    check_output_dir,
+    check_raw,
+    write_description,
+    write_descriptions,
+)
+from bids_alsmri.bids.sink import write_text
+from bids_alsmri.engine.graph import Graph, Ref, Surroundings
+from bids_alsmri.engine.pipeline import registry
+from bids_alsmri.engine.records import Record, record_path, write_record
+from bids_alsmri.engine.runner import Outcome, Resources, new_workflow, run
+from bids_alsmri.errors import ExitCode
+from bids_alsmri.planning import Job, Plan, describe, make_plan, settings_by_stage
+from bids_alsmri.settings import RunSettings, usable_cores, usable_memory_gb
+from bids_alsmri.version import VERSION
+
+log = logging.getLogger(__name__)
+
+# the rest is for the interpreter, the layout and the file cache
+SHARE_OF_MEMORY = 0.9
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run did.
+
+    Parameters
+    ----------
+    plan : Plan
+        What it set out to do.
+    outcomes : mapping of Outcome
+        By pipeline and label of the scan; jobs with nothing to do have none.
+    started : datetime
+        Start of the run, in UTC.
+    """
+
+    plan: Plan
+    outcomes: Mapping[tuple[str, str], Outcome]
+    started: datetime
+
+
+def run_participant_level(settings: RunSettings, command_line: str, console: Console) -> ExitCode:
+    """Process the chosen participants and write their reports.
+
+    Parameters
+    ----------
+    settings : RunSettings
+        What was asked for.
+    command_line : str
+        As the user typed it, for the reports.
+    console : rich Console
+        Where progress is shown.
+
+    Returns
+    -------
+    ExitCode
+        What became of it.
+
+    Raises
+    ------
+    AlsMriError
+        If nothing can be processed at all.
+    """
+    from bids_alsmri.summary import write_reports
+
+    check_raw(settings.bids_dir, skip_validation=settings.skip_bids_validation)
+    check_derivatives(settings.derivatives)
+    check_output_dir(settings.bids_dir, settings.output_dir)
+    plan = make_plan(settings)
+    if settings.plan:
+        sys.stdout.write(describe(plan, settings))
+        return ExitCode.DONE
+    started = datetime.now(UTC)
+    folder = settings.output_dir / "logs" / started.strftime("%Y%m%dT%H%M%S%fZ")
+    write_description(settings.output_dir, settings.bids_dir, settings.derivatives, VERSION)
+    specs = {name: pipeline.io_spec for name, pipeline in registry().items()}
+    write_descriptions(settings.output_dir, specs)
+    write_text(folder / "settings.json", settings.as_json(VERSION))
+    outcomes = run_jobs(settings, plan, folder, console)
+    result = Result(plan, outcomes, started)
+    write_reports(settings, result, folder, command_line)
+    code = exit_code_of(result)
+    if code is ExitCode.DONE and settings.clean_workdir:
+        shutil.rmtree(settings.work_folder, ignore_errors=True)
+    return code
+
+
+def run_jobs(
+    settings: RunSettings, plan: Plan, folder: Path, console: Console
+) -> dict[tuple[str, str], Outcome]:
+    """Build and run the steps of all jobs that have something to do, and keep records.
+
+    Parameters
+    ----------
+    settings : RunSettings
+        What was asked for.
+    plan : Plan
+        What to do.
+    folder : Path
+        Log folder of the run; crash files go there.
+    console : rich Console
+        Where progress is shown.
+
+    Returns
+    -------
+    dict of Outcome
+        By pipeline and label of the scan.
+    """
+    todo = [job for job in plan.jobs if job.work != "nothing"]
+    for job in plan.jobs:
+        log.info("%s %s: %s", job.scan.label, job.pipeline.name, job.reason)
+    if not todo:
+        log.info("everything was done before")
+        return {}
+    workflow = new_workflow(
+        settings.work_folder, folder / "crashes", stop_on_first_crash=settings.stop_on_first_crash
+    )
+    graphs = build_graphs(settings, plan, workflow)
+    outcomes = run(workflow, list(graphs.values()), resources_of(settings), console)
+    by_key = dict(zip(graphs, outcomes, strict=True))
+    for job in todo:
+        outcome = by_key[job.key]
+        if outcome.is_done:
+            _keep_record(settings, job, outcome)
+    return by_key
+
+
+def build_graphs(
+    settings: RunSettings, plan: Plan, workflow: pe.Workflow
+) -> dict[tuple[str, str], Graph]:
+    """Add the steps of all jobs that have something to do to a workflow.
+
+    Parameters
+    ----------
+    settings : RunSettings
+        What was asked for.
+    plan : Plan
+        What to do.
+    workflow : nipype Workflow
+        Takes the steps.
+
+    Returns
+    -------
+    dict of Graph
+        By pipeline and label of the scan, in the order of the plan.
+    """
+    graphs: dict[tuple[str, str], Graph] = {}
+    results: dict[tuple[str, str], Mapping[str, Ref | Path]] = {}
+    for job in plan.jobs:
+        saved = _saved_before(settings, job)
+        if job.work == "nothing":
+            results[job.key] = saved
+            continue
+        upstream = {name: results[(name, scan.label)] for name, scan in job.upstream.items()}
+        graph = _empty_graph(settings, job, workflow, upstream)
+        module = job.pipeline.workflow
+        own = settings.pipelines[job.pipeline.name]
+        if job.work == "everything":
+            module.fit(graph, job.scan, own)
+        else:
+            fits = {n for n, s in job.pipeline.io_spec.outputs.items() if s.stage == "fit"}
+            graph.results.update({name: path for name, path in saved.items() if name in fits})
+        module.apply(graph, job.scan, own)
+        graphs[job.key] = graph
+        results[job.key] = graph.results
+    return graphs
+
+
+def _empty_graph(
+    settings: RunSettings,
+    job: Job,
+    workflow: pe.Workflow,
+    upstream: Mapping[str, Mapping[str, Ref | Path]],
+) -> Graph:
+    fit, apply = settings_by_stage(settings, job.pipeline.name)
+    values = values_for_names(settings, job.pipeline.name, bool(upstream))
+    roots = {"raw": settings.bids_dir, "": settings.output_dir, **settings.derivatives}
+    place = Surroundings(settings.output_dir, roots, values, settings.seed, VERSION)
+    return Graph(workflow, job.scan, job.pipeline.io_spec, {**fit, **apply}, place, upstream)
+
+
+def values_for_names(settings: RunSettings, pipeline: str, has_upstream: bool) -> dict[str, str]:
+    """What fills the placeholders of a pipeline's spec.
+
+    Parameters
+    ----------
+    settings : RunSettings
+        Settings of the run.
+    pipeline : str
+        Name of the pipeline.
+    has_upstream : bool
+        Whether the scan builds on another pipeline's, so that there is a T1w space.
+
+    Returns
+    -------
+    dict of str
+        The pipeline's settings as labels, the template, and ``anatomical_space``.
+    """
+    own = settings.pipelines[pipeline].model_dump()
+    values = {name: label_of(value) for name, value in own.items()}
+    values["template"] = settings.template
+    values["anatomical_space"] = "T1w" if has_upstream else ""
+    return values
+
+
+def label_of(value: object) -> str:
+    """Text of a setting as it may stand in a file name.
+
+    Parameters
+    ----------
+    value : object
+        Value of a setting.
+
+    Returns
+    -------
+    str
+        Letters and digits only.
+
+    Examples
+    --------
+    >>> label_of(1.5), label_of(2.0)
+    ('1p5', '2')
+    """
+    text = f"{value:g}".replace(".", "p") if isinstance(value, float) else str(value)
+    return "".join(letter for letter in text if letter.isalnum())
+
+
+def _saved_before(settings: RunSettings, job: Job) -> dict[str, Ref | Path]:
+    if job.record is None:
+        return {}
+    names = job.pipeline.io_spec.outputs
+    return {n: settings.output_dir / p for n, p in job.record.outputs.items() if n in names}
+
+
+def _keep_record(settings: RunSettings, job: Job, outcome: Outcome) -> None:
+    root = settings.output_dir
+    outputs = {n: str(p.relative_to(root)) for n, p in outcome.graph.destinations.items()}
+    seconds = dict(outcome.seconds)
+    if job.work == "apply" and job.record is not None:
+        fits = {n for n, s in job.pipeline.io_spec.outputs.items() if s.stage == "fit"}
+        outputs = {**job.record.outputs, **outputs}
+        outputs = {n: p for n, p in outputs.items() if n in fits or (root / p).is_file()}
+        seconds = {**job.record.seconds, **seconds}
+    write_record(record_path(root, job.scan), Record(job.identity, outputs, seconds))
+
+
+def resources_of(settings: RunSettings) -> Resources:
+    """Processes and memory that the steps of a run may take.
+
+    Parameters
+    ----------
+    settings : RunSettings
+        What was asked for.
+
+    Returns
+    -------
+    Resources
+        What was asked for, else what this process may use.
+    """
+    return Resources(
+        n_procs=settings.n_procs or usable_cores(),
+        memory_gb=settings.mem_gb or SHARE_OF_MEMORY * usable_memory_gb(),
+        plugin_file=settings.nipype_plugin_file,
+        stop_on_first_crash=settings.stop_on_first_crash,
+    )
+
+
+def exit_code_of(result: Result) -> ExitCode:
+    """Exit code of a participant-level run.
+
+    Parameters
+    ----------
+    result : Result
+        What it did.
+
+    Returns
+    -------
+    ExitCode
+        Done, or that some scans failed; a single kind of bad data if nothing else was there.
+    """
+    failed = [outcome for outcome in result.outcomes.values() if not outcome.is_done]
+    faults = [skip for skip in result.plan.skips if skip.is_error]
+    return ExitCode.SCANS_FAILED if failed or faults else ExitCode.DONE
