@@ -400,7 +400,7 @@ def _fill_maps(
     parameters: FloatArray,
     smallest_mm2_s: float,
 ) -> None:
-    finite: BoolArray = np.isfinite(parameters).all(axis=1)
+    finite: BoolArray = np.logical_and.reduce(np.isfinite(parameters), axis=1)
     tensor = np.where(finite[:, np.newaxis], parameters[:, :_N_TENSOR], 0.0)
     values, vectors = np.linalg.eigh(tensor[:, [0, 1, 3, 1, 2, 4, 3, 4, 5]].reshape(-1, 3, 3))
     failed = ~finite | (values[:, 2] <= smallest_mm2_s)
