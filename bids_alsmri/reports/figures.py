@@ -37,7 +37,7 @@ ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
 CONVENTION = "Neurological convention: the participant's right (R) is on the right."
 
 _WIDTH_IN = 12.0
-_LEFT_IN = 0.3
+_NAME_IN = 0.3
 _FOOT_IN = 0.42
 _GAP_IN = 0.06
 _MAX_ROW_IN = 2.9
@@ -175,7 +175,8 @@ def draw_mosaic(
     n_slices : int
         Panels per row.
     window : (low, high), optional
-        Values shown black and white; by default percentiles 0.5 and 99.5 within the box.
+        Values shown black and white; by default percentile 0.5 of the
+        volume and 99.5 of what lies within the mask.
     origin_mm : (3,) sequence, optional
         World position of voxel (0, 0, 0), in mm: cuts are then named by position, else by index.
     margin_mm : float
@@ -203,8 +204,8 @@ def draw_mosaic(
     inside = _inside(volume, mask, contours)
     view = _view_of(inside, voxel_mm, origin_mm, margin_mm)
     with _style():
-        figure, rows = _sheet(_three_rows(inside, n_slices), view, right_in=0.0)
-        low, high = window or _grey_window(volume, view)
+        figure, rows = _sheet(_three_rows(inside, n_slices), view)
+        low, high = window or _grey_window(volume, inside)
         for row in rows:
             _draw_scalar(row, volume, view, "gray", low, high)
             _draw_contours(row, contours, view)
@@ -281,7 +282,7 @@ def draw_colour_fa(
     *,
     mask: NDArray[Any] | None = None,
     n_slices: int = 7,
-    brightest_fa: float = 0.8,
+    brightest_fa: float = 0.7,
     origin_mm: Sequence[float] | None = None,
     margin_mm: float = 4.0,
 ) -> Figure:
@@ -398,7 +399,7 @@ def draw_residual(
         _check_same(name, volume, before)
     inside = _inside(before, mask, ())
     view = _view_of(inside, voxel_mm, origin_mm, margin_mm)
-    grey = _grey_window(before, view)
+    grey = _grey_window(before, inside)
     spread = _percentile(np.abs(residual[inside]), 99.0)
     scales = {
         "before": ("gray", *grey),
@@ -408,7 +409,7 @@ def draw_residual(
     }
     panels = _mixed_row(inside, n_slices)
     with _style():
-        figure, rows = _sheet([panels] * len(volumes), view, right_in=1.0)
+        figure, rows = _sheet([panels] * len(volumes), view, left_in=_NAME_IN, right_in=1.0)
         for row, (name, volume) in zip(rows, volumes.items(), strict=True):
             mappable = _draw_scalar(row, volume, view, *scales[name])
             _name_row(figure, row, name)
@@ -587,7 +588,7 @@ def draw_histograms(
         low, high = low - 0.5, low + 0.5
     with _style():
         figure = _plain_figure(height_in=3.8)
-        axes = figure.add_axes((0.075, 0.17, 0.62, 0.78))
+        axes = figure.add_axes((0.07, 0.15, 0.63, 0.81))
         edges = np.linspace(low, high, n_bins + 1)
         looks = zip(
             (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY), ("-", "--", "-.", ":") * 2, strict=False
@@ -760,12 +761,13 @@ def _view_of(
     )
 
 
-def _grey_window(volume: NDArray[Any], view: _View) -> tuple[float, float]:
-    box = tuple(slice(a, b) for a, b in zip(view.starts, view.stops, strict=True))
-    values = _finite(volume[box])
-    if not values.size:
+def _grey_window(volume: NDArray[Any], inside: NDArray[np.bool_]) -> tuple[float, float]:
+    """Black at the low end of all voxels, white at the high end of those that matter."""
+    everywhere, chosen = _finite(volume), _finite(volume[inside])
+    if not chosen.size:
         return 0.0, 1.0
-    low, high = (float(value) for value in np.percentile(values, (0.5, 99.5)))
+    # Scalp fat is often twice as bright as the brain and would darken it.
+    low, high = float(np.percentile(everywhere, 0.5)), float(np.percentile(chosen, 99.5))
     return (low, high) if low < high else (low, low + 1.0)
 
 
@@ -796,10 +798,10 @@ def _plain_figure(height_in: float) -> Figure:
 
 
 def _sheet(
-    rows: Sequence[Sequence[_Panel]], view: _View, *, right_in: float
+    rows: Sequence[Sequence[_Panel]], view: _View, *, left_in: float = 0.05, right_in: float = 0.0
 ) -> tuple[Figure, list[_Row]]:
     """Black figure with one set of axes per row of panels, each scaled to the full width."""
-    usable_in = _WIDTH_IN - _LEFT_IN - right_in - 0.1
+    usable_in = _WIDTH_IN - left_in - right_in - 0.05
     widths_mm = [sum(view.width_mm(panel) for panel in panels) for panels in rows]
     heights_mm = [max(view.height_mm(panel) for panel in panels) for panels in rows]
     # Inches per mm: the row fills the width unless few panels would make it too tall.
@@ -817,7 +819,7 @@ def _sheet(
         full_mm = width_mm + gap_mm * (len(panels) - 1)
         axes = figure.add_axes(
             (
-                _LEFT_IN / _WIDTH_IN,
+                left_in / _WIDTH_IN,
                 (top_in - height_in) / total_in,
                 full_mm * scale / _WIDTH_IN,
                 height_in / total_in,
@@ -842,24 +844,29 @@ def _place(axes: Axes, panels: Sequence[_Panel], view: _View, gap_mm: float) -> 
 
 
 def _letter_panel(axes: Axes, panel: _Panel, view: _View, left: float) -> None:
-    """Letters of the two sides and the place of the cut."""
+    """Letters of the two sides in the upper corners, place of the cut in the lower left one."""
+    from matplotlib.patheffects import withStroke
+
     width, height = view.width_mm(panel), view.height_mm(panel)
     low, high = _SIDES[panel.axis]
-    for x, text, align in ((0.03, low, "left"), (0.97, high, "right")):
+    for across, up, text, size, weight in (
+        (0.03, 0.97, low, 9, "bold"),
+        (0.97, 0.97, high, 9, "bold"),
+        (0.03, 0.02, view.name(panel), 7.5, "normal"),
+    ):
         axes.text(
-            left + x * width,
-            0.5 * height,
+            left + across * width,
+            up * height,
             text,
             color=_INK,
-            fontsize=8,
-            fontweight="bold",
-            ha=align,
-            va="center",
+            fontsize=size,
+            fontweight=weight,
+            ha="left" if across < 0.5 else "right",
+            va="bottom" if up < 0.5 else "top",
+            # Bright scalp lies below the letters.
+            path_effects=[withStroke(linewidth=2.2, foreground=_PAPER)],
             zorder=10,
         )
-    axes.text(
-        left + 0.03 * width, 0.02 * height, view.name(panel), color=_INK, fontsize=7.5, zorder=10
-    )
 
 
 def _extent(view: _View, panel: _Panel, left: float) -> tuple[float, float, float, float]:
@@ -992,7 +999,7 @@ def _foot(figure: Figure, contours: Sequence[Contour], *, note: str = "") -> Non
         figure.legend(
             handles=handles,
             loc="center left",
-            bbox_to_anchor=(_LEFT_IN / _WIDTH_IN, y),
+            bbox_to_anchor=(0.005, y),
             ncols=len(handles),
             frameon=False,
             labelcolor=_INK,
@@ -1001,15 +1008,17 @@ def _foot(figure: Figure, contours: Sequence[Contour], *, note: str = "") -> Non
 
 
 def _stacked_panels(*, has_carpet: bool) -> tuple[Figure, list[Axes]]:
-    heights = [1.3, 1.3, 1.3, *([1.5] if has_carpet else []), 0.8]
-    figure = _plain_figure(height_in=sum(heights) * 1.12 + 0.7)
-    grid = figure.add_gridspec(
-        len(heights), 1, height_ratios=heights, left=0.075, right=0.86, top=0.98, bottom=0.09
-    )
+    heights_in = [1.3, 1.3, 1.3, *([1.6] if has_carpet else []), 0.8]
+    gap_in, foot_in = 0.16, 0.55
+    total_in = sum(heights_in) + gap_in * len(heights_in) + foot_in
+    figure = _plain_figure(height_in=total_in)
     panels: list[Axes] = []
-    for index in range(len(heights)):
-        panels.append(figure.add_subplot(grid[index], sharex=panels[0] if panels else None))
-        panels[-1].tick_params(labelbottom=index == len(heights) - 1)
+    top_in = total_in - gap_in
+    for index, height_in in enumerate(heights_in):
+        place = (0.07, (top_in - height_in) / total_in, 0.77, height_in / total_in)
+        panels.append(figure.add_axes(place, sharex=panels[0] if panels else None))
+        panels[-1].tick_params(labelbottom=index == len(heights_in) - 1)
+        top_in -= height_in + gap_in
     figure.align_ylabels(panels)
     return figure, panels
 
@@ -1039,7 +1048,7 @@ def _draw_displacement(
     axes: Axes, volumes: NDArray[np.int_], displacement: NDArray[Any], limit: float | None
 ) -> None:
     axes.bar(
-        volumes, np.nan_to_num(displacement), color="#57606a", width=0.8, label="from volume before"
+        volumes, np.nan_to_num(displacement), color="#57606a", width=0.8, label="volume to volume"
     )
     if limit is not None:
         over = np.nan_to_num(displacement) > limit
@@ -1071,7 +1080,7 @@ def _draw_carpet(figure: Figure, axes: Axes, outlier_share: NDArray[Any]) -> Non
     )
     axes.set_ylabel("slice")
     box = axes.get_position()
-    bar = figure.colorbar(image, cax=figure.add_axes((0.875, box.y0, 0.01, box.height)))
+    bar = figure.colorbar(image, cax=figure.add_axes((0.852, box.y0, 0.01, box.height)))
     bar.set_label("share replaced")
 
 

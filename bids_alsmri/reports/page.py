@@ -512,24 +512,31 @@ def _first_looks(pipelines: dict[str, list[Section]]) -> list[_Look]:
             if section.status == "failed":
                 looks.append(_Look(anchor, where, "failed"))
             if section.outside:
-                names = ", ".join(_with_value(row) for row in section.outside)
-                looks.append(_Look(f"{anchor}-quality", where, f"outside its range: {names}"))
+                measures = "; ".join(_in_words(row) for row in section.outside)
+                looks.append(_Look(f"{anchor}-quality", where, measures))
             if section.warnings:
                 count = len(section.warnings)
                 looks.append(_Look(anchor, where, f"{count} warning{'s' if count > 1 else ''}"))
     return looks
 
 
-def _with_value(row: QualityRow) -> str:
-    return f"{row.name} {format_number(row.value)} {row.unit}".rstrip()
+def _in_words(row: QualityRow) -> str:
+    if row.verdict == "missing":
+        return f"{row.name}: could not be computed"
+    value = f"{format_number(row.value)} {row.unit}".rstrip()
+    return f"{row.name}: {value} (sensible: {_range_text(row)})"
 
 
 def _range_text(row: QualityRow) -> str:
     if row.low is not None and row.high is not None:
-        return f"{format_number(row.low)} to {format_number(row.high)}"
-    if row.high is not None:
-        return f"at most {format_number(row.high)}"
-    return f"at least {format_number(row.low)}" if row.low is not None else "none set"
+        text = f"{format_number(row.low)} to {format_number(row.high)}"
+    elif row.high is not None:
+        text = f"at most {format_number(row.high)}"
+    elif row.low is not None:
+        text = f"at least {format_number(row.low)}"
+    else:
+        return "none set"
+    return f"{text} {row.unit}".rstrip()
 
 
 def _gauge(row: QualityRow) -> _Gauge | None:
