@@ -1,0 +1,142 @@
+"""Command line of the phantom: ``bids_alsmri_phantom OUT --participants N --seed S``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bids_alsmri.errors import AlsMriError, ExitCode
+from bids_alsmri.phantom.records import PhantomSettings
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Make the parser.
+
+    Returns
+    -------
+    ArgumentParser
+        Defaults are those of `PhantomSettings`.
+    """
+    d = PhantomSettings()
+    parser = argparse.ArgumentParser(
+        prog="bids_alsmri_phantom",
+        description="Write a simulated BIDS cohort of ALS patients and controls with known truth.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("out", type=Path, help="folder of the new dataset (absent or empty)")
+    who = parser.add_argument_group("cohort")
+    who.add_argument("--participants", type=int, help="how many: half controls, half patients")
+    who.add_argument("--controls", type=int, default=0, help="or: number of controls")
+    who.add_argument("--fast", type=int, default=0, help="or: number of fast progressors")
+    who.add_argument("--slow", type=int, default=0, help="or: number of slow progressors")
+    who.add_argument("--seed", type=int, default=d.seed, help="root of all random numbers")
+    who.add_argument("--sessions", nargs="+", default=[], help="session labels")
+    who.add_argument("--effect-scale", type=float, default=d.effect_scale, help="disease effect")
+    add("--modalities", default=",".join(d.modalities), help="comma-separated")
+    scan = parser.add_argument_group("scan")
+    for flag, default, text in (
+        ("--t1w-mm", d.t1w_mm, "T1w voxel edge (mm)"),
+        ("--dwi-mm", d.dwi_mm, "DWI voxel edge (mm)"),
+        ("--b-value", d.b_value_s_mm2, "diffusion weighting (s/mm2)"),
+        ("--snr", d.snr, "white-matter SNR at b=0; 0: no noise"),
+        ("--t1w-noise-percent", d.t1w_noise_percent, "T1w noise, percent of white matter"),
+        ("--max-motion-mm", d.max_motion_mm, "largest translation between volumes (mm)"),
+        ("--max-motion-deg", d.max_motion_deg, "largest rotation between volumes (degrees)"),
+        ("--max-reposition-mm", d.max_reposition_mm, "largest shift between T1w and DWI (mm)"),
+        ("--max-reposition-deg", d.max_reposition_deg, "largest turn between T1w and DWI (deg)"),
+        ("--max-eddy", d.max_eddy, "largest eddy-current scale and shear at b=1000"),
+        ("--oblique-deg", d.oblique_deg, "tilt of the grids against the scanner (degrees)"),
+    ):
+        scan.add_argument(flag, type=float, default=default, help=text)
+    scan.add_argument("--n-directions", type=int, default=d.n_directions, help="weighted volumes")
+    scan.add_argument("--n-b0", type=int, default=d.n_b0, help="unweighted volumes")
+    scan.add_argument("--dropout-slices", type=int, default=0, help="slices that lose signal")
+    scan.add_argument("--no-motion", action="store_true", help="same as both motions 0")
+    scan.add_argument("--no-eddy", action="store_true", help="same as --max-eddy 0")
+    scan.add_argument(
+        "--determinant",
+        choices=("negative", "positive"),
+        default=d.determinant,
+        help="of the stored affine; flips the first stored axis where needed",
+    )
+    scan.add_argument("--axis-order", default=d.axis_order, help="stored axes, such as RAS or PSR")
+    return parser
+
+
+def settings_from(arguments: argparse.Namespace) -> PhantomSettings:
+    """Settings from parsed arguments.
+
+    Parameters
+    ----------
+    arguments : Namespace
+        As `build_parser` makes them.
+
+    Returns
+    -------
+    PhantomSettings
+        Checked.
+    """
+    a = arguments
+    return PhantomSettings(
+        seed=a.seed,
+        modalities=tuple(name for name in a.modalities.split(",") if name),
+        sessions=tuple(label.removeprefix("ses-") for label in a.sessions),
+        t1w_mm=a.t1w_mm,
+        dwi_mm=a.dwi_mm,
+        n_directions=a.n_directions,
+        n_b0=a.n_b0,
+        b_value_s_mm2=a.b_value,
+        snr=a.snr,
+        max_motion_mm=0.0 if a.no_motion else a.max_motion_mm,
+        max_motion_deg=0.0 if a.no_motion else a.max_motion_deg,
+        max_reposition_mm=a.max_reposition_mm,
+        max_reposition_deg=a.max_reposition_deg,
+        max_eddy=0.0 if a.no_eddy else a.max_eddy,
+        n_dropout_slices=a.dropout_slices,
+        effect_scale=a.effect_scale,
+        t1w_noise_percent=a.t1w_noise_percent,
+        determinant=a.determinant,
+        oblique_deg=a.oblique_deg,
+        axis_order=a.axis_order.upper(),
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments without the program's name; those of the process by default.
+
+    Returns
+    -------
+    int
+        Exit code.
+    """
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    # Imported late: --help answers without scipy and nibabel.
+    from bids_alsmri.phantom.cohort import draw_cohort, kinds_of
+    from bids_alsmri.phantom.dataset import write_cohort
+
+    try:
+        settings = settings_from(arguments)
+        kinds = kinds_of(arguments.participants, arguments.controls, arguments.fast, arguments.slow)
+        write_cohort(arguments.out, draw_cohort(kinds, settings.seed), settings)
+    except AlsMriError as error:
+        logging.getLogger(__name__).error("%s", error)
+        return int(error.exit_code)
+    except OSError as error:
+        logging.getLogger(__name__).error("cannot write %s: %s", arguments.out, error)
+        return int(ExitCode.CANNOT_WRITE)
+    return int(ExitCode.DONE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,269 @@
+"""Writes a simulated cohort as a raw BIDS dataset, byte for byte the same each time."""
+
+from __future__ import annotations
+
+import json
+import logging
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Protocol
+
+import nibabel as nib
+import numpy as np
+
+from bids_alsmri.errors import SettingsError
+from bids_alsmri.phantom import anat, diffusion
+from bids_alsmri.phantom.anatomy import Anatomy
+from bids_alsmri.phantom.cohort import stream
+from bids_alsmri.phantom.deformation import draw_deformation
+from bids_alsmri.phantom.head import build_head
+from bids_alsmri.phantom.records import (
+    Participant,
+    PhantomSettings,
+    SimulatedImage,
+    Simulation,
+    Table,
+)
+
+BIDS_VERSION = "1.10.0"
+LOGGER = logging.getLogger(__name__)
+
+
+class Modality(Protocol):
+    """How a modality is simulated; one function of this form in a module of its own."""
+
+    def __call__(
+        self,
+        participant: Participant,
+        anatomy: Anatomy,
+        settings: PhantomSettings,
+        rng: np.random.Generator,
+    ) -> Simulation:
+        """Scan one session of one participant."""
+
+
+MODALITIES: dict[str, Modality] = {"anat": anat.simulate, "dwi": diffusion.simulate}
+
+PARTICIPANT_COLUMNS: dict[str, dict[str, object]] = {
+    "group": {
+        "Description": "Diagnostic group",
+        "Levels": {"hc": "healthy control", "als": "amyotrophic lateral sclerosis"},
+    },
+    "progression": {
+        "Description": "Progression rate (48 - ALSFRS-R) / months since onset, against 0.5",
+        "Levels": {"fast": "above 0.5 points per month", "slow": "0.5 or less"},
+    },
+    "age": {"Description": "Age at the scan", "Units": "year"},
+    "sex": {"Description": "Sex", "Levels": {"female": "female", "male": "male"}},
+    "handedness": {"Description": "Handedness", "Levels": {"left": "left", "right": "right"}},
+    "onset_site": {
+        "Description": "Region of first symptoms",
+        "Levels": {"bulbar": "bulbar", "upper limb": "arm", "lower limb": "leg"},
+    },
+    "disease_duration_months": {"Description": "Time since first symptoms", "Units": "month"},
+    "alsfrs_r": {"Description": "Revised ALS functional rating scale, 0 to 48 (best)"},
+}
+
+README = """# Simulated cohort
+
+Made by bids_alsmri_phantom. Nobody was scanned. The true maps, deformations, motion and disease
+effects are in derivatives/phantom.
+"""
+
+
+def write_cohort(
+    out: Path, participants: tuple[Participant, ...], settings: PhantomSettings
+) -> None:
+    """Simulate and write all participants, then the truth beside them.
+
+    Parameters
+    ----------
+    out : Path
+        Folder of the new dataset; made if absent, must be empty.
+    participants : tuple of Participant
+        Who is scanned.
+    settings : PhantomSettings
+        How.
+
+    Raises
+    ------
+    SettingsError
+        If the folder holds anything, or a modality is unknown.
+    """
+    from bids_alsmri.phantom import truth
+
+    unknown = [name for name in settings.modalities if name not in MODALITIES]
+    if unknown or not settings.modalities:
+        raise SettingsError(
+            f"modality {', '.join(unknown) or '(none)'} is not simulated; choose from "
+            f"{', '.join(MODALITIES)}"
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise SettingsError(f"{out} is not an empty folder; give a new one")
+    out.mkdir(parents=True, exist_ok=True)
+    _write_description(out)
+    write_participants(out, participants)
+    truth.write_description(out, participants, settings)
+    for participant in participants:
+        for session in settings.sessions or ("",):
+            for name, simulation in simulate_session(participant, session, settings).items():
+                LOGGER.info("sub-%s %s %s", participant.label, session, name)
+                for image in simulation.raw:
+                    write_image(out, participant.label, session, image)
+                for image in simulation.truth:
+                    write_image(truth.folder(out), participant.label, session, image)
+
+
+def simulate_session(
+    participant: Participant, session: str, settings: PhantomSettings
+) -> dict[str, Simulation]:
+    """Scan one session of one participant, without writing.
+
+    Parameters
+    ----------
+    participant : Participant
+        Who.
+    session : str
+        Session label, or nothing.
+    settings : PhantomSettings
+        How.
+
+    Returns
+    -------
+    dict of Simulation
+        By modality.
+    """
+    shape = draw_deformation(stream(settings.seed, participant, "shape"))
+    anatomy = Anatomy(build_head(), shape)
+    return {
+        name: MODALITIES[name](
+            participant, anatomy, settings, stream(settings.seed, participant, session, name)
+        )
+        for name in settings.modalities
+    }
+
+
+def write_image(root: Path, label: str, session: str, image: SimulatedImage) -> Path:
+    """Write one image with its sidecar and tables.
+
+    Parameters
+    ----------
+    root : Path
+        Dataset folder.
+    label, session : str
+        Participant and session labels; the session may be empty.
+    image : SimulatedImage
+        What to write.
+
+    Returns
+    -------
+    Path
+        The image.
+    """
+    lead = f"sub-{label}" + (f"_ses-{session}" if session else "")
+    folder = root / lead.replace("_", "/") / image.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = folder / f"{lead}_{image.tail}"
+    nifti = nib.Nifti1Image(image.values, image.affine)
+    nifti.header.set_xyzt_units("mm", "sec")
+    nifti.set_sform(image.affine, code=1)
+    nifti.set_qform(image.affine, code=1)
+    if image.values.ndim == 4 and image.repetition_s:
+        zooms = nifti.header.get_zooms()
+        nifti.header.set_zooms((*zooms[:3], image.repetition_s))
+    if image.values.ndim == 5:
+        nifti.header.set_intent("vector")
+    # nibabel writes gzip without a time stamp or name, so that the bytes repeat.
+    nib.save(nifti, f"{stem}.nii.gz")
+    write_json(Path(f"{stem}.json"), image.sidecar)
+    for extension, text in image.texts.items():
+        Path(f"{stem}{extension}").write_text(text, encoding="utf-8")
+    for tail, table in image.tables.items():
+        write_table(folder / f"{lead}_{tail}.tsv", table)
+    return Path(f"{stem}.nii.gz")
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON with two blanks of indent and a final newline.
+
+    Parameters
+    ----------
+    path : Path
+        File.
+    content : object
+        What to write.
+    """
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def write_table(path: Path, table: Table) -> None:
+    """Write a tab-separated table and, where it has one, its sidecar.
+
+    Parameters
+    ----------
+    path : Path
+        File with the extension ``.tsv``.
+    table : Table
+        What to write.
+    """
+    lines = ["\t".join(table.columns)]
+    lines += ["\t".join(_cell(value) for value in row) for row in table.rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if table.sidecar:
+        write_json(path.with_suffix(".json"), table.sidecar)
+
+
+def _cell(value: object) -> str:
+    if value is None or value == "":
+        return "n/a"
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+def package_version() -> str:
+    """Version of this package, or ``unknown`` where it runs without being installed.
+
+    Returns
+    -------
+    str
+        Version.
+    """
+    try:
+        return version("bids_alsmri")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _write_description(out: Path) -> None:
+    write_json(
+        out / "dataset_description.json",
+        {
+            "Name": "Simulated ALS cohort",
+            "BIDSVersion": BIDS_VERSION,
+            "DatasetType": "raw",
+            "License": "CC0",
+            "Authors": ["bids_alsmri_phantom"],
+            "GeneratedBy": [{"Name": "bids_alsmri_phantom", "Version": package_version()}],
+        },
+    )
+    (out / "README.md").write_text(README, encoding="utf-8")
+
+
+def write_participants(out: Path, participants: tuple[Participant, ...]) -> None:
+    """Write ``participants.tsv`` and its sidecar.
+
+    Parameters
+    ----------
+    out : Path
+        Dataset folder.
+    participants : tuple of Participant
+        One row each.
+    """
+    rows = tuple(
+        (
+            f"sub-{p.label}", p.group, p.progression, p.age_year, p.sex, p.handedness,
+            p.onset_site, p.disease_duration_months, p.alsfrs_r,
+        )
+        for p in participants
+    )  # fmt: skip
+    table = Table(("participant_id", *PARTICIPANT_COLUMNS), rows, dict(PARTICIPANT_COLUMNS))
+    write_table(out / "participants.tsv", table)

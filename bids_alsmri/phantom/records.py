@@ -1,0 +1,232 @@
+"""What is asked of a simulated cohort, and what a modality hands back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_alsmri.errors import SettingsError
+
+AXIS_LETTERS = ("RL", "AP", "SI")
+
+
+@dataclass(frozen=True)
+class PhantomSettings:
+    """Everything that decides how a cohort is scanned; who is in it stands elsewhere.
+
+    Parameters
+    ----------
+    seed : int
+        Root of all random streams.
+    modalities : tuple of str
+        Names of the simulated modalities.
+    sessions : tuple of str
+        Session labels without ``ses-``; empty for a dataset without sessions.
+    t1w_mm, dwi_mm : float
+        Voxel edge of the T1-weighted and diffusion images, in mm.
+    n_directions, n_b0 : int
+        Diffusion-weighted and unweighted volumes.
+    b_value_s_mm2 : float
+        Diffusion weighting of the weighted volumes, in s/mm2.
+    snr : float
+        White-matter signal of the b=0 image over the noise of one receiver channel;
+        0 leaves the noise out.
+    max_motion_mm, max_motion_deg : float
+        Largest head translation (mm) and rotation (degrees) about each axis.
+    max_reposition_mm, max_reposition_deg : float
+        Largest difference of head pose between the T1-weighted and the diffusion scan.
+    max_eddy : float
+        Largest eddy-current scaling and shear, dimensionless, at b = 1000 s/mm2 (the
+        translation is 100 mm times it); 0 leaves the distortion out.
+    n_dropout_slices : int
+        Slices per participant that lose signal.
+    effect_scale : float
+        Factor on the disease effect, and on nothing else.
+    t1w_noise_percent : float
+        Noise of the T1-weighted image in percent of white matter.
+    determinant : {"negative", "positive"}
+        Sign of the determinant of the stored affine.
+    oblique_deg : float
+        Tilt of the acquired grid against the scanner, in degrees.
+    axis_order : str
+        Three letters that say where the stored axes point, such as ``RAS`` or ``PSR``; the first
+        is flipped where `determinant` demands it.
+
+    Raises
+    ------
+    SettingsError
+        If a value is out of its range.
+    """
+
+    seed: int = 0
+    modalities: tuple[str, ...] = ("anat", "dwi")
+    sessions: tuple[str, ...] = ()
+    t1w_mm: float = 1.0
+    dwi_mm: float = 2.0
+    n_directions: int = 64
+    n_b0: int = 1
+    b_value_s_mm2: float = 1000.0
+    snr: float = 25.0
+    max_motion_mm: float = 1.5
+    max_motion_deg: float = 1.5
+    max_reposition_mm: float = 3.0
+    max_reposition_deg: float = 3.0
+    max_eddy: float = 0.01
+    n_dropout_slices: int = 0
+    effect_scale: float = 1.0
+    t1w_noise_percent: float = 2.0
+    determinant: str = "negative"
+    oblique_deg: float = 0.0
+    axis_order: str = "RAS"
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("seed", 0, 2**63),
+            ("t1w_mm", 0.5, 8),
+            ("dwi_mm", 1, 8),
+            ("n_directions", 6, 512),
+            ("n_b0", 1, 64),
+            ("b_value_s_mm2", 100, 10000),
+            ("snr", 0, 1e6),
+            ("max_motion_mm", 0, 20),
+            ("max_motion_deg", 0, 20),
+            ("max_reposition_mm", 0, 20),
+            ("max_reposition_deg", 0, 20),
+            ("max_eddy", 0, 0.1),
+            ("n_dropout_slices", 0, 10000),
+            ("effect_scale", 0, 4),
+            ("t1w_noise_percent", 0, 50),
+            ("oblique_deg", -60, 60),
+        ):
+            value = getattr(self, name)
+            if not (np.isfinite(value) and low <= value <= high):
+                raise SettingsError(f"{name} is {value:g}; it must lie from {low:g} to {high:g}")
+        if self.determinant not in ("negative", "positive"):
+            raise SettingsError(f"determinant is {self.determinant!r}; give negative or positive")
+        groups = sorted(
+            "".join(g for g in AXIS_LETTERS if letter in g) for letter in self.axis_order
+        )
+        if groups != sorted(AXIS_LETTERS):
+            raise SettingsError(
+                f"axis_order is {self.axis_order!r}; give one of R or L, A or P, S or I each, "
+                "such as RAS"
+            )
+        for label in self.sessions:
+            if not label.isalnum():
+                raise SettingsError(f"session label {label!r} is not alphanumeric; drop the rest")
+
+
+@dataclass(frozen=True)
+class Participant:
+    """One simulated person.
+
+    Parameters
+    ----------
+    label : str
+        Participant label without ``sub-``.
+    group : {"hc", "als"}
+        Healthy control, or patient with ALS.
+    progression : {"fast", "slow", "n/a"}
+        Rate of decline; ``n/a`` for controls.
+    index : int
+        Number within the same group and progression, from 0; with these it keys the
+        random streams, so that a person does not depend on the size of the cohort.
+    age_year : float
+        Age in years.
+    sex, handedness : str
+        As BIDS writes them.
+    onset_site : str
+        bulbar, upper limb, lower limb, or ``n/a``.
+    disease_duration_months, alsfrs_r : int or None
+        Months since onset; revised functional rating scale (0 to 48); None for controls.
+    severity : float
+        Factor on the effect maps of the participant's progression, 0 for controls.
+    """
+
+    label: str
+    group: str
+    progression: str
+    index: int
+    age_year: float
+    sex: str
+    handedness: str
+    onset_site: str
+    disease_duration_months: int | None
+    alsfrs_r: int | None
+    severity: float
+
+    @property
+    def kind(self) -> str:
+        """Progression for patients, ``hc`` for controls."""
+        return self.progression if self.group == "als" else "hc"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A tab-separated table and the words that describe its columns.
+
+    Parameters
+    ----------
+    columns : tuple of str
+        Column names.
+    rows : tuple of tuple
+        Numbers or strings, one tuple for each row.
+    sidecar : dict
+        Column name to a dictionary with Description and Units.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[object, ...], ...]
+    sidecar: dict[str, object]
+
+
+@dataclass(frozen=True)
+class SimulatedImage:
+    """One image as a modality hands it to the writer.
+
+    Parameters
+    ----------
+    folder : str
+        BIDS data type, such as ``anat``.
+    tail : str
+        The file name after participant and session, without extension: ``dir-AP_dwi``.
+    values : (i, j, k) or (i, j, k, n) array
+        Voxels in storage order; the data type is kept.
+    affine : (4, 4) array
+        Voxel to world, in mm.
+    sidecar : dict
+        Contents of the JSON file.
+    texts : dict
+        Further files with the same stem: extension (``.bval``) to contents.
+    tables : dict
+        Further tables: file-name tail without extension to table.
+    repetition_s : float
+        Repetition time for the header of four-dimensional images, in s.
+    """
+
+    folder: str
+    tail: str
+    values: NDArray[np.generic]
+    affine: NDArray[np.float64]
+    sidecar: dict[str, object]
+    texts: dict[str, str] = field(default_factory=dict)
+    tables: dict[str, Table] = field(default_factory=dict)
+    repetition_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What a modality hands back for one session.
+
+    Parameters
+    ----------
+    raw : tuple of SimulatedImage
+        Goes to the raw dataset.
+    truth : tuple of SimulatedImage
+        Goes to the derivative that holds the truth.
+    """
+
+    raw: tuple[SimulatedImage, ...]
+    truth: tuple[SimulatedImage, ...]
