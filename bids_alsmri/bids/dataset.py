@@ -390,7 +390,9 @@ def write_descriptions(output_dir: Path, specs: Mapping[str, IoSpec]) -> None:
         ]
         for label, text in described:
             if label and "{" not in label:
-                meanings.setdefault(label, []).append(" ".join(text.split()) or "n/a")
+                # A placeholder has no value here: the table holds for all scans.
+                plain = " ".join(text.replace("{", "").replace("}", "").split())
+                meanings.setdefault(label, []).append(plain or "n/a")
     rows = ["desc_id\tdescription"]
     rows += [
         f"desc-{label}\t{'; '.join(dict.fromkeys(texts))}"

@@ -145,7 +145,13 @@ def _open(path: Path) -> Any:
         raise DataError(f"{path}: holds 0 bytes; expected a NIfTI image; copy or convert it again")
     try:
         image = nib.load(path)
-    except (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError) as error:
+    except HeaderDataError as error:
+        # Read with the header: a scale factor or a quaternion that is out of its range.
+        raise DataError(
+            f"{path}: the header is broken ({error}); expected a unit quaternion (qform) and a "
+            "finite intercept; convert the DICOM files again"
+        ) from error
+    except (ImageFileError, OSError, EOFError, zlib.error, ValueError) as error:
         raise DataError(
             f"{path}: cannot be read as NIfTI ({error}); expected .nii or .nii.gz; "
             "copy or convert it again"
@@ -244,12 +250,8 @@ def _forms(
         return sform, None
     try:
         return sform, header.get_qform()
-    except (HeaderDataError, ValueError) as error:
-        if sform is None:
-            raise DataError(
-                f"{path}: the qform is broken ({error}) and no sform is set; expected one of "
-                "them; convert the DICOM files again"
-            ) from error
+    except HeaderDataError as error:
+        # Only with a set sform: nibabel refuses to open the file otherwise.
         warnings.append(f"{path}: the qform is broken ({error}); the sform is used")
         return sform, None
 
@@ -286,7 +288,7 @@ def _checked_voxels(path: Path, affine: NDArray[np.float64]) -> tuple[float, flo
     if cosine > _MAX_SHEAR_COSINE:
         angle_deg = 90.0 - float(np.degrees(np.arccos(min(cosine, 1.0))))
         raise DataError(
-            f"{path}: two axes of the affine are {angle_deg:.2f} degrees off a right angle (shear); "
+            f"{path}: two axes of the affine are {angle_deg:.2f} deg off a right angle (shear); "
             "expected a rotation and voxel sizes only; resample the image to a regular grid"
         )
     return (float(edges_mm[0]), float(edges_mm[1]), float(edges_mm[2]))
