@@ -145,13 +145,13 @@ def _open(path: Path) -> Any:
         raise DataError(f"{path}: holds 0 bytes; expected a NIfTI image; copy or convert it again")
     try:
         image = nib.load(path)
-    except HeaderDataError as error:
+    except (HeaderDataError, ValueError) as error:
         # Read with the header: a scale factor or a quaternion that is out of its range.
         raise DataError(
             f"{path}: the header is broken ({error}); expected a unit quaternion (qform) and a "
             "finite intercept; convert the DICOM files again"
         ) from error
-    except (ImageFileError, OSError, EOFError, zlib.error, ValueError) as error:
+    except (ImageFileError, OSError, EOFError, zlib.error) as error:
         raise DataError(
             f"{path}: cannot be read as NIfTI ({error}); expected .nii or .nii.gz; "
             "copy or convert it again"
@@ -250,7 +250,7 @@ def _forms(
         return sform, None
     try:
         return sform, header.get_qform()
-    except HeaderDataError as error:
+    except (HeaderDataError, ValueError) as error:
         # Only with a set sform: nibabel refuses to open the file otherwise.
         warnings.append(f"{path}: the qform is broken ({error}); the sform is used")
         return sform, None
