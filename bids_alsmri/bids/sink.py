@@ -24,7 +24,17 @@ _SUFFIX = re.compile(r"[0-9a-zA-Z]+")
 _TEMPORARY = ".tmp-"
 _LEFTOVER_AGE_S = 24 * 3600.0
 _CANNOT_WRITE = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG}
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+        errno.ENOTDIR,
+        errno.EEXIST,
+        errno.ENAMETOOLONG,
+    }
 )
 
 

@@ -9,7 +9,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from bids_alsmri.errors import SettingsError
 
@@ -352,8 +352,9 @@ def _record(path: Path, where: str, name: str, entry: Any, record: type[_Record]
         needed = spec.default is MISSING and spec.default_factory is MISSING and key != "name"
         if needed and key not in entry:
             raise SettingsError(f"{path}: {where} lacks {key!r}; add it")
+    kinds = get_type_hints(record)
     checked = {
-        key: _checked(f"{path}: {where}.{key}", key, str(known[key].type), value)
+        key: _checked(f"{path}: {where}.{key}", key, kinds[key], value)
         for key, value in entry.items()
     }
     return record(name=name, **checked)
@@ -380,17 +381,17 @@ def _refuse_unknown(path: Path, where: str, entry: Any, known: set[str]) -> None
         )
 
 
-def _checked(where: str, key: str, kind: str, value: Any) -> Any:
+def _checked(where: str, key: str, kind: Any, value: Any) -> Any:
     """Value brought to the type that the dataclass declares."""
-    readers: dict[str, Callable[[str, Any], Any]] = {
-        "str": _text,
-        "bool": _truth,
-        "tuple[str, ...]": _texts,
-        "Mapping[str, tuple[str, ...]]": _texts_by_name,
-        "Mapping[str, str]": _text_by_name,
-        "Mapping[str, Any]": _object,
-        'Literal["fit", "apply"]': _choice("fit", "apply"),
-        'Literal["still", "flicker"]': _choice("still", "flicker"),
+    if get_origin(kind) is Literal:
+        return _chosen(where, value, get_args(kind))
+    readers: dict[Any, Callable[[str, Any], Any]] = {
+        str: _text,
+        bool: _truth,
+        tuple[str, ...]: _texts,
+        Mapping[str, tuple[str, ...]]: _texts_by_name,
+        Mapping[str, str]: _text_by_name,
+        Mapping[str, Any]: _object,
     }
     read = readers[kind](where, value)
     if key in {"entities", "excluded"}:
@@ -438,15 +439,11 @@ def _texts_by_name(where: str, value: Any) -> dict[str, tuple[str, ...]]:
     return {name: _texts(f"{where}.{name}", item) for name, item in _object(where, value).items()}
 
 
-def _choice(*allowed: str) -> Callable[[str, Any], str]:
-    """Reader that accepts only the given texts."""
-
-    def read(where: str, value: Any) -> str:
-        if value not in allowed:
-            raise SettingsError(f"{where} is {value!r}; it must be one of {', '.join(allowed)}")
-        return str(value)
-
-    return read
+def _chosen(where: str, value: Any, allowed: tuple[str, ...]) -> str:
+    """One of the allowed texts, or an error."""
+    if value not in allowed:
+        raise SettingsError(f"{where} is {value!r}; it must be one of {', '.join(allowed)}")
+    return str(value)
 
 
 def _check_output(path: Path, output: OutputSpec) -> None:
