@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from bids_alsmri.phantom.anat import LANDMARKS, bias_field, rician, tissue_truth
-from bids_alsmri.phantom.anatomy import Anatomy, slabs
+from bids_alsmri.phantom.anatomy import SLAB_POINTS, Anatomy
 from bids_alsmri.phantom.deformation import polar_rotation
 from bids_alsmri.phantom.geometry import (
     Grid,
@@ -47,14 +47,15 @@ from bids_alsmri.phantom.tracts import (
 Floats = NDArray[np.float64]
 Single = NDArray[np.float32]
 
-CENTRE_MM = (0.0, -17.0, 6.0)
-EXTENT_MM = (208.0, 224.0, 148.0)
+CENTRE_MM = (0.0, -17.0, 8.0)
+EXTENT_MM = (208.0, 224.0, 168.0)
 WHITE_MATTER_SIGNAL = 500.0
 # Signal at b = 0 over white matter's: spin echo, TE 95 ms, 3T.
 S0_WHITE, S0_GREY, S0_FLUID = 1.0, 1.25, 3.0
 ECHO_S, REPETITION_S, ECHO_SPACING_S = 0.095, 10.7, 0.00052
 LEAD = "dir-AP_"
 FA_SPREAD, MD_SPREAD = 0.025, 0.02
+TRUTH_DIRECTIONS = 20
 DROPOUT_KEEPS = (0.15, 0.6)
 
 
@@ -66,13 +67,16 @@ class Tissue:
     ----------
     sample : HeadSample
         Fractions and signals.
-    dyads : (6, i, j, k) array of float32
-        Direction times itself in the world frame: xx, yy, zz, xy, xz, yz.
-    along, across : (i, j, k) array of float32
-        Diffusivities of white matter, mm2/s.
+    at : (n,) array of int
+        Flat index of the points that hold white or grey matter.
+    dyads : (6, n) array of float32
+        Direction times itself in the world frame at those points: xx, yy, zz, xy, xz, yz.
+    along, across : (n,) array of float32
+        Diffusivities of white matter there, mm2/s.
     """
 
     sample: HeadSample
+    at: NDArray[np.intp]
     dyads: Single
     along: Single
     across: Single
@@ -266,21 +270,21 @@ def lay_out_tissue(
     sample = anatomy.sample_grid(grid, dwi_to_t1w)
     severity = participant.severity * effect_scale
     fa_map, md_map = person_maps(tracts, participant.kind, severity, person)
-    dyads = np.zeros((6, *grid.shape), dtype=np.float32)
-    along, across = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.float32)
-    for first, last in slabs(grid):
-        here = (sample.white[first:last] + sample.grey[first:last]) > 0.01
-        points = transform_points(dwi_to_t1w, grid.points_mm(first, last)[here])
+    at = np.flatnonzero(sample.white + sample.grey > 0.01)
+    parts = []
+    for some in np.array_split(at, max(1, len(at) // SLAB_POINTS)):
+        voxels = np.stack(np.unravel_index(some, grid.shape), -1)
+        points = transform_points(dwi_to_t1w @ grid.affine, voxels)
         there = anatomy.deformation.to_template(points)
-        fa = sample_map(fa_map, tracts.to_world, there)
-        md = sample_map(md_map, tracts.to_world, there)
-        part = axisymmetric(fa, md)
-        along[first:last][here], across[first:last][here] = part
-        flat = np.stack([sample_map(d, tracts.to_world, there) for d in tracts.dyads])
+        fa, md, *flat = (
+            sample_map(m, tracts.to_world, there) for m in (fa_map, md_map, *tracts.dyads)
+        )
         # Jacobian of person to template; its rotation carries directions the other way back.
         turn = polar_rotation(anatomy.deformation.jacobian(points) @ dwi_to_t1w[:3, :3])
-        dyads[:, first:last][:, here] = rotate_dyads(flat, np.swapaxes(turn, -1, -2))
-    return Tissue(sample, dyads, along, across)
+        turned = rotate_dyads(np.stack(flat), np.swapaxes(turn, -1, -2))
+        parts.append(np.stack([*axisymmetric(fa, md), *turned]))
+    along, across, *dyads = np.concatenate(parts, axis=1)
+    return Tissue(sample, at, np.stack(dyads), along, across)
 
 
 def person_maps(
@@ -367,12 +371,12 @@ def rest_signal(tissue: Tissue, b_value: float, direction: Floats) -> Single:
     grey_along, grey_across = axisymmetric(np.float32(FA_GREY), np.float32(MD_GREY))
     grey = np.exp(-b * (grey_across + (grey_along - grey_across) * lean))
     s = tissue.sample
-    return np.asarray(
-        s.white * white * np.float32(S0_WHITE)
-        + s.grey * grey * np.float32(S0_GREY)
-        + s.fluid * np.float32(S0_FLUID * np.exp(-b_value * MD_FLUID))
-        + s.other_t2 * np.float32(np.exp(-b_value * MD_OTHER))
-    )
+    total = s.fluid * np.float32(S0_FLUID * np.exp(-b_value * MD_FLUID))
+    total += s.other_t2 * np.float32(np.exp(-b_value * MD_OTHER))
+    total.reshape(-1)[tissue.at] += s.white.reshape(-1)[tissue.at] * white * np.float32(
+        S0_WHITE
+    ) + s.grey.reshape(-1)[tissue.at] * grey * np.float32(S0_GREY)
+    return np.asarray(total)
 
 
 def carry(signal: Single, fine: Grid, grid: Grid, course: Course, volume: int) -> Single:
@@ -454,14 +458,14 @@ def tensor_truth(tissue: Tissue, grid: Grid, b_value: float) -> dict[str, Single
     -------
     dict of array
         ``fa``, ``md``, ``ad``, ``rd`` (mm2/s) and ``v1`` (i, j, k, 3), a unit vector in the world
-        frame. Zero outside the head.
+        frame. Zero outside brain and fluid.
 
     Notes
     -----
-    Least squares on the logarithm over 30 even directions. In a voxel of one tissue it is that
+    Least squares on the logarithm over 20 even directions. In a voxel of one tissue it is that
     tissue's tensor; in a mixed voxel there is no other tensor to recover than this.
     """
-    directions = gradient_directions(30)
+    directions = gradient_directions(TRUTH_DIRECTIONS)
     start = np.log(np.maximum(block_mean(rest_signal(tissue, 0.0, np.zeros(3))), 1e-6))
     x, y, z = directions.T
     design = np.stack([x * x, y * y, z * z, 2 * x * y, 2 * x * z, 2 * y * z], 1) * b_value
@@ -471,7 +475,8 @@ def tensor_truth(tissue: Tissue, grid: Grid, b_value: float) -> dict[str, Single
         after = block_mean(rest_signal(tissue, b_value, direction))
         drop = start - np.log(np.maximum(after, 1e-6))
         six += solve[:, number, None, None, None] * drop
-    head = start > np.log(0.02)
+    sample = tissue.sample
+    head = block_mean(sample.white + sample.grey + sample.fluid) > 0.5
     return _scalars(six, head)
 
 

@@ -20,7 +20,7 @@ Single = NDArray[np.float32]
 COARSE_MM = 2.0
 COARSE_LOW_MM = np.array([-104.0, -146.0, -176.0])
 COARSE_HIGH_MM = np.array([104.0, 122.0, 116.0])
-SUBARACHNOID_MM = 2.0
+SUBARACHNOID_MM = 0.6
 TABLE_MM, DIPLOE_MM = 1.8, 2.8
 SKULL_MM = 2 * TABLE_MM + DIPLOE_MM
 SCALP_MM = 6.5
@@ -174,39 +174,56 @@ def sample_head(head: Head, points_mm: Floats) -> HeadSample:
     HeadSample
         Fractions and signals there.
     """
+    flat = points_mm.reshape(-1, 3)
+    depth = sample_map(head.depth_mm, head.coarse_to_world, flat, beyond=-FAR_MM)
+    # Most of a field of view is air, most of a head is not brain: look up only what counts.
+    in_head = np.flatnonzero(depth > -1.0)
+    part = _sample_inside(head, flat[in_head], depth[in_head])
+    full = {}
+    for name, values in part.items():
+        full[name] = np.zeros(len(flat), dtype=np.float32)
+        full[name][in_head] = values
+        full[name] = full[name].reshape(points_mm.shape[:-1])
+    return HeadSample(**full)
 
-    def coarse(values: Single, beyond: float = 0.0) -> Single:
-        return sample_map(values, head.coarse_to_world, points_mm, beyond=beyond)
 
-    def fine(values: Single) -> Single:
-        return sample_map(values, head.brain_to_world, points_mm)
+def _sample_inside(head: Head, points_mm: Floats, depth: Single) -> dict[str, Single]:
+    cavity = sample_map(head.cavity_mm, head.coarse_to_world, points_mm, beyond=FAR_MM)
 
-    cavity = coarse(head.cavity_mm, FAR_MM)
-    depth = coarse(head.depth_mm, -FAR_MM)
+    def look_up(values: Single, to_world: Floats, where: NDArray[np.intp]) -> Single:
+        out = np.zeros(len(points_mm), dtype=np.float32)
+        out[where] = sample_map(values, to_world, points_mm[where])
+        return out
+
+    in_brain, off_brain = np.flatnonzero(cavity < 1.0), np.flatnonzero(cavity > -1.0)
     inside = edge(-cavity)
-    white, grey = fine(head.white) * inside, fine(head.grey) * inside
-    canal = coarse(head.canal)
+    white, grey, brain = (
+        look_up(m, head.brain_to_world, in_brain) for m in (head.white, head.grey, head.brain)
+    )
+    deep_t1, deep_t2, deep_fluid, canal = (
+        look_up(m, head.coarse_to_world, off_brain)
+        for m in (head.deep_t1, head.deep_t2, head.deep_fluid, head.canal)
+    )
+    white, grey = white * inside, grey * inside
     skull = edge(cavity) * edge(SKULL_MM - cavity) * (1 - canal)
     diploe = edge(cavity - TABLE_MM) * edge(SKULL_MM - TABLE_MM - cavity)
     flesh = (1 - inside) * (1 - skull) * edge(depth)
     skin = edge(SKIN_MM - depth)
     fat = (1 - skin) * edge(SUBCUTANEOUS_MM - depth, 2.0)
     deep = 1 - skin - fat
-    bone = [
-        APPEARANCE[BONE][i] + diploe * (APPEARANCE[MARROW][i] - APPEARANCE[BONE][i])
-        for i in range(2)
-    ]
-    outer = skull * edge(depth)
-    return HeadSample(
-        white=white,
-        grey=grey,
-        fluid=np.clip(inside - white - grey, 0, 1) + flesh * deep * coarse(head.deep_fluid),
-        other_t1=outer * bone[0]
-        + flesh * (skin * SKIN_T1 + fat * APPEARANCE[FAT][0] + deep * coarse(head.deep_t1)),
-        other_t2=outer * bone[1]
-        + flesh * (skin * SKIN_T2 + fat * APPEARANCE[FAT][1] + deep * coarse(head.deep_t2)),
-        brain=fine(head.brain),
+    t1, t2 = (
+        skull * edge(depth) * (APPEARANCE[BONE][i] * (1 - diploe) + APPEARANCE[MARROW][i] * diploe)
+        + flesh * (skin * of_skin + fat * APPEARANCE[FAT][i] + deep * of_deep)
+        for i, (of_skin, of_deep) in enumerate(((SKIN_T1, deep_t1), (SKIN_T2, deep_t2)))
     )
+    return {
+        "white": white,
+        "grey": grey,
+        "fluid": np.clip(inside - white - grey, 0, 1) + flesh * deep * deep_fluid,
+        "other_t1": t1,
+        "other_t2": t2,
+        "brain": brain,
+    }
 
 
 @lru_cache(maxsize=1)

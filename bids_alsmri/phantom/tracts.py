@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,9 @@ CALLOSUM_CENTRE_YZ = (-5.0, -2.0)
 FA_WHITE, FA_GREY = 0.45, 0.12
 FA_CALLOSUM, FA_CST, FA_ASSOCIATION = 0.82, 0.74, 0.62
 MD_WHITE, MD_GREY, MD_FLUID, MD_OTHER = 0.75e-3, 0.80e-3, 3.0e-3, 1.2e-3
+
+# Weight of the fibres between named tracts; they run outwards to the cortex.
+REST = 0.08
 
 # Relative change at the core of the tracts in a participant of severity 1. Their size is a
 # choice (about three standard deviations between persons in fast progressors); their place and
@@ -91,12 +95,11 @@ def build_tracts() -> Tracts:
     callosum, callosum_way = _callosum(points)
     cst, cst_way = _corticospinal(points)
     association, association_way = _association(points)
-    # The brainstem holds no callosum, whatever its distance from the middle says.
-    total = 0.08 + callosum + cst + association
+    total = REST + callosum + cst + association
     tensor = np.zeros((3, 3, *shape))
     for weight, way in (
         (callosum, callosum_way), (cst, cst_way), (association, association_way),
-        (np.full(shape, 0.08), association_way),
+        (np.full(shape, REST), _radial(points)),
     ):  # fmt: skip
         tensor += weight * way[:, None] * way[None, :]
     tensor /= total
@@ -150,7 +153,7 @@ def _callosum(points: Floats) -> tuple[Floats, Floats]:
 
 def _distance_to_path(points: Floats, path: Floats) -> Floats:
     nearest = np.full(points.shape[1:], np.inf)
-    for first, second in zip(path[:-1], path[1:], strict=True):
+    for first, second in pairwise(path):
         along = second - first
         reach = np.tensordot(along, points - first[:, None, None, None], axes=1) / (along @ along)
         foot = first[:, None, None, None] + np.clip(reach, 0, 1) * along[:, None, None, None]
@@ -195,6 +198,11 @@ def _association(points: Floats) -> tuple[Floats, Floats]:
     )
     way = np.where(cingulum > np.maximum(upper, lower), _unit(around), _unit(ahead))
     return np.maximum.reduce([upper, lower, cingulum]), way
+
+
+def _radial(points: Floats) -> Floats:
+    x, y, z = points
+    return _unit(np.stack([np.sign(x) * np.maximum(np.abs(x) - 14, 2.0), y + 20, z - 8]))
 
 
 def _effects(points: Floats, callosum: Floats, cst: Floats) -> tuple[Floats, Floats, Floats]:
