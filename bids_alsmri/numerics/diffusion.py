@@ -17,6 +17,7 @@ BoolArray = NDArray[np.bool_]
 
 _N_TENSOR = 6
 _N_PARAMETERS = 7  # six tensor elements and ln S0
+_ROUNDING = 1e-9  # of the signal: smaller residuals are no noise and have no outliers
 _SLAB_VOXELS = 20_000  # bounds memory; larger slabs are no faster
 
 
@@ -165,19 +166,40 @@ def _leverage(design_row: FloatArray, weight: float, lower: FloatArray, work: Fl
 
 
 @kernel
+def _median(values: FloatArray, n_values: int) -> float:
+    # Shell sort in place: NumPy's median takes numba 3 s to compile, in each process
+    gap = n_values // 2
+    while gap > 0:
+        for end in range(gap, n_values):
+            moving = values[end]
+            place = end
+            while place >= gap and values[place - gap] > moving:
+                values[place] = values[place - gap]
+                place -= gap
+            values[place] = moving
+        gap //= 2
+    return float(0.5 * (values[(n_values - 1) // 2] + values[n_values // 2]))
+
+
+@kernel
 def _robust_scale(
-    log_signal: FloatArray, log_fit: FloatArray, usable: BoolArray, n_parameters: int
+    log_signal: FloatArray,
+    log_fit: FloatArray,
+    usable: BoolArray,
+    n_parameters: int,
+    work: FloatArray,
 ) -> float:
-    n_usable = np.count_nonzero(usable)
-    residual = np.empty(n_usable)
-    position = 0
+    n_usable = 0
     for volume in range(len(usable)):
         if usable[volume]:
-            residual[position] = np.exp(log_fit[volume]) * (log_signal[volume] - log_fit[volume])
-            position += 1
-    spread = np.median(np.abs(residual - np.median(residual)))
+            work[n_usable] = np.exp(log_fit[volume]) * (log_signal[volume] - log_fit[volume])
+            n_usable += 1
+    middle = _median(work, n_usable)
+    for position in range(n_usable):
+        work[position] = abs(work[position] - middle)
     # 1.4826 makes the median absolute deviation of a normal distribution its standard deviation
-    return float(1.4826 * np.sqrt(n_usable / (n_usable - n_parameters)) * spread)
+    correction = np.sqrt(n_usable / (n_usable - n_parameters))
+    return float(1.4826 * correction * _median(work, n_usable))
 
 
 @kernel
@@ -195,10 +217,17 @@ def _drop_outliers(
     # Geman-McClure weights first, then volumes beyond the cutoff lose their place in `usable`
     n_volumes, n_parameters = design.shape
     given = noise_sigma > 0
-    if np.count_nonzero(usable) <= n_parameters:
+    n_usable = 0
+    for volume in range(n_volumes):
+        n_usable += usable[volume]
+    if n_usable <= n_parameters:
         return True
-    scale = noise_sigma if given else _robust_scale(log_signal, log_fit, usable, n_parameters)
-    if scale <= 0:
+    work = np.empty(n_volumes)
+    highest = np.exp(_predict_log(design, beta, log_fit))
+    scale = noise_sigma
+    if not given:
+        scale = _robust_scale(log_signal, log_fit, usable, n_parameters, work)
+    if not scale > _ROUNDING * highest:
         return True
     for volume in range(n_volumes):
         square = (scale * np.exp(-log_fit[volume])) ** 2
@@ -207,8 +236,8 @@ def _drop_outliers(
     if not _solve_weighted(design, log_signal, weight, lower, beta):
         return False
     _predict_log(design, beta, log_fit)
-    scale = noise_sigma if given else _robust_scale(log_signal, log_fit, usable, n_parameters)
-    work = np.empty(n_parameters)
+    if not given:
+        scale = _robust_scale(log_signal, log_fit, usable, n_parameters, work)
     for volume in range(n_volumes):
         if usable[volume]:
             leverage = min(_leverage(design[volume], weight[volume], lower, work), 0.99)
@@ -247,7 +276,6 @@ def _fit_voxels(
             _weigh_by_fit(log_fit, highest, usable, weight)
             solved = _solve_weighted(design, log_signal, weight, lower, beta)
         if solved and cutoff_sd > 0:
-            _predict_log(design, beta, log_fit)
             solved = _drop_outliers(
                 design,
                 log_signal,
@@ -270,7 +298,8 @@ def _fit_voxels(
                 if usable[volume]:
                     squares += (signal[voxel, volume] - np.exp(log_fit[volume])) ** 2
                     n_used[voxel] += 1
-            parameters[voxel] = beta
+            for k in range(n_parameters):
+                parameters[voxel, k] = beta[k]
             dof = n_used[voxel] - n_parameters
             residual_sd[voxel] = np.sqrt(squares / dof) if dof > 0 else np.nan
 
