@@ -66,8 +66,17 @@ PARTICIPANT_COLUMNS: dict[str, dict[str, object]] = {
 
 README = """# Simulated cohort
 
-Made by bids_alsmri_phantom. Nobody was scanned. The true maps, deformations, motion and disease
-effects are in derivatives/phantom.
+Made by bids_alsmri_phantom. Nobody was scanned.
+
+Every participant has a whole-head T1-weighted image and, unless left out, a diffusion series. The
+brain is the MNI152NLin2009aSym template (as bundled with nilearn) in an individual smooth
+deformation; skull, scalp, face, eyes and neck are drawn around it. Diffusion volumes carry head
+motion, eddy-current distortion along phase encoding, and Rician noise. Patients have lower
+fractional anisotropy (fast progressors also higher mean diffusivity) along corticospinal tract
+and callosum. Sessions of one participant differ in pose, motion and noise only.
+
+The true maps, deformations, motion, distortion and disease effects are in derivatives/phantom,
+the settings in derivatives/phantom/settings.json.
 """
 
 
@@ -241,7 +250,7 @@ def _write_description(out: Path) -> None:
             "BIDSVersion": BIDS_VERSION,
             "DatasetType": "raw",
             "License": "CC0",
-            "Authors": ["bids_alsmri_phantom"],
+            "Authors": ["bids_alsmri", "bids_alsmri_phantom"],
             "GeneratedBy": [{"Name": "bids_alsmri_phantom", "Version": package_version()}],
         },
     )

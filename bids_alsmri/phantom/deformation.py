@@ -142,7 +142,7 @@ class Deformation:
         return np.asarray((np.eye(3) + bend) @ self.linear)
 
 
-def draw_deformation(rng: np.random.Generator, *, strength: float = 0.85) -> Deformation:
+def draw_deformation(rng: np.random.Generator, *, strength: float = 0.75) -> Deformation:
     """Draw a random head shape.
 
     Parameters

@@ -266,14 +266,14 @@ def lay_out_tissue(
         On `grid`.
     """
     tracts = build_tracts()
-    dwi_to_t1w = np.linalg.inv(t1w_to_dwi)
+    dwi_to_t1w = np.asarray(np.linalg.inv(t1w_to_dwi), dtype=np.float64)
     sample = anatomy.sample_grid(grid, dwi_to_t1w)
     severity = participant.severity * effect_scale
     fa_map, md_map = person_maps(tracts, participant.kind, severity, person)
     at = np.flatnonzero(sample.white + sample.grey > 0.01)
     parts = []
     for some in np.array_split(at, max(1, len(at) // SLAB_POINTS)):
-        voxels = np.stack(np.unravel_index(some, grid.shape), -1)
+        voxels = np.stack(np.unravel_index(some, grid.shape), -1).astype(np.float64)
         points = transform_points(dwi_to_t1w @ grid.affine, voxels)
         there = anatomy.deformation.to_template(points)
         fa, md, *flat = (
@@ -368,7 +368,9 @@ def rest_signal(tissue: Tissue, b_value: float, direction: Floats) -> Single:
     lean = np.tensordot(weights, tissue.dyads, axes=1)
     b = np.float32(b_value)
     white = np.exp(-b * (tissue.across + (tissue.along - tissue.across) * lean))
-    grey_along, grey_across = axisymmetric(np.float32(FA_GREY), np.float32(MD_GREY))
+    grey_along, grey_across = axisymmetric(
+        np.full(1, FA_GREY, np.float32), np.full(1, MD_GREY, np.float32)
+    )
     grey = np.exp(-b * (grey_across + (grey_along - grey_across) * lean))
     s = tissue.sample
     total = s.fluid * np.float32(S0_FLUID * np.exp(-b_value * MD_FLUID))

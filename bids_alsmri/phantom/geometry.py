@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import nibabel as nib
 import numpy as np
-from nibabel import orientations
 from numpy.typing import NDArray
 
 from bids_alsmri.phantom.records import PhantomSettings
@@ -16,6 +14,7 @@ Floats = NDArray[np.float64]
 # An axis off all scanner axes, so that a tilted grid mixes all three.
 OBLIQUE_AXIS = np.array([2.0, 1.0, 0.5]) / np.sqrt(5.25)
 AXIS_NAMES = "ijk"
+OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
 
 
 @dataclass(frozen=True)
@@ -203,13 +202,19 @@ def storage_codes(settings: PhantomSettings) -> str:
     ('LAS', 'PSR')
     """
     codes = settings.axis_order
-    directions = orientations.axcodes2ornt(codes)
-    permutation = np.eye(3)[directions[:, 0].astype(int)]
-    sign = np.linalg.det(permutation) * np.prod(directions[:, 1])
+    sign = np.linalg.det(_axes(codes))
     if (sign > 0) == (settings.determinant == "positive"):
         return codes
-    flipped = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}[codes[0]]
-    return flipped + codes[1:]
+    return OPPOSITE[codes[0]] + codes[1:]
+
+
+def _axes(codes: str) -> Floats:
+    """Signed permutation: entry (nominal RAS axis, stored axis) is 1, or -1 against it."""
+    axes = np.zeros((3, 3))
+    for stored, letter in enumerate(codes):
+        nominal = next(n for n, pair in enumerate(("RL", "AP", "SI")) if letter in pair)
+        axes[nominal, stored] = 1.0 if letter in "RAS" else -1.0
+    return axes
 
 
 def store(
@@ -233,16 +238,16 @@ def store(
     affine : (4, 4) array
         Voxel to world, in mm.
     """
-    change = _storage_change(settings)
-    stored = orientations.apply_orientation(values, change)
-    affine = grid.affine @ orientations.inv_ornt_aff(change, grid.shape)
-    return np.ascontiguousarray(stored), np.asarray(affine, dtype=np.float64)
-
-
-def _storage_change(settings: PhantomSettings) -> Floats:
-    wanted = orientations.axcodes2ornt(storage_codes(settings))
-    change = orientations.ornt_transform(orientations.axcodes2ornt("RAS"), wanted)
-    return np.asarray(change, dtype=np.float64)
+    axes = _axes(storage_codes(settings))
+    order = [int(np.argmax(np.abs(axes[:, stored]))) for stored in range(3)]
+    stored_values = np.transpose(values, (*order, *range(3, values.ndim)))
+    backwards = [stored for stored in range(3) if axes[:, stored].sum() < 0]
+    stored_values = np.flip(stored_values, backwards)
+    # Stored voxel 0 of a flipped axis is the last of the acquired one.
+    change = np.eye(4)
+    change[:3, :3] = axes
+    change[:3, 3] = np.where(axes.sum(axis=1) < 0, np.array(grid.shape) - 1, 0)
+    return np.ascontiguousarray(stored_values), np.asarray(grid.affine @ change)
 
 
 def stored_axis(nominal_axis: int, sign: int, settings: PhantomSettings) -> str:
@@ -267,8 +272,8 @@ def stored_axis(nominal_axis: int, sign: int, settings: PhantomSettings) -> str:
     >>> stored_axis(1, -1, PhantomSettings())  # anterior to posterior in an LAS image
     'j-'
     """
-    axis, flip = _storage_change(settings)[nominal_axis]
-    return AXIS_NAMES[int(axis)] + ("" if flip * sign > 0 else "-")
+    row = _axes(storage_codes(settings))[nominal_axis]
+    return AXIS_NAMES[int(np.argmax(np.abs(row)))] + ("" if row.sum() * sign > 0 else "-")
 
 
 def world_to_bvecs(directions: Floats, affine: Floats) -> Floats:
@@ -340,24 +345,3 @@ def gradient_directions(n_directions: int) -> Floats:
         step *= 0.99
     vectors[1::2] *= -1
     return np.asarray(vectors)
-
-
-def read_orientation(affine: Floats) -> str:
-    """Three letters that say where the axes of an image point.
-
-    Parameters
-    ----------
-    affine : (4, 4) array
-        Voxel to world.
-
-    Returns
-    -------
-    str
-        Such as ``LAS``.
-
-    Examples
-    --------
-    >>> read_orientation(np.eye(4))
-    'RAS'
-    """
-    return "".join(nib.aff2axcodes(affine))

@@ -179,11 +179,11 @@ def sample_head(head: Head, points_mm: Floats) -> HeadSample:
     # Most of a field of view is air, most of a head is not brain: look up only what counts.
     in_head = np.flatnonzero(depth > -1.0)
     part = _sample_inside(head, flat[in_head], depth[in_head])
-    full = {}
+    full: dict[str, Single] = {}
     for name, values in part.items():
-        full[name] = np.zeros(len(flat), dtype=np.float32)
-        full[name][in_head] = values
-        full[name] = full[name].reshape(points_mm.shape[:-1])
+        spread = np.zeros(len(flat), dtype=np.float32)
+        spread[in_head] = values
+        full[name] = spread.reshape(points_mm.shape[:-1])
     return HeadSample(**full)
 
 
@@ -278,10 +278,9 @@ def build_head() -> Head:
 
 def _sharpen(white: Single, grey: Single, mask: NDArray[np.bool_]) -> tuple[Single, Single]:
     fluid = np.clip(mask - white - grey, 0, 1)
-    powers = [np.power(p, np.float32(TISSUE_SHARPNESS)) for p in (white, grey, fluid)]
-    total = sum(powers)
-    total[total == 0] = 1
-    return powers[0] / total, powers[1] / total
+    w, g, f = (np.power(p, np.float32(TISSUE_SHARPNESS)) for p in (white, grey, fluid))
+    total = np.maximum(w + g + f, np.float32(1e-6))
+    return (w / total).astype(np.float32), (g / total).astype(np.float32)
 
 
 def _signed_distance(inside: NDArray[np.bool_], smooth_mm: float) -> Single:
@@ -322,7 +321,7 @@ def _skin_depth(cavity: Single, x: Single, y: Single, z: Single) -> Single:
     )
     smooth = ndimage.gaussian_filter(surface.astype(np.float32), 3.0) > 0.5
     smooth |= _ellipsoid(x, y, z, (0, 84, -56), (12, 17, 20))
-    smooth |= _ellipsoid(side, y, z, (83, -24, -38), (6, 15, 27))
+    smooth |= _ellipsoid(side, y, z, (80, -24, -38), (7, 15, 27))
     smooth |= _ellipsoid(x, y, z, (0, 80, -86), (22, 8, 7))
     smooth = ndimage.gaussian_filter(smooth.astype(np.float32), 1.0) > 0.5
     return -_signed_distance(smooth, 1.5)
@@ -334,15 +333,13 @@ def _deep_labels(
     """Labels of the tissue under the skin, later solids over earlier ones."""
     side = np.abs(x)
     labels = np.full(x.shape, MUSCLE, dtype=np.uint8)
-    # A fixed wave pattern stands for the fat between muscles.
-    streaks = (
-        np.sin(0.31 * x + 0.11 * z)
-        + np.sin(0.23 * y - 0.19 * z + 1.0)
-        + np.sin(0.17 * x - 0.27 * y + 0.21 * z + 2.0)
+    # The zero sheets of a wavy pattern stand for the fat between muscles.
+    sheets = np.sin(0.21 * x + 1.6 * np.sin(0.06 * y + 0.05 * z)) + np.sin(
+        0.17 * y + 1.8 * np.sin(0.05 * x - 0.04 * z) + 0.05 * z
     )
-    labels[streaks > 1.35] = FAT
+    labels[np.abs(sheets) < 0.13] = FAT
     inner = depth > SUBCUTANEOUS_MM
-    labels[_ellipsoid(side, y, z, (44, 46, -62), (12, 16, 20)) & inner] = FAT
+    labels[_ellipsoid(side, y, z, (46, 44, -64), (8, 12, 14)) & inner] = FAT
     jaw = (np.abs(_ellipse_radius(x, y - 14, 46, 56) - 0.9) < 0.09) & (y > 2)
     labels[jaw & (z < -84) & (z > -112)] = MARROW
     labels[_ellipsoid(side, y, z, (47, 4, -78), (5, 12, 32))] = MARROW
@@ -356,7 +353,7 @@ def _deep_labels(
     labels[_ellipsoid(x, y, z, (0, 2, -62), (12, 6, 34))] = AIR
     labels[((x / 9) ** 2 + ((y - 4 + 0.12 * (z + 60)) / 8) ** 2 < 1) & (z < -100)] = AIR
     labels[_ellipsoid(side, y, z, (57, -27, -42), (7, 9, 9)) & (cavity > 3)] = AIR
-    labels[_ellipsoid(side, y, z, (32, 50, -37), (17, 24, 16))] = FAT
+    labels[_ellipsoid(side, y, z, (32, 51, -37), (15, 22, 14))] = FAT
     labels[_ellipsoid(side, y, z, (31.5, 46, -37), (3, 14, 3))] = MUSCLE
     labels[_ellipsoid(side, y, z, (32, 62, -37), (12.2, 12.2, 12.2))] = EYE
     labels[_ellipsoid(side, y, z, (32, 70, -37), (4.5, 2.5, 4.5))] = LENS

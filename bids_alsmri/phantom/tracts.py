@@ -15,8 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from bids_alsmri.phantom.head import Head
-
 Floats = NDArray[np.float64]
 Single = NDArray[np.float32]
 
@@ -218,7 +216,9 @@ def _effects(points: Floats, callosum: Floats, cst: Floats) -> tuple[Floats, Flo
     return FAST_FA * core * forward, FAST_MD * core * forward, SLOW_FA * focal
 
 
-def axisymmetric(fa: Single, md: Single) -> tuple[Single, Single]:
+def axisymmetric(
+    fa: NDArray[np.floating], md: NDArray[np.floating]
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     r"""Diffusivities along and across an axis of a tensor with given FA and MD.
 
     Parameters
@@ -241,30 +241,9 @@ def axisymmetric(fa: Single, md: Single) -> tuple[Single, Single]:
 
     Examples
     --------
-    >>> axisymmetric(np.float64(0.0), np.float64(1e-3))
-    (np.float64(0.001), np.float64(0.001))
+    >>> along, across = axisymmetric(np.zeros(1), np.full(1, 1e-3))
+    >>> along, across
+    (array([0.001]), array([0.001]))
     """
     delta = fa / np.sqrt(3 - 2 * fa**2)
     return md * (1 + 2 * delta), md * (1 - delta)
-
-
-def tract_mask(head: Head, tracts: Tracts) -> NDArray[np.bool_]:
-    """Lattice points with more than half white matter.
-
-    Parameters
-    ----------
-    head : Head
-        Tissue maps.
-    tracts : Tracts
-        The lattice.
-
-    Returns
-    -------
-    (i, j, k) array of bool
-        True in white matter.
-    """
-    from bids_alsmri.phantom.head import sample_map
-
-    index = np.moveaxis(np.indices(tracts.fa.shape), 0, -1)
-    points = index @ tracts.to_world[:3, :3].T + tracts.to_world[:3, 3]
-    return np.asarray(sample_map(head.white, head.brain_to_world, points) > 0.5)

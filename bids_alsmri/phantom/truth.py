@@ -20,6 +20,22 @@ from bids_alsmri.phantom.tracts import build_tracts
 IGNORED = ("*_xfm.*", "*_dwimap.*", "*_statmap.*", "*_stats.*", "*_timeseries.*", "settings.json")
 
 
+README = """# Truth of a simulated cohort
+
+Written by bids_alsmri_phantom beside the images. World coordinates are RAS+ in mm.
+
+- sub-*/anat: brain mask, tissue fractions (probseg) and labels (dseg) on the T1w grid; landmarks
+  and displacement fields (mode-points) between T1w and template, both ways.
+- sub-*/dwi: the same maps on the DWI grid in the head's pose of the first volume; FA, MD, AD, RD
+  and the principal direction (v1, world components) of the tensor that describes the noise-free
+  signal at rest; head motion and eddy-current distortion of each volume
+  (desc-motion_timeseries.tsv); the head's pose between T1w and DWI (desc-pose_stats.tsv); slices
+  that lost signal.
+- tpl-*: disease effects, tract weights and the healthy FA in template space.
+- participants.tsv: by what factor each participant has the effect of their progression.
+"""
+
+
 def folder(out: Path) -> Path:
     """Folder of the truth within a raw dataset.
 
@@ -64,10 +80,7 @@ def write_description(
             "DatasetLinks": {"raw": "../.."},
         },
     )
-    (root / "README.md").write_text(
-        "# Truth of a simulated cohort\n\nWritten by bids_alsmri_phantom beside the images.\n",
-        encoding="utf-8",
-    )
+    (root / "README.md").write_text(README, encoding="utf-8")
     (root / ".bidsignore").write_text("\n".join(IGNORED) + "\n", encoding="utf-8")
     write_json(root / "settings.json", asdict(settings))
     _write_severity(root, participants, settings)
