@@ -111,7 +111,8 @@ def test_convention_is_stated() -> None:
 def test_cube_in_mm_is_square_on_the_picture(
     row: int, voxel_mm: tuple[float, float, float]
 ) -> None:
-    shape = tuple(int(36 / size) for size in voxel_mm)
+    # The field of view is no cube: a panel of wrong proportions would else go unseen.
+    shape = tuple(int(length / size) for length, size in zip((36, 48, 30), voxel_mm, strict=True))
     volume = np.zeros(shape)
     volume[tuple(slice(int(12 / size), int(24 / size)) for size in voxel_mm)] = 1.0
     figure = draw_mosaic(
