@@ -112,9 +112,15 @@ def test_cube_in_mm_is_square_on_the_picture(
     row: int, voxel_mm: tuple[float, float, float]
 ) -> None:
     # The field of view is no cube: a panel of wrong proportions would else go unseen.
-    shape = tuple(int(length / size) for length, size in zip((36, 48, 30), voxel_mm, strict=True))
+    lengths_mm = (36, 48, 24)
+    shape = tuple(int(length / size) for length, size in zip(lengths_mm, voxel_mm, strict=True))
     volume = np.zeros(shape)
-    volume[tuple(slice(int(12 / size), int(24 / size)) for size in voxel_mm)] = 1.0
+    volume[
+        tuple(
+            slice(int((length / 2 - 6) / size), int((length / 2 + 6) / size))
+            for length, size in zip(lengths_mm, voxel_mm, strict=True)
+        )
+    ] = 1.0
     figure = draw_mosaic(
         volume, voxel_mm, mask=np.ones(shape, bool), n_slices=1, window=(0, 1), margin_mm=0
     )
