@@ -25,7 +25,6 @@ _IGNORED = (
     "*.html",
     "figures",
     "group",
-    "logs",
     "*_xfm.*",
     "*_dwimap.*",
     "*_statmap.*",
