@@ -17,7 +17,7 @@ from bids_alsmri.numerics.eigen import dot, eigenvectors, tridiagonal_eigenvalue
 
 _FEWEST_VOLUMES = 4  # fewer leave no noise component beside the signal's
 _LANES = 8  # float64 numbers of the widest vector register: rows start at multiples of it
-_WHOLE_PATCH = -1
+_WHOLE_PATCH = -1  # in place of the index of a voxel within the patch
 _RELATIVE_ZERO = 2.220446049250313e-16  # spacing of float64 at 1
 
 _Array = NDArray[np.float64]
@@ -68,6 +68,7 @@ class _Work(NamedTuple):
     values: _Array
     vectors: _Array
     weights: _Array  # (N, n_voxels), voxels' coordinates on the components
+    estimate: _Array  # (N, n_voxels)
     lu: _Array
 
 
@@ -97,6 +98,7 @@ def _make_work(n_voxels: int, n_volumes: int) -> _Work:
         np.zeros(wide),
         np.zeros(wide),
         np.zeros((n_volumes, wide)),
+        np.zeros((n_volumes, long)),
         np.zeros((n_volumes, long)),
         np.zeros((5, wide)),
     )
@@ -128,9 +130,10 @@ def _load_patch(dwi: NDArray[np.floating], corner: _Index, size: _Index, work: _
 
 @kernel
 def _fill_gram(patch: _Array, n_voxels: int, n_volumes: int, gram: _Array) -> None:
-    # rows of the lower triangle, four voxels at a time: one load and store of gram for four terms
+    # rows of the lower triangle up to a whole register (patch is 0 beyond n_volumes), four voxels
+    # at a time: one load and store of gram for four terms
     for a in range(n_volumes):
-        for b in range(a + 1):
+        for b in range(gram.shape[1]):
             gram[a, b] = 0.0
     n_blocked = n_voxels - n_voxels % 4
     for v in range(0, n_blocked, 4):
@@ -138,14 +141,14 @@ def _fill_gram(patch: _Array, n_voxels: int, n_volumes: int, gram: _Array) -> No
         for a in range(n_volumes):
             x0, x1, x2, x3 = row0[a], row1[a], row2[a], row3[a]
             out = gram[a]
-            for b in range(a + 1):
+            for b in range((a // 8 + 1) * 8):
                 out[b] += (x0 * row0[b] + x1 * row1[b]) + (x2 * row2[b] + x3 * row3[b])
     for v in range(n_blocked, n_voxels):
         row0 = patch[v]
         for a in range(n_volumes):
             x0 = row0[a]
             out = gram[a]
-            for b in range(a + 1):
+            for b in range((a // 8 + 1) * 8):
                 out[b] += x0 * row0[b]
     inverse = 1.0 / n_voxels
     for a in range(n_volumes):
@@ -203,86 +206,91 @@ def _solve_patch(
 
 
 @kernel
-def _project(work: _Work, n_vectors: int, n_voxels: int, n_volumes: int, only: int) -> None:
-    # coordinates of every voxel, or of voxel `only`, on the components in work.vectors
-    if only != _WHOLE_PATCH:
-        for j in range(n_vectors):
-            work.weights[j, only] = dot(work.vectors[j], work.patch[only], n_volumes)
-        return
+def _add_scaled_rows(
+    factors: _Array, rows: _Array, n_rows: int, sign: float, n: int, out: _Array
+) -> None:
+    # out[:n] += sign * factors @ rows, four rows at a time
+    n_blocked = n_rows - n_rows % 4
+    for i in range(0, n_blocked, 4):
+        f0, f1 = sign * factors[i], sign * factors[i + 1]
+        f2, f3 = sign * factors[i + 2], sign * factors[i + 3]
+        row0, row1, row2, row3 = rows[i], rows[i + 1], rows[i + 2], rows[i + 3]
+        for m in range(n):
+            out[m] += (f0 * row0[m] + f1 * row1[m]) + (f2 * row2[m] + f3 * row3[m])
+    for i in range(n_blocked, n_rows):
+        f0 = sign * factors[i]
+        row0 = rows[i]
+        for m in range(n):
+            out[m] += f0 * row0[m]
+
+
+@kernel
+def _estimate_patch(
+    work: _Work, n_vectors: int, from_signal: bool, n_voxels: int, n_volumes: int
+) -> None:
+    # volumes in rows, so that the inner loops run over the voxels, which are more
     for v in range(n_voxels):
         row = work.patch[v]
         for b in range(n_volumes):
             work.turned[b, v] = row[b]
-    n_blocked = n_volumes - n_volumes % 4
     for j in range(n_vectors):
-        out, vector = work.weights[j], work.vectors[j]
+        weights = work.weights[j]
         for v in range(n_voxels):
-            out[v] = 0.0
-        for b in range(0, n_blocked, 4):
-            f0, f1, f2, f3 = vector[b], vector[b + 1], vector[b + 2], vector[b + 3]
-            row0, row1 = work.turned[b], work.turned[b + 1]
-            row2, row3 = work.turned[b + 2], work.turned[b + 3]
-            for v in range(n_voxels):
-                out[v] += (f0 * row0[v] + f1 * row1[v]) + (f2 * row2[v] + f3 * row3[v])
-        for b in range(n_blocked, n_volumes):
-            f0 = vector[b]
-            row0 = work.turned[b]
-            for v in range(n_voxels):
-                out[v] += f0 * row0[v]
+            weights[v] = 0.0
+        _add_scaled_rows(work.vectors[j], work.turned, n_volumes, 1.0, n_voxels, weights)
+    for b in range(n_volumes):
+        out, voxels = work.estimate[b], work.turned[b]
+        for v in range(n_voxels):
+            out[v] = 0.0 if from_signal else voxels[v]
+        sign = 1.0 if from_signal else -1.0
+        _add_scaled_rows(work.vectors[:, b], work.weights, n_vectors, sign, n_voxels, out)
+
+
+@kernel
+def _estimate_voxel(work: _Work, n_vectors: int, from_signal: bool, v: int, n_volumes: int) -> None:
+    row, out = work.patch[v], work.estimate[0]
+    for b in range(n_volumes):
+        out[b] = 0.0 if from_signal else row[b]
+    sign = 1.0 if from_signal else -1.0
+    for j in range(n_vectors):
+        weight = sign * dot(work.vectors[j], row, n_volumes)
+        vector = work.vectors[j]
+        for b in range(n_volumes):
+            out[b] += weight * vector[b]
 
 
 @kernel
 def _add_voxel(
-    work: _Work, v: int, n_vectors: int, n_volumes: int, sign: float, weight: float, out: _Array
+    row: int, weight: float, variance: float, rank: int, mean: _Array, estimate: _Array, sums: _Sums
 ) -> None:
-    # out gains weight times mean + components (sign 1), or times voxel - components (sign -1)
-    row, mean = work.patch[v], work.mean
-    if sign > 0.0:
-        for b in range(n_volumes):
-            out[b] += weight * mean[b]
-    else:
-        for b in range(n_volumes):
-            out[b] += weight * (mean[b] + row[b])
-    factor = sign * weight
-    n_blocked = n_vectors - n_vectors % 2
-    for j in range(0, n_blocked, 2):
-        f0, vector0 = factor * work.weights[j, v], work.vectors[j]
-        f1, vector1 = factor * work.weights[j + 1, v], work.vectors[j + 1]
-        for b in range(n_volumes):
-            out[b] += f0 * vector0[b] + f1 * vector1[b]
-    for j in range(n_blocked, n_vectors):
-        f0, vector0 = factor * work.weights[j, v], work.vectors[j]
-        for b in range(n_volumes):
-            out[b] += f0 * vector0[b]
+    out = sums.signal[row]
+    for b in range(out.shape[0]):
+        out[b] += weight * (mean[b] + estimate[b])
+    sums.weight[row] += weight
+    sums.variance[row] += weight * variance
+    sums.rank[row] += weight * rank
 
 
 @kernel
 def _add_patch(
     corner: _Index,
     size: _Index,
-    only: int,
     mask_row: _Index,
     variance: float,
     rank: int,
-    n_vectors: int,
-    sign: float,
-    n_volumes: int,
     work: _Work,
     sums: _Sums,
 ) -> None:
     weight = 1.0 / (1.0 + rank)  # Manjon 2013, equation 3
-    v = -1
+    v = 0
     for x in range(corner[0], corner[0] + size[0]):
         for y in range(corner[1], corner[1] + size[1]):
             for z in range(corner[2], corner[2] + size[2]):
-                v += 1
                 row = mask_row[x, y, z]
-                if row < 0 or (only != _WHOLE_PATCH and only != v):
-                    continue
-                _add_voxel(work, v, n_vectors, n_volumes, sign, weight, sums.signal[row])
-                sums.weight[row] += weight
-                sums.variance[row] += weight * variance
-                sums.rank[row] += weight * rank
+                if row >= 0:
+                    estimate = work.estimate[:, v]
+                    _add_voxel(row, weight, variance, rank, work.mean, estimate, sums)
+                v += 1
 
 
 @kernel
@@ -305,9 +313,8 @@ def _denoise_patches(
         _load_patch(dwi, corner, size, work)
         variance, rank, solved = _solve_patch(work, n_voxels, n_volumes, tau2, known_variance[i])
         # from the smaller set of components, signal or noise
-        first, stop, sign = n_volumes - rank, n_volumes, 1.0
-        if rank > n_volumes - rank:
-            first, stop, sign = 0, n_volumes - rank, -1.0
+        from_signal = 2 * rank <= n_volumes
+        first, stop = (n_volumes - rank, n_volumes) if from_signal else (0, n_volumes - rank)
         solved &= eigenvectors(
             work.gram,
             work.half_norm,
@@ -322,10 +329,17 @@ def _denoise_patches(
         )
         if not solved:
             n_failed += 1
-        _project(work, stop - first, n_voxels, n_volumes, only)
-        _add_patch(
-            corner, size, only, mask_row, variance, rank, stop - first, sign, n_volumes, work, sums
-        )
+        if only < 0:
+            _estimate_patch(work, stop - first, from_signal, n_voxels, n_volumes)
+            _add_patch(corner, size, mask_row, variance, rank, work, sums)
+        else:
+            _estimate_voxel(work, stop - first, from_signal, only, n_volumes)
+            row = mask_row[
+                corner[0] + only // (size[1] * size[2]),
+                corner[1] + only // size[2] % size[1],
+                corner[2] + only % size[2],
+            ]
+            _add_voxel(row, 1.0, variance, rank, work.mean, work.estimate[0], sums)
     return n_failed
 
 
