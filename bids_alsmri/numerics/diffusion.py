@@ -145,12 +145,24 @@ def _predict_log(design: FloatArray, beta: FloatArray, log_fit: FloatArray) -> f
 
 
 @kernel
-def _weigh_by_fit(
-    log_fit: FloatArray, highest: float, usable: BoolArray, weight: FloatArray
-) -> None:
+def _reweigh(
+    design: FloatArray,
+    log_signal: FloatArray,
+    log_fit: FloatArray,
+    usable: BoolArray,
+    weight: FloatArray,
+    lower: FloatArray,
+    beta: FloatArray,
+    n_rounds: int,
+) -> bool:
     # noise of ln S is noise over S, so a volume counts by its predicted signal squared
-    for volume in range(len(weight)):
-        weight[volume] = np.exp(2 * (log_fit[volume] - highest)) if usable[volume] else 0.0
+    for _ in range(n_rounds):
+        highest = _predict_log(design, beta, log_fit)
+        for volume in range(len(weight)):
+            weight[volume] = np.exp(2 * (log_fit[volume] - highest)) if usable[volume] else 0.0
+        if not _solve_weighted(design, log_signal, weight, lower, beta):
+            return False
+    return True
 
 
 @kernel
@@ -252,7 +264,7 @@ def _drop_outliers(
 def _fit_voxels(
     signal: FloatArray,
     design: FloatArray,
-    reweight: bool,
+    n_rounds: int,
     cutoff_sd: float,
     noise_sigma: float,
     parameters: FloatArray,
@@ -271,26 +283,13 @@ def _fit_voxels(
             log_signal[volume] = np.log(value) if usable[volume] else 0.0
             weight[volume] = 1.0 if usable[volume] else 0.0
         solved = _solve_weighted(design, log_signal, weight, lower, beta)
-        if solved and reweight:
-            highest = _predict_log(design, beta, log_fit)
-            _weigh_by_fit(log_fit, highest, usable, weight)
-            solved = _solve_weighted(design, log_signal, weight, lower, beta)
+        solved = solved and _reweigh(
+            design, log_signal, log_fit, usable, weight, lower, beta, n_rounds
+        )
         if solved and cutoff_sd > 0:
             solved = _drop_outliers(
-                design,
-                log_signal,
-                log_fit,
-                usable,
-                weight,
-                lower,
-                beta,
-                noise_sigma,
-                cutoff_sd,
-            )
-            if solved:
-                highest = _predict_log(design, beta, log_fit)
-                _weigh_by_fit(log_fit, highest, usable, weight)
-                solved = _solve_weighted(design, log_signal, weight, lower, beta)
+                design, log_signal, log_fit, usable, weight, lower, beta, noise_sigma, cutoff_sd
+            ) and _reweigh(design, log_signal, log_fit, usable, weight, lower, beta, n_rounds)
         if solved:
             _predict_log(design, beta, log_fit)
             squares = 0.0
@@ -310,6 +309,7 @@ def fit_tensor(
     mask: BoolArray,
     *,
     method: str,
+    n_reweightings: int,
     outlier_cutoff_sd: float,
     noise_sigma: float | None,
 ) -> TensorFit:
@@ -325,6 +325,9 @@ def fit_tensor(
         Where to fit.
     method : {"ols", "wls", "robust"}
         Ordinary or weighted least squares of the logarithm, or weighted without outliers.
+    n_reweightings : int
+        For "wls" and "robust": rounds of least squares with weights from the fit before, at
+        least 1.
     outlier_cutoff_sd : float
         For "robust": residuals beyond it, in standard deviations of the noise, are outliers.
     noise_sigma : float or None
@@ -344,10 +347,12 @@ def fit_tensor(
 
     Notes
     -----
-    "wls" weighs each volume by the squared signal that an ordinary fit predicts (Chung, Lu and
-    Henry 2006, doi:10.1016/j.neuroimage.2006.07.001). "robust" is IRLLS (Collier et al. 2015,
-    doi:10.1002/mrm.25351): Geman-McClure weights, then ordinary and weighted least squares without
-    outliers. Both equal dipy's `TensorModel(fit_method="WLS")` and `"RWLS"`. Volumes with no
+    "wls" weighs each volume by the squared signal that the fit before predicts, at first the
+    ordinary one (Veraart et al. 2013, doi:10.1016/j.neuroimage.2013.05.028). "robust" is IRLLS
+    (Collier et al. 2015, doi:10.1002/mrm.25351): Geman-McClure weights, then ordinary and weighted
+    least squares without outliers. With one reweighting both equal dipy's
+    `TensorModel(fit_method="WLS")` and `"RWLS"`, with two "wls" equals MRtrix3's
+    ``dwi2tensor -ols -iter 2``. Volumes with no
     positive signal have no logarithm and do not enter in that voxel. Eigenvalues below
     :math:`10^{-6} / b_{max}` are raised to it, as in dipy; a voxel with no eigenvalue above it
     fails. Beyond the maps, memory stays below `N` times 0.4 MB, whatever the image's size.
@@ -360,7 +365,8 @@ def fit_tensor(
     ... )
     >>> signal = 100 * np.exp(-table.b_values_s_mm2 * 0.7e-3)[np.newaxis]
     >>> fit = fit_tensor(
-    ...     signal, table, np.array([True]), method="wls", outlier_cutoff_sd=3, noise_sigma=None
+    ...     signal, table, np.array([True]), method="wls", n_reweightings=2,
+    ...     outlier_cutoff_sd=3, noise_sigma=None,
     ... )
     >>> print(f"{fit.md[0]:.2e} {fit.s0[0]:.1f}")
     7.00e-04 100.0
@@ -372,6 +378,8 @@ def fit_tensor(
             f"signal has shape {signal.shape}, mask {mask.shape} and gradients "
             f"{gradients.n_volumes} volumes; give (..., N), (...) and N"
         )
+    if method != "ols":
+        require_range("n_reweightings", n_reweightings, 1, np.inf)
     if method == "robust":
         require_range("outlier_cutoff_sd", outlier_cutoff_sd, 0, np.inf, open_low=True)
     if noise_sigma is not None:
@@ -391,7 +399,7 @@ def fit_tensor(
         _fit_voxels(
             values,
             design / scale,
-            method != "ols",
+            0 if method == "ols" else n_reweightings,
             float(outlier_cutoff_sd) if method == "robust" else 0.0,
             float(noise_sigma or 0.0),
             parameters,

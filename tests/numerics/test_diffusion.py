@@ -1,6 +1,5 @@
 """Tensor fit against closed form, dipy, NumPy and MRtrix."""
 
-import os
 import shutil
 import subprocess
 
@@ -47,10 +46,16 @@ def turned_tensor(eigenvalues, angles_deg):
     return turn @ np.diag(eigenvalues) @ turn.T, turn[:, 0]
 
 
-def fit(signal, table, method="wls", mask=None, cutoff=3.0, sigma=None):
+def fit(signal, table, method="wls", mask=None, rounds=1, sigma=None):
     mask = np.ones(signal.shape[:-1], dtype=bool) if mask is None else mask
     return fit_tensor(
-        signal, table, mask, method=method, outlier_cutoff_sd=cutoff, noise_sigma=sigma
+        signal,
+        table,
+        mask,
+        method=method,
+        n_reweightings=rounds,
+        outlier_cutoff_sd=3.0,
+        noise_sigma=sigma,
     )
 
 
@@ -120,28 +125,30 @@ def test_fit_equals_dipys(method, dipy_method):
     theirs = TensorModel(
         gradient_table(table.b_values_s_mm2, bvecs=table.directions_world), fit_method=dipy_method
     ).fit(signal)
-    same = ours.clipped_mask | (theirs.evals.min(axis=1) > 1.1e-9)
-    assert same.all()
+    assert_array_equal(ours.clipped_mask, theirs.evals.min(axis=1) < 1.1e-9)
     # 1e-5 relative: ours are single precision, both clip eigenvalues at 1e-9 mm2/s
     assert_allclose(ours.fa, theirs.fa, atol=1e-5)
     assert_allclose(ours.md, theirs.md, rtol=1e-5)
     assert_allclose(ours.ad, theirs.ad, rtol=1e-5)
 
 
-def numpy_weighted_fit(signal, design):
+def numpy_weighted_fit(signal, design, rounds):
     """Plain twin of the compiled weighted fit, one voxel."""
-    log_signal = np.log(signal)
-    first = np.linalg.lstsq(design, log_signal, rcond=None)[0]
-    weight = np.exp(design @ first)
-    return np.linalg.lstsq(design * weight[:, np.newaxis], weight * log_signal, rcond=None)[0]
+    weight = np.ones(len(signal))
+    for _ in range(rounds + 1):
+        rows = design * weight[:, np.newaxis]
+        found = np.linalg.lstsq(rows, weight * np.log(signal), rcond=None)[0]
+        weight = np.exp(design @ found)
+    return found
 
 
-def test_kernel_equals_its_numpy_twin():
+@pytest.mark.parametrize("rounds", [1, 2, 5])
+def test_kernel_equals_its_numpy_twin(rounds):
     table = gradients(20, n_b0=3)
     signal = noisy_series(20, table, seed=5)
-    found = fit(signal, table)
+    found = fit(signal, table, rounds=rounds)
     design = tensor_design(table)
-    twin = np.array([numpy_weighted_fit(one, design) for one in signal])
+    twin = np.array([numpy_weighted_fit(one, design, rounds) for one in signal])
     assert_allclose(found.tensor, twin[:, :6], atol=1e-9)  # mm2/s; single precision of 1e-3
     assert_allclose(found.s0, np.exp(twin[:, 6]), rtol=1e-5)
     residual = signal - np.exp(twin @ design.T)
@@ -330,3 +337,77 @@ def test_leaving_out_the_rotation_of_b_vectors_is_seen_in_fa_and_direction():
     assert_allclose(abs(kept.v1[0] @ axis), 1, atol=1e-5)
     assert abs(left_out.fa[0] - truth) > 0.002  # 200 times the error with rotation
     assert np.degrees(np.arccos(abs(left_out.v1[0] @ axis))) > 5
+
+
+@pytest.fixture(scope="module")
+def real_series(test_data):
+    """A real series of 1 b=0 and 20 b=2500, its table and a brain mask by threshold."""
+    nib = pytest.importorskip("nibabel")
+    from scipy import ndimage
+
+    stem = test_data / "bids_brain/sub-01/dwi/sub-01_dir-AP_dwi"
+    image = nib.load(f"{stem}.nii.gz")
+    signal = image.get_fdata(dtype=np.float32)
+    checked = check_gradients(
+        np.loadtxt(f"{stem}.bval"),
+        np.loadtxt(f"{stem}.bvec"),
+        n_volumes=signal.shape[3],
+        b0_threshold_s_mm2=50,
+    )
+    bright = ndimage.binary_opening(signal[..., 0] > 0.3 * np.percentile(signal[..., 0], 98))
+    labels, _ = ndimage.label(bright)
+    mask = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
+    return stem, image.affine, signal, world_table(checked, image.affine), mask
+
+
+def mrtrix_tensor(real_series, folder, *options):
+    """Maps of Debian's MRtrix3 for the same series and mask."""
+    nib = pytest.importorskip("nibabel")
+    if shutil.which("dwi2tensor") is None:
+        pytest.skip("MRtrix3 is not installed (Debian package mrtrix3)")
+    stem, affine, _, _, mask = real_series
+    nib.save(nib.Nifti1Image(mask.astype(np.uint8), affine), folder / "mask.nii")
+    fit_command = ["dwi2tensor", f"{stem}.nii.gz", "tensor.nii", "-mask", "mask.nii", "-quiet"]
+    fit_command += ["-fslgrad", f"{stem}.bvec", f"{stem}.bval", *options]
+    subprocess.run(fit_command, cwd=folder, check=True)
+    maps_command = ["tensor2metric", "tensor.nii", "-fa", "fa.nii", "-adc", "md.nii", "-quiet"]
+    maps_command += ["-vector", "v1.nii", "-modulate", "none", "-mask", "mask.nii"]
+    subprocess.run(maps_command, cwd=folder, check=True)
+    return [nib.load(folder / f"{name}.nii").get_fdata() for name in ("fa", "md", "v1")]
+
+
+@pytest.mark.data
+@pytest.mark.peer
+@pytest.mark.parametrize(
+    ("method", "rounds", "options"),
+    [("ols", 1, ("-ols", "-iter", "0")), ("wls", 2, ("-ols", "-iter", "2"))],
+)
+def test_real_series_gives_mrtrix_maps_voxel_by_voxel(
+    real_series, tmp_path, method, rounds, options
+):
+    fa, md, v1 = mrtrix_tensor(real_series, tmp_path, *options)
+    _, _, signal, table, mask = real_series
+    found = fit(signal, table, method, mask, rounds)
+    # clipped eigenvalues and values of 0 are treated differently: MRtrix keeps the former and
+    # raises the latter to a floor; together 1 to 2 % of voxels
+    same = mask & ~found.clipped_mask & (found.n_used == 21)
+    assert same.sum() > 0.95 * mask.sum()
+    assert_allclose(found.fa[same], fa[same], atol=2e-4)  # both store single precision
+    assert_allclose(found.md[same], md[same], atol=1e-7)  # mm2/s, of about 6e-4
+    anisotropic = same & (found.fa > 0.3)
+    cosine = np.abs(np.sum(found.v1 * v1, axis=-1))[anisotropic]
+    assert np.degrees(np.arccos(np.minimum(cosine, 1))).max() < 0.5
+
+
+@pytest.mark.data
+@pytest.mark.peer
+def test_real_series_agrees_with_mrtrix_as_it_comes(real_series, tmp_path):
+    fa, md, _ = mrtrix_tensor(real_series, tmp_path)
+    _, _, signal, table, mask = real_series
+    found = fit(signal, table, "wls", mask, rounds=2)
+    same = mask & ~found.clipped_mask & (found.n_used == 21)
+    # its first weights are the measured signals, ours an ordinary fit: dark voxels at the edge
+    # of the mask, where one volume decides, have not forgotten that after two rounds
+    assert np.median(np.abs(found.fa - fa)[same]) < 1e-3
+    assert np.corrcoef(found.fa[same], fa[same])[0, 1] > 0.99
+    assert np.median(np.abs(found.md - md)[same]) < 1e-6  # mm2/s, of about 6e-4
