@@ -4,8 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 PROJECT = Path(__file__).resolve().parents[1]
+
+# The same cases on every run; no deadline, since first calls import and compile.
+settings.register_profile("bids_alsmri", derandomize=True, deadline=None)
+settings.load_profile("bids_alsmri")
 
 
 @pytest.fixture(scope="session")

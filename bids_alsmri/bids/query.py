@@ -547,6 +547,67 @@ def find_scans(
     return scans, skips
 
 
+def find_derivative(
+    layout: BIDSLayout, participant: str, session: str | None, spec: InputSpec
+) -> Path | None:
+    """File of a derivative dataset that can be used again.
+
+    Parameters
+    ----------
+    layout : bids.layout.BIDSLayout
+        Of the derivative dataset, as made by `open_layout`.
+    participant : str
+        Label without ``sub-``.
+    session : str or None
+        Label without ``ses-``; without such a file there, the participant's folder above the
+        sessions is searched, where fMRIPrep puts what it made of several sessions.
+    spec : InputSpec
+        What to look for, such as suffix mask, desc brain and no space.
+
+    Returns
+    -------
+    Path or None
+        The file, or None where there is none.
+
+    Raises
+    ------
+    DataError
+        If several files fit, or the one that fits is empty or not fetched.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> mask = InputSpec("mask", ("mask",), ("anat",), absent=("space",))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "sub-01" / "anat" / "sub-01_desc-brain_mask.nii.gz"
+    ...     path.parent.mkdir(parents=True)
+    ...     _ = path.write_text("image")
+    ...     layout = open_layout(Path(folder), ["01"], database_dir=None)
+    ...     find_derivative(layout, "01", "m00", mask).name
+    'sub-01_desc-brain_mask.nii.gz'
+    """
+    root = Path(layout.root)
+    search = _Search("", root, {}, spec, {}, ())
+    files = list_files(layout)
+    own = _Participant(
+        participant,
+        tuple(file for file in files if file.participant == participant),
+        tuple(file for file in files if file.participant is None),
+    )
+    for place in dict.fromkeys([session, None]):
+        found = _select(search, own, spec, place, filtered=False)
+        if len(found) > 1:
+            names = ", ".join(file.path.relative_to(root).as_posix() for file in found)
+            raise DataError(
+                f"{root}: {len(found)} files fit {spec.description or spec.name} where one is due: "
+                f"{names}; leave the dataset out of --derivatives or remove the others"
+            )
+        if found:
+            _require_content(root, [found[0].path])
+            return found[0].path
+    return None
+
+
 @dataclass(frozen=True)
 class _Search:
     """What is looked for."""

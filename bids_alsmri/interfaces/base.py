@@ -144,7 +144,8 @@ def _open(path: Path) -> Any:
     if path.stat().st_size == 0:
         raise DataError(f"{path}: holds 0 bytes; expected a NIfTI image; copy or convert it again")
     try:
-        image = nib.load(path)
+        # Not mapped: the values are the caller's to change, and the file is not.
+        image = nib.load(path, mmap=False)
     except (HeaderDataError, ValueError) as error:
         # Read with the header: a scale factor or a quaternion that is out of its range.
         raise DataError(
@@ -317,8 +318,7 @@ def _scaled(
 ) -> NDArray[np.floating[Any]]:
     """Scaled values; volume by volume, since float64 of a whole series is large."""
     if slope == 1.0 and intercept == 0.0:
-        # order K keeps the file's memory order, so that no second copy is made.
-        return np.array(stored, dtype=dtype, order="K")
+        return np.require(stored, dtype=dtype, requirements="W")
     data = np.empty(stored.shape, dtype=dtype, order="F")
     if stored.ndim == 3:
         data[...] = stored.astype(np.float64) * slope + intercept
@@ -379,7 +379,9 @@ def write_image(
     Raises
     ------
     NumericsError
-        If integers do not fit int16, values overflow float32, or the affine is sheared.
+        If integers do not fit int16, or values overflow float32.
+    DataError
+        If the affine is sheared or cannot be inverted.
     RunError
         If the disk is full or the folder cannot be written, with exit code 73.
 
@@ -512,8 +514,8 @@ def _check_time(path: Path, key: str, time: Any, longest_s: float) -> None:
     """Raise where one time is not in seconds."""
     if isinstance(time, bool) or not isinstance(time, int | float) or not np.isfinite(time):
         raise DataError(f"{path}: {key} is {time!r}; expected a number in s; correct the sidecar")
-    # The first slice starts at 0.
-    if time < 0 or (time == 0 and key != "SliceTiming"):
+    # The first slice starts at 0, or by rounding a little before.
+    if time <= 0 and key != "SliceTiming":
         raise DataError(f"{path}: {key} is {time:g} s; expected more than 0; correct the sidecar")
     if time > longest_s:
         raise DataError(

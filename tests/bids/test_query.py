@@ -8,6 +8,7 @@ import pytest
 
 from bids_alsmri.bids.query import (
     check_filters,
+    find_derivative,
     list_files,
     list_participants,
     list_sessions,
@@ -15,8 +16,8 @@ from bids_alsmri.bids.query import (
     parse_name,
     resolve_labels,
 )
-from bids_alsmri.bids.spec import load_io_spec
-from bids_alsmri.errors import ExitCode, RunError, SettingsError
+from bids_alsmri.bids.spec import InputSpec, load_io_spec
+from bids_alsmri.errors import DataError, ExitCode, RunError, SettingsError
 
 ENDS = (".nii.gz", ".bval", ".bvec")
 
@@ -414,6 +415,57 @@ def test_index_that_cannot_be_saved_has_its_exit_code(raw, tmp_path):
 def test_scans_do_not_hold_the_layout(raw, find):
     scans, _ = find(raw(*dwi("sub-01")))
     assert pickle.loads(pickle.dumps(scans)) == scans
+
+
+# Names that fMRIPrep 24 gives (docs, "Outputs of fMRIPrep").
+FMRIPREP = [
+    "anat/sub-01_desc-brain_mask.nii.gz",
+    "anat/sub-01_space-MNI152NLin2009cAsym_desc-brain_mask.nii.gz",
+    "anat/sub-01_label-GM_probseg.nii.gz",
+    "anat/sub-01_label-WM_probseg.nii.gz",
+    "anat/sub-01_from-T1w_to-MNI152NLin2009cAsym_mode-image_xfm.h5",
+    "anat/sub-01_from-MNI152NLin2009cAsym_to-T1w_mode-image_xfm.h5",
+]
+
+
+@pytest.mark.parametrize(
+    ("spec", "found"),
+    [
+        (
+            InputSpec(
+                "mask", ("mask",), ("anat",), absent=("space",), entities={"desc": ("brain",)}
+            ),
+            FMRIPREP[0],
+        ),
+        (InputSpec("wm", ("probseg",), ("anat",), entities={"label": ("WM",)}), FMRIPREP[3]),
+        (InputSpec("xfm", ("xfm",), ("anat",), (".h5",), entities={"from": ("T1w",)}), FMRIPREP[4]),
+        (InputSpec("csf", ("probseg",), ("anat",), entities={"label": ("CSF",)}), None),
+    ],
+)
+def test_derivatives_of_fmriprep_are_found_above_the_sessions(raw, spec, found):
+    root = raw(*[f"sub-01/{name}" for name in FMRIPREP])
+    layout = open_layout(root, ["01"], database_dir=None)
+    path = find_derivative(layout, "01", "m00", spec)
+    assert path == (None if found is None else root / "sub-01" / found)
+
+
+def test_derivative_of_the_own_session_comes_first(raw):
+    root = raw(
+        "sub-01/anat/sub-01_desc-brain_mask.nii.gz",
+        "sub-01/ses-m00/anat/sub-01_ses-m00_desc-brain_mask.nii.gz",
+    )
+    layout = open_layout(root, ["01"], database_dir=None)
+    mask = InputSpec("mask", ("mask",), ("anat",))
+    assert (
+        find_derivative(layout, "01", "m00", mask).name == "sub-01_ses-m00_desc-brain_mask.nii.gz"
+    )
+    assert find_derivative(layout, "01", "m12", mask).name == "sub-01_desc-brain_mask.nii.gz"
+
+
+def test_two_derivatives_that_fit_are_named(raw):
+    layout = open_layout(raw(*[f"sub-01/{name}" for name in FMRIPREP]), ["01"], database_dir=None)
+    with pytest.raises(DataError, match=r"2 files fit.*label-GM.*label-WM"):
+        find_derivative(layout, "01", None, InputSpec("tissue", ("probseg",), ("anat",)))
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_name_does_not_depend_on_the_order_given(labels, random):
 
 
 @given(entities())
-@settings(max_examples=50, deadline=None)  # the first call imports pybids
+@settings(max_examples=50)
 def test_pybids_reads_the_same_entities_from_a_name(labels):
     from bids.layout import parse_file_entities
 
