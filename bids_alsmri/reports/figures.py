@@ -41,8 +41,8 @@ _NAME_IN = 0.3
 _FOOT_IN = 0.42
 _GAP_IN = 0.06
 _MAX_ROW_IN = 2.9
-# 1440 pixels a row: at least one for each voxel of seven 1 mm brains, and about 1 MB a figure.
-_RASTER_DPI = 120
+# 1320 pixels a row: one for each voxel of seven 1 mm heads, and below 2 MB a figure.
+_RASTER_DPI = 110
 _INK, _PAPER = "#e8e8e8", "black"
 # Per orientation (axis of the cut): horizontal axis, vertical axis, names, letters at both sides.
 _HORIZONTAL, _VERTICAL = (1, 0, 0), (2, 2, 1)

@@ -27,6 +27,8 @@ SECTION_STATUSES: tuple[SectionStatus, ...] = ("done", "reused", "skipped", "fai
 RUN_STATUSES: tuple[RunStatus, ...] = ("done", "partial", "failed")
 _FILES_OF_KIND = {"still": 1, "flicker": 2}
 _MEDIA_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
+# A data: address ends at # and loses line ends; quotes and brackets would be escaped by the page.
+_SAFE_IN_DATA = " !$()*+,-./:;=?@[]^_`{|}~"
 _CITATION = re.compile(r"\[(@[\w:.-]+(?:\s*;\s*@[\w:.-]+)*)\]")
 
 
@@ -565,7 +567,12 @@ def _data_uri(path: Path) -> str:
         content = path.read_bytes()
     except OSError as error:
         raise RunError(f"{path}: cannot be read for the report ({error.strerror})") from error
-    return f"data:{_MEDIA_TYPES[path.suffix]};base64,{base64.b64encode(content).decode('ascii')}"
+    head = f"data:{_MEDIA_TYPES[path.suffix]}"
+    forms = [f"{head};base64,{base64.b64encode(content).decode('ascii')}"]
+    if path.suffix == ".svg":
+        # Pictures inside are base64 already: a second time would add another third.
+        forms.append(f"{head};charset=utf-8,{urllib.parse.quote(content, safe=_SAFE_IN_DATA)}")
+    return min(forms, key=len)
 
 
 def _relative_link(path: str) -> str:

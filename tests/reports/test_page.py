@@ -6,11 +6,14 @@ import base64
 import dataclasses
 import os
 import re
+import urllib.parse
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bids_alsmri.errors import ExitCode, RunError, SettingsError
 from bids_alsmri.reports.page import (
@@ -219,13 +222,35 @@ def test_output_names_never_become_another_address(page: Page, path: str) -> Non
     assert not set(links[-1]) & set(" #?:")
 
 
+def embedded(html: str) -> list[tuple[str, bytes]]:
+    """Media type and bytes of each picture, read as RFC 2397 has it."""
+    found = []
+    for _, attributes in read(html).elements:
+        if "src" in attributes:
+            head, _, content = attributes["src"].removeprefix("data:").partition(",")
+            media, *parameters = head.split(";")
+            raw = urllib.parse.unquote_to_bytes(content)
+            found.append(
+                (media, base64.b64decode(raw, validate=True) if "base64" in parameters else raw)
+            )
+    return found
+
+
 def test_pictures_are_embedded_byte_for_byte(page: Page) -> None:
-    sources = [attrs["src"] for tag, attrs in read(render_page(page)).elements if "src" in attrs]
-    assert len(sources) == 3
-    for source in sources:
-        head, _, content = source.partition(",")
-        assert head == "data:image/svg+xml;base64"
-        assert base64.b64decode(content, validate=True) == SVG
+    assert embedded(render_page(page)) == [("image/svg+xml", SVG)] * 3
+
+
+@given(content=st.binary(min_size=1), ending=st.sampled_from(["svg", "png"]))
+@settings(max_examples=30, deadline=None)
+def test_any_bytes_survive_embedding(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, ending: str
+) -> None:
+    path = tmp_path_factory.mktemp("picture") / f"a.{ending}"
+    path.write_bytes(content)
+    page = Page("p", "s", "1", datetime(2024, 5, 2, tzinfo=UTC), "c", "done")
+    section = Section("D", "s", "done", figures=(Figure("t", "c", (path,)),))
+    html = render_page(dataclasses.replace(page, sections=(section,)))
+    assert [found for _, found in embedded(html)] == [content]
 
 
 def test_every_picture_has_a_text_in_its_place(page: Page) -> None:
