@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from bids_alsmri.numerics.gradients import GradientTable, require_tensor_directi
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
+# rounds of least squares with weights from the fit before; they define the method
+_ROUNDS = MappingProxyType({"ols": 0, "wls": 1, "iwls": 2, "robust": 1})
 _N_TENSOR = 6
 _N_PARAMETERS = 7  # six tensor elements and ln S0
 _ROUNDING = 1e-9  # of the signal: smaller residuals are no noise and have no outliers
@@ -309,7 +312,6 @@ def fit_tensor(
     mask: BoolArray,
     *,
     method: str,
-    n_reweightings: int,
     outlier_cutoff_sd: float,
     noise_sigma: float | None,
 ) -> TensorFit:
@@ -323,11 +325,9 @@ def fit_tensor(
         Of N volumes.
     mask : (...) array of bool
         Where to fit.
-    method : {"ols", "wls", "robust"}
-        Ordinary or weighted least squares of the logarithm, or weighted without outliers.
-    n_reweightings : int
-        For "wls" and "robust": rounds of least squares with weights from the fit before, at
-        least 1.
+    method : {"ols", "wls", "iwls", "robust"}
+        Least squares of the logarithm: ordinary, weighted, weighted twice over, or weighted
+        without outliers.
     outlier_cutoff_sd : float
         For "robust": residuals beyond it, in standard deviations of the noise, are outliers.
     noise_sigma : float or None
@@ -347,12 +347,12 @@ def fit_tensor(
 
     Notes
     -----
-    "wls" weighs each volume by the squared signal that the fit before predicts, at first the
-    ordinary one (Veraart et al. 2013, doi:10.1016/j.neuroimage.2013.05.028). "robust" is IRLLS
-    (Collier et al. 2015, doi:10.1002/mrm.25351): Geman-McClure weights, then ordinary and weighted
-    least squares without outliers. With one reweighting both equal dipy's
-    `TensorModel(fit_method="WLS")` and `"RWLS"`, with two "wls" equals MRtrix3's
-    ``dwi2tensor -ols -iter 2``. Volumes with no
+    "wls" weighs each volume by the squared signal that an ordinary fit predicts, "iwls" does so
+    once more with its own prediction (Veraart et al. 2013,
+    doi:10.1016/j.neuroimage.2013.05.028). "robust" is IRLLS (Collier et al. 2015,
+    doi:10.1002/mrm.25351): Geman-McClure weights, then ordinary and weighted least squares without
+    outliers. "wls" and "robust" equal dipy's `TensorModel(fit_method="WLS")` and `"RWLS"`, "iwls"
+    equals MRtrix3's ``dwi2tensor -ols -iter 2``. Volumes with no
     positive signal have no logarithm and do not enter in that voxel. Eigenvalues below
     :math:`10^{-6} / b_{max}` are raised to it, as in dipy; a voxel with no eigenvalue above it
     fails. Beyond the maps, memory stays below `N` times 0.4 MB, whatever the image's size.
@@ -365,21 +365,18 @@ def fit_tensor(
     ... )
     >>> signal = 100 * np.exp(-table.b_values_s_mm2 * 0.7e-3)[np.newaxis]
     >>> fit = fit_tensor(
-    ...     signal, table, np.array([True]), method="wls", n_reweightings=2,
-    ...     outlier_cutoff_sd=3, noise_sigma=None,
+    ...     signal, table, np.array([True]), method="wls", outlier_cutoff_sd=3, noise_sigma=None
     ... )
     >>> print(f"{fit.md[0]:.2e} {fit.s0[0]:.1f}")
     7.00e-04 100.0
     """
-    if method not in ("ols", "wls", "robust"):
-        raise NumericsError(f'method is "{method}"; it must be "ols", "wls" or "robust"')
+    if method not in _ROUNDS:
+        raise NumericsError(f'method is "{method}"; it must be one of {", ".join(_ROUNDS)}')
     if signal.shape[:-1] != mask.shape or signal.shape[-1] != gradients.n_volumes:
         raise NumericsError(
             f"signal has shape {signal.shape}, mask {mask.shape} and gradients "
             f"{gradients.n_volumes} volumes; give (..., N), (...) and N"
         )
-    if method != "ols":
-        require_range("n_reweightings", n_reweightings, 1, np.inf)
     if method == "robust":
         require_range("outlier_cutoff_sd", outlier_cutoff_sd, 0, np.inf, open_low=True)
     if noise_sigma is not None:
@@ -399,7 +396,7 @@ def fit_tensor(
         _fit_voxels(
             values,
             design / scale,
-            0 if method == "ols" else n_reweightings,
+            _ROUNDS[method],
             float(outlier_cutoff_sd) if method == "robust" else 0.0,
             float(noise_sigma or 0.0),
             parameters,
