@@ -119,7 +119,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code.
     """
     parser = build_parser()
-    arguments = parser.parse_args(argv)
+    try:
+        arguments = parser.parse_args(argv)
+    except SystemExit as end:
+        # argparse leaves with 2, which BIDS Apps reserve; 0 is --help.
+        return int(ExitCode.USAGE) if end.code else int(ExitCode.DONE)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     # Imported late: --help answers without scipy and nibabel.
     from bids_alsmri.phantom.cohort import draw_cohort, kinds_of

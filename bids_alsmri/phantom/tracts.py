@@ -25,7 +25,7 @@ HIGH_MM = np.array([80.0, 84.0, 92.0])
 # Course of the corticospinal tract against height (template mm, right side).
 CST_Z = (-80.0, -66.0, -55.0, -45.0, -30.0, -12.0, 0.0, 8.0, 20.0, 30.0)
 CST_X = (3.0, 3.0, 4.0, 6.0, 8.0, 16.0, 21.0, 23.0, 25.0, 26.0)
-CST_Y = (-47.0, -46.0, -40.0, -32.0, -25.0, -18.0, -15.0, -14.0, -18.0, -20.0)
+CST_Y = (-47.0, -42.0, -37.5, -33.0, -26.0, -18.0, -15.0, -14.0, -18.0, -20.0)
 FAN_ORIGIN = (24.0, -19.0, 0.0)
 # Callosum in the middle plane (y, z), read off the template's white-matter map.
 CALLOSUM_YZ = (
