@@ -539,7 +539,7 @@ def draw_motion(
             volumes,
             rotations_deg,
             "rotation (°)",
-            ("about x (nod)", "about y", "about z (shake)"),
+            ("about x (nod)", "about y (tilt)", "about z (shake)"),
         )
         _draw_displacement(panels[2], volumes, framewise_displacement_mm, displacement_limit_mm)
         if outlier_share is not None:
