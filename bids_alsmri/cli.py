@@ -86,7 +86,11 @@ def make_parser(*, is_lenient: bool = False) -> argparse.ArgumentParser:
         With one flag per setting.
     """
     parser = UsageParser(
-        prog="bids_alsmri", description=DESCRIPTION, epilog=EXIT_CODES, allow_abbrev=False
+        prog="bids_alsmri",
+        usage="bids_alsmri BIDS_DIR OUTPUT_DIR {participant,group} [options]",
+        description=DESCRIPTION,
+        epilog=EXIT_CODES,
+        allow_abbrev=False,
     )
     for name, text in POSITIONALS.items():
         path = name.endswith("_dir") and not is_lenient

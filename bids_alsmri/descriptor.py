@@ -50,7 +50,7 @@ def make_descriptor() -> dict[str, Any]:
         "inputs": inputs,
         "output-files": [
             {
-                "id": "derivatives",
+                "id": "results",
                 "name": "Derivatives",
                 "description": "Folder with maps, tables, figures and reports.",
                 "path-template": "[OUTPUT_DIR]",

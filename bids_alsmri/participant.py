@@ -191,7 +191,9 @@ def _empty_graph(
     fit, apply = settings_by_stage(settings, job.pipeline.name)
     values = values_for_names(settings, job.pipeline.name, bool(upstream))
     roots = {"raw": settings.bids_dir, "": settings.output_dir, **settings.derivatives}
-    place = Surroundings(settings.output_dir, roots, values, settings.seed, VERSION)
+    place = Surroundings(
+        settings.output_dir, roots, values, settings.seed, settings.omp_nthreads, VERSION
+    )
     return Graph(workflow, job.scan, job.pipeline.io_spec, {**fit, **apply}, place, upstream)
 
 

@@ -131,7 +131,7 @@ def make_plan(settings: RunSettings) -> Plan:
             participants=participants,
             sessions=sessions,
             filters=filters,
-            group_by=pipeline.group_by,
+            group_by=pipeline.group_by(settings.pipelines[name]),
             primary=pipeline.primary,
         )
         skips += skipped

@@ -12,6 +12,7 @@ from typing import Any
 
 import nipype.pipeline.engine as pe
 from nipype.interfaces.base import BaseInterface
+from nipype.interfaces.utility import Merge
 
 from bids_alsmri.bids.query import Scan
 from bids_alsmri.bids.sink import bids_uri, figure_path, output_path, sidecar
@@ -63,6 +64,8 @@ class Surroundings:
         What fills the placeholders of the specs, such as ``template``.
     seed : int
         Seed of the run.
+    n_threads : int
+        Threads inside one step.
     version : str
         Version of the app.
     """
@@ -71,6 +74,7 @@ class Surroundings:
     roots: Mapping[str, Path]
     values: Mapping[str, str]
     seed: int
+    n_threads: int
     version: str
 
 
@@ -104,11 +108,26 @@ class Graph:
     destinations: dict[str, Path] = field(default_factory=dict)
     nodes: list[pe.Node] = field(default_factory=list)
 
+    @property
+    def n_threads(self) -> int:
+        """Threads inside a step whose result does not depend on them."""
+        return self.surroundings.n_threads
+
+    @property
+    def template(self) -> str:
+        """Name of the template space of the run."""
+        return self.surroundings.values["template"]
+
     def files(self, name: str) -> list[Path]:
-        """Files of an input, in the order of their names; empty where there are none."""
-        if name not in self.spec.inputs:
+        """Files of an input or of its companions, in one order; empty where there are none."""
+        spec = self.spec.inputs.get(name.partition("_")[0]) or self.spec.inputs.get(name)
+        if spec is None:
             raise RunError(f"pipeline {self.scan.pipeline} declares no input {name!r}")
         return list(self.scan.inputs.get(name, ()))
+
+    def metadata(self, name: str) -> list[dict[str, Any]]:
+        """Sidecars of the files of an input, in the same order."""
+        return [dict(self.scan.metadata.get(path, {})) for path in self.files(name)]
 
     def step(
         self, name: str, interface: BaseInterface, *, each: tuple[str, ...] = (), **inputs: Source
@@ -151,11 +170,21 @@ class Graph:
             if isinstance(source, Ref):
                 self.workflow.connect(source.node, source.output, node, given)
             elif isinstance(source, list) and any(isinstance(item, Ref) for item in source):
-                raise RunError(f"step {name}: {given} is a list of references; join them in a step")
+                self._connect_list(node, given, source)
             elif source is not None:
                 setattr(node.inputs, given, str(source) if isinstance(source, Path) else source)
         self._require_mandatory(node, interface, inputs)
         return Step(node)
+
+    def _connect_list(self, node: pe.Node, given: str, sources: list[Any]) -> None:
+        join = pe.Node(Merge(len(sources)), name=f"{node.name}_{given}_list", mem_gb=0.1)
+        self.nodes.append(join)
+        for index, source in enumerate(sources, start=1):
+            if isinstance(source, Ref):
+                self.workflow.connect(source.node, source.output, join, f"in{index}")
+            else:
+                setattr(join.inputs, f"in{index}", str(source))
+        self.workflow.connect(join, "out", node, given)
 
     def _node(self, name: str, interface: BaseInterface, each: tuple[str, ...]) -> pe.Node:
         full_name = re.sub(r"\W", "_", f"{self.scan.label}_{self.scan.pipeline}_{name}")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType, ModuleType
+from typing import Any
 
 from bids_alsmri import pipelines
 from bids_alsmri.bids.spec import IoSpec, load_io_spec
@@ -30,8 +31,9 @@ class Pipeline:
         Model of its settings.
     primary : str
         Input whose files make a scan.
-    group_by : tuple of str
-        Entities that, beside participant and session, keep scans apart.
+    group_by : callable
+        From the pipeline's settings to the entities that, beside participant and session, keep
+        scans apart.
     needs : tuple of str
         Pipelines whose results it uses where they are to be had.
     """
@@ -40,7 +42,7 @@ class Pipeline:
     title: str
     settings: type[SettingsModel]
     primary: str
-    group_by: tuple[str, ...] = ()
+    group_by: Callable[[Any], tuple[str, ...]]
     needs: tuple[str, ...] = ()
 
     @property

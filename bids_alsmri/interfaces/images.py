@@ -1,0 +1,218 @@
+"""Nodes on images that several pipelines share: registration, quality tables, figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from nipype.interfaces.base import File, InputMultiObject, isdefined, traits
+from numpy.typing import NDArray
+
+from bids_alsmri.interfaces.node import AlsInterface, NodeInputSpec, NodeOutputSpec, write_facts
+from bids_alsmri.interfaces.registration import Stage, apply_transforms, register
+
+
+def optional_path(value: Any) -> Path | None:
+    """Path of an input that may be left open.
+
+    Parameters
+    ----------
+    value : str or Undefined
+        Value of a trait.
+
+    Returns
+    -------
+    Path or None
+        None where it was left open.
+    """
+    return Path(value) if isdefined(value) and value else None
+
+
+def as_stages(parts: Iterable[Mapping[str, Any]]) -> list[Stage]:
+    """Stages of a registration from what a node takes as input.
+
+    Parameters
+    ----------
+    parts : iterable of mapping
+        Arguments of :class:`Stage`, lists for tuples.
+
+    Returns
+    -------
+    list of Stage
+        In their order.
+    """
+    return [
+        Stage(**{name: tuple(v) if isinstance(v, list) else v for name, v in part.items()})
+        for part in parts
+    ]
+
+
+class RegisterInputSpec(NodeInputSpec):
+    """Inputs of :class:`Register`."""
+
+    fixed = File(exists=True, mandatory=True, desc="image that gives the grid")
+    moving = File(exists=True, mandatory=True, desc="image that is moved")
+    fixed_mask = File(exists=True, desc="where the metric is taken, fixed image")
+    moving_mask = File(exists=True, desc="where the metric is taken, moving image")
+    initial = File(exists=True, desc="transform to start from")
+    stages = traits.List(traits.Dict(), mandatory=True, desc="arguments of each stage")
+    seed = traits.Int(mandatory=True, desc="seed of the metric's sampling")
+    n_threads = traits.Int(mandatory=True, desc="ITK threads")
+
+
+class RegisterOutputSpec(NodeOutputSpec):
+    """Outputs of :class:`Register`."""
+
+    forward = File(exists=True, desc="brings the moving image onto the fixed one")
+    inverse = File(exists=True, desc="brings the fixed image onto the moving one")
+    moved = File(exists=True, desc="moving image on the fixed grid")
+
+
+class Register(AlsInterface):
+    """Bring a moving image onto a fixed one by the stages given."""
+
+    input_spec = RegisterInputSpec
+    output_spec = RegisterOutputSpec
+    memory_gb = 2.0
+
+    def _run_interface(self, runtime: Any) -> Any:
+        found = register(
+            Path(self.inputs.fixed),
+            Path(self.inputs.moving),
+            stages=as_stages(self.inputs.stages),
+            out_prefix=self.file(runtime, "found"),
+            seed=self.inputs.seed,
+            n_threads=self.inputs.n_threads,
+            initial=optional_path(self.inputs.initial),
+            fixed_mask=optional_path(self.inputs.fixed_mask),
+            moving_mask=optional_path(self.inputs.moving_mask),
+        )
+        moved = apply_transforms(
+            Path(self.inputs.moving),
+            Path(self.inputs.fixed),
+            [found.forward],
+            self.file(runtime, "moved.nii.gz"),
+            interpolation="Linear",
+            n_threads=self.inputs.n_threads,
+        )
+        return self.give(
+            runtime, {"forward": found.forward, "inverse": found.inverse, "moved": moved}
+        )
+
+
+class QualityTableInputSpec(NodeInputSpec):
+    """Inputs of :class:`QualityTable`."""
+
+    facts = InputMultiObject(File(exists=True), mandatory=True, desc="findings of the steps")
+    definitions = File(exists=True, mandatory=True, desc="unit, range and meaning of each measure")
+
+
+class QualityTableOutputSpec(NodeOutputSpec):
+    """Outputs of :class:`QualityTable`."""
+
+    table = File(exists=True, desc="long table, TSV")
+    facts = File(exists=True, desc="warnings and notes for the sidecar")
+
+
+class QualityTable(AlsInterface):
+    """Collect the findings of all steps into one table of quality."""
+
+    input_spec = QualityTableInputSpec
+    output_spec = QualityTableOutputSpec
+    memory_gb = 0.2
+
+    def _run_interface(self, runtime: Any) -> Any:
+        facts = [json.loads(Path(path).read_text(encoding="utf-8")) for path in self.inputs.facts]
+        definitions = json.loads(Path(self.inputs.definitions).read_text(encoding="utf-8"))
+        rows = quality_rows(facts, definitions)
+        table = self.file(runtime, "quality.tsv")
+        pd.DataFrame(rows).to_csv(table, sep="\t", index=False, na_rep="n/a", float_format="%.6g")
+        texts = {
+            "Warnings": [text for part in facts for text in part.get("warnings", [])],
+            "Notes": [text for part in facts for text in part.get("notes", [])],
+        }
+        return self.give(
+            runtime,
+            {"table": table, "facts": write_facts(self.file(runtime, "facts.json"), texts)},
+        )
+
+
+def quality_rows(
+    facts: Iterable[Mapping[str, Any]], definitions: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Rows of a quality table.
+
+    Parameters
+    ----------
+    facts : iterable of mapping
+        Findings of steps; ``measures`` is a list of names and values.
+    definitions : mapping of mapping
+        Unit, low, high and description of each measure.
+
+    Returns
+    -------
+    list of dict
+        Measure, value, unit, low, high, description.
+
+    Examples
+    --------
+    >>> rows = quality_rows(
+    ...     [{"measures": [{"measure": "snr", "value": 20.0}]}],
+    ...     {"snr": {"unit": "1", "low": 10, "high": None, "description": "Signal over noise"}},
+    ... )
+    >>> rows[0]["value"], rows[0]["low"]
+    (20.0, 10)
+    """
+    return [
+        {"measure": item["measure"], "value": item["value"], **definitions[item["measure"]]}
+        for part in facts
+        for item in part.get("measures", [])
+    ]
+
+
+def canonical(path: Path, *, ndim: int = 3) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Values and affine of an image, its axes reordered to right, anterior, superior.
+
+    Parameters
+    ----------
+    path : Path
+        Image.
+    ndim : int
+        3, or 4 for a series or a vector map.
+
+    Returns
+    -------
+    data : (X, Y, Z[, N]) array
+        Values.
+    affine : (4, 4) array
+        Of the reordered image.
+    """
+    import nibabel as nib
+
+    image = nib.as_closest_canonical(nib.load(path))
+    return np.asarray(image.dataobj, dtype=np.float32), image.affine
+
+
+def voxel_edges_mm(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Edges of the voxels of an affine.
+
+    Parameters
+    ----------
+    affine : (4, 4) array
+        Voxel to world, in mm.
+
+    Returns
+    -------
+    (3,) array
+        In mm.
+
+    Examples
+    --------
+    >>> voxel_edges_mm(np.diag([2.0, 2.0, 3.0, 1.0]))
+    array([2., 2., 3.])
+    """
+    return np.asarray(np.linalg.norm(affine[:3, :3], axis=0), dtype=np.float64)

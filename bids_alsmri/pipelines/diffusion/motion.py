@@ -1,0 +1,303 @@
+"""Motion and eddy-current correction of a series, and the tables it leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bids_alsmri.interfaces.base import ImageData
+from bids_alsmri.numerics.diffusion_quality import framewise_displacement
+from bids_alsmri.numerics.eddy import EddyResult, EddySettings, correct_series, register_to_b0
+from bids_alsmri.numerics.outliers import multiband_groups
+from bids_alsmri.numerics.resampling import grid_points, points_to_volume, resample_series
+from bids_alsmri.pipelines.diffusion.places import Motion, motion_columns
+from bids_alsmri.pipelines.diffusion.series import SeriesTable
+from bids_alsmri.pipelines.diffusion.steps import Facts, Float, measure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# above it a volume shares too little contrast with the b=0 (Andersson and Sotiropoulos 2016)
+MAX_B_FOR_B0_S_MM2 = 1500.0
+
+
+@dataclass(frozen=True)
+class MotionChoices:
+    """How motion is corrected.
+
+    Parameters
+    ----------
+    target : {'prediction', 'b0'}
+        What volumes are registered to.
+    replace_outliers : bool
+        Whether lost slices are replaced.
+    eddy : EddySettings
+        What the numerics need; its axes are those of the series' table.
+    radius_mm : float
+        For the framewise displacement.
+    """
+
+    target: str
+    replace_outliers: bool
+    eddy: EddySettings
+    radius_mm: float
+
+    @classmethod
+    def of(cls, inputs: Any) -> MotionChoices:
+        """Choices from the inputs of the node, axes still open."""
+        eddy = EddySettings(
+            model=inputs.model,
+            phase_axis=1,
+            slice_axis=2,
+            smoothing_fwhm_mm=tuple(inputs.smoothing_fwhm_mm),
+            tolerance_mm=inputs.tolerance_mm,
+            mask_margin_mm=inputs.mask_margin_mm,
+            contrast_margin_mm=inputs.contrast_margin_mm,
+            contrast_fwhm_mm=inputs.contrast_fwhm_mm,
+            outlier_threshold_sd=inputs.outlier_threshold_sd,
+            outlier_min_change=inputs.outlier_min_change,
+            outlier_both_signs=False,
+            min_slice_voxels=inputs.min_slice_voxels,
+            b0_threshold_s_mm2=inputs.b0_threshold_s_mm2,
+            shell_gap_s_mm2=inputs.shell_gap_s_mm2,
+            align_shells=inputs.align_shells,
+            threads=inputs.n_threads,
+        )
+        return cls(inputs.target, inputs.replace_outliers, eddy, inputs.radius_mm)
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """What the correction found.
+
+    Parameters
+    ----------
+    data : (X, Y, Z, N) array
+        The series on its own grid.
+    result : EddyResult
+        Transforms and outliers.
+    displacement_mm : (N,) array
+        Framewise displacement; NaN for the first volume.
+    slice_share : (n_slices, N) array
+        Share of each slice that was replaced.
+    facts : dict
+        Measures, warnings and notes.
+    """
+
+    data: Float
+    result: EddyResult
+    displacement_mm: Float
+    slice_share: Float
+    facts: Facts
+
+    @property
+    def motion(self) -> Motion:
+        """Transforms as the later steps take them."""
+        return Motion(self.result.reference_to_volume, self.result.rigid)
+
+    def draw(self, table: SeriesTable) -> Figure:
+        """Plot of the motion, for the report."""
+        from bids_alsmri.reports.figures import draw_motion
+
+        return draw_motion(
+            self.result.motion[:, :3],
+            self.result.motion[:, 3:],
+            self.displacement_mm,
+            b_values_s_mm2=np.array(table.b_values_s_mm2),
+            outlier_share=self.slice_share,
+        )
+
+
+def correct_motion(
+    image: ImageData, mask: NDArray[np.bool_], table: SeriesTable, choices: MotionChoices
+) -> Corrected:
+    """Motion and distortion of every volume, lost slices replaced if that was asked for.
+
+    Parameters
+    ----------
+    image : ImageData
+        The series.
+    mask : (X, Y, Z) array of bool
+        Brain in the first b=0.
+    table : SeriesTable
+        Its weighting and protocol.
+    choices : MotionChoices
+        How.
+
+    Returns
+    -------
+    Corrected
+        Transforms, tables and the repaired series.
+    """
+    notes, warnings = [], []
+    target = choices.target
+    highest = max(table.b_values_s_mm2)
+    if target == "b0" and highest > MAX_B_FOR_B0_S_MM2:
+        target = "prediction"
+        notes.append(
+            f"volumes reach b={highest:.0f} s/mm2 and were registered to predictions, not to the "
+            "b=0, whose contrast is too different"
+        )
+    if not table.has_phase_axis:
+        warnings.append(
+            "the sidecar lacks PhaseEncodingDirection; eddy distortion was sought along the "
+            "second image axis"
+        )
+    settings = replace(
+        choices.eddy,
+        phase_axis=table.phase_axis,
+        slice_axis=table.slice_axis,
+        outlier_threshold_sd=(
+            choices.eddy.outlier_threshold_sd if choices.replace_outliers else np.inf
+        ),
+    )
+    result = _register(image, mask, table, target, settings)
+    displacement = framewise_displacement(
+        result.rigid, centre_mm=_centre_mm(mask, image), radius_mm=choices.radius_mm
+    )
+    share = _slice_share(result, image.data.shape[table.slice_axis])
+    measures = [
+        measure("mean_framewise_displacement", displacement.mean_mm),
+        measure("max_framewise_displacement", displacement.max_mm),
+        measure("outlier_slice_share", float(np.mean(share))),
+    ]
+    facts = {"measures": measures, "warnings": warnings, "notes": notes}
+    data = result.data if choices.replace_outliers else image.data
+    return Corrected(data, result, displacement.per_volume_mm, share, facts)
+
+
+def _register(
+    image: ImageData,
+    mask: NDArray[np.bool_],
+    table: SeriesTable,
+    target: str,
+    settings: EddySettings,
+) -> EddyResult:
+    b_values, directions = np.array(table.b_values_s_mm2), np.array(table.directions_world)
+    if target == "b0":
+        return register_to_b0(
+            image.data,
+            mask,
+            image.affine,
+            b_values_s_mm2=b_values,
+            directions_world=directions,
+            settings=settings,
+        )
+    groups = multiband_groups(
+        image.data.shape[table.slice_axis],
+        slice_times_s=table.slice_times_s,
+        multiband_factor=table.multiband_factor,
+    )
+    return correct_series(
+        image.data,
+        mask,
+        image.affine,
+        b_values_s_mm2=b_values,
+        directions_world=directions,
+        groups=groups,
+        settings=settings,
+    )
+
+
+def _centre_mm(mask: NDArray[np.bool_], image: ImageData) -> Float:
+    centre = np.argwhere(mask).mean(axis=0)
+    return np.asarray(image.affine[:3, :3] @ centre + image.affine[:3, 3])
+
+
+def _slice_share(result: EddyResult, n_slices: int) -> Float:
+    share = np.zeros((n_slices, len(result.motion)))
+    for outlier in result.outliers:
+        share[outlier.slice_index, outlier.volume] = 1.0
+    return share
+
+
+def motion_table(found: Corrected) -> pd.DataFrame:
+    """Motion and transforms, one row per volume.
+
+    Parameters
+    ----------
+    found : Corrected
+        What the correction found.
+
+    Returns
+    -------
+    DataFrame
+        Translations in mm, rotations in degrees, framewise displacement in mm, and the matrices.
+    """
+    names = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
+    columns = {name: found.result.motion[:, i] for i, name in enumerate(names)}
+    columns["framewise_displacement"] = found.displacement_mm
+    columns["replaced_slices"] = found.slice_share.sum(axis=0)
+    return pd.DataFrame({**columns, **motion_columns(found.motion)})
+
+
+def outlier_table(found: Corrected) -> pd.DataFrame:
+    """Replaced slices, one row each.
+
+    Parameters
+    ----------
+    found : Corrected
+        What the correction found.
+
+    Returns
+    -------
+    DataFrame
+        Volume, slice and multiband group (from 0), z, relative signal, share of the volume.
+    """
+    rows = [
+        {
+            "volume": o.volume,
+            "slice": o.slice_index,
+            "group": o.group,
+            "z": o.z,
+            "relative_signal": o.relative_signal,
+            "replaced_share": o.replaced_share,
+        }
+        for o in found.result.outliers
+    ]
+    names = ["volume", "slice", "group", "z", "relative_signal", "replaced_share"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def average_volumes(
+    image: ImageData, motion: Motion, chosen: NDArray[np.bool_], *, spline_order: int
+) -> NDArray[np.float32]:
+    """Mean of some volumes, each brought onto the first b=0.
+
+    Parameters
+    ----------
+    image : ImageData
+        Series on its own grid.
+    motion : Motion
+        Of its volumes.
+    chosen : (N,) array of bool
+        Volumes that are averaged.
+    spline_order : int
+        Order of the interpolation.
+
+    Returns
+    -------
+    (X, Y, Z) array
+        Mean signal.
+    """
+    shape = image.data.shape[:3]
+    everywhere = np.ones(shape, dtype=np.bool_)
+    points = grid_points(shape, image.affine, everywhere)
+    total = np.zeros(len(points))
+    for volume in np.flatnonzero(chosen):
+        total += resample_series(
+            image.data[..., volume : volume + 1],
+            image.affine,
+            points,
+            motion.reference_to_volume[volume : volume + 1],
+            displacement_mm=None,
+            spline_order=spline_order,
+            keep_nonnegative=True,
+            modulate=True,
+        ).values[:, 0]
+    mean = (total / max(int(chosen.sum()), 1)).astype(np.float32)
+    return np.asarray(points_to_volume(mean, everywhere, outside=0))

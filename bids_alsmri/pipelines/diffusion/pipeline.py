@@ -1,0 +1,378 @@
+"""Settings of the diffusion pipeline, and its place in the registry."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from bids_alsmri.engine.pipeline import Pipeline
+from bids_alsmri.options import SettingsModel, setting
+
+
+class DiffusionSettings(SettingsModel):
+    """Settings of the diffusion pipeline."""
+
+    combine_runs: bool = setting(
+        True,
+        paper=False,
+        paper_source="elmendili2022",
+        help="Fit one tensor to all runs of one protocol, brought to one scale by their b=0.",
+    )
+    b0_threshold_s_mm2: float = setting(
+        50.0,
+        unit="s/mm2",
+        ge=0,
+        le=500,
+        flags=("--b0-threshold",),
+        source="common practice of scanners and of QSIPrep",
+        help="A volume whose b-value is at or below this counts as b=0.",
+    )
+    mask_median_radius: int = setting(
+        4,
+        unit="voxel",
+        ge=1,
+        le=10,
+        source="garyfallidis2014",
+        help="Radius of the median filter before the b=0 is parted into brain and background.",
+    )
+    mask_passes: int = setting(
+        4,
+        unit="1",
+        ge=1,
+        le=10,
+        source="garyfallidis2014",
+        help="Passes of that median filter.",
+    )
+    denoising: Literal["mppca", "local_pca", "off"] = setting(
+        "mppca",
+        paper="local_pca",
+        source="veraart2016",
+        paper_source="manjon2013",
+        help="How thermal noise is taken from the series.",
+    )
+    patch_radius: int = setting(
+        0,
+        unit="voxel",
+        ge=0,
+        le=5,
+        paper=2,
+        source="veraart2016",
+        paper_source="manjon2013",
+        help="Radius of the patches of the denoising; 0 takes the smallest patch that holds more "
+        "voxels than there are volumes.",
+    )
+    patch_step: int = setting(
+        2,
+        unit="voxel",
+        ge=1,
+        le=5,
+        paper=1,
+        source="manjon2013",
+        paper_source="manjon2013",
+        help="Distance between patches; 1 solves the patch around every voxel.",
+    )
+    noise_smoothing_voxels: float = setting(
+        3.0,
+        unit="voxel",
+        ge=0,
+        le=10,
+        source="manjon2013",
+        help="For local_pca: standard deviation of the Gaussian that smooths the noise map.",
+    )
+    unringing: bool = setting(
+        True,
+        paper=False,
+        source="kellner2016",
+        paper_source="elmendili2022",
+        help="Take off Gibbs ringing, where k-space was sampled in full.",
+    )
+    unringing_shifts: int = setting(
+        3,
+        unit="1",
+        ge=1,
+        le=20,
+        source="garyfallidis2014",
+        help="Neighbouring points that the unringing looks at.",
+    )
+    motion_target: Literal["prediction", "b0"] = setting(
+        "prediction",
+        paper="b0",
+        source="andersson2016",
+        paper_source="elmendili2022",
+        help="What each volume is registered to: its prediction from the other volumes, or the "
+        "b=0. Volumes above b=1500 s/mm2 are never registered to the b=0.",
+    )
+    motion_model: Literal["eddy", "affine", "rigid"] = setting(
+        "eddy",
+        paper="affine",
+        source="andersson2016",
+        paper_source="elmendili2022",
+        help="Transform of a diffusion-weighted volume: rigid motion with shear, scale and shift "
+        "along the phase axis, a free affine transform, or rigid motion alone.",
+    )
+    motion_smoothing_fwhm_mm: tuple[float, ...] = setting(
+        (8.0, 4.0),
+        unit="mm",
+        source="andersson2016",
+        help="Smoothing of volume and prediction in each round of the motion correction.",
+    )
+    motion_tolerance_mm: float = setting(
+        0.01,
+        unit="mm",
+        gt=0,
+        le=1,
+        source="a tenth of what motion parameters can be known to",
+        help="Steps below this end the search.",
+    )
+    motion_mask_margin_mm: float = setting(
+        6.0,
+        unit="mm",
+        ge=0,
+        le=30,
+        source="andersson2016",
+        help="How far outside the brain voxels count when contrasts are alike.",
+    )
+    contrast_margin_mm: float = setting(
+        4.0,
+        unit="mm",
+        ge=0,
+        le=30,
+        source="benchmarks/eddy.py",
+        help="How near to the brain's border voxels do not count when contrasts differ.",
+    )
+    contrast_fwhm_mm: float = setting(
+        2.0,
+        unit="mm",
+        ge=0,
+        le=30,
+        source="benchmarks/eddy.py",
+        help="Smoothing where contrasts differ.",
+    )
+    align_shells: bool = setting(
+        True,
+        source="andersson2016",
+        help="Align the mean of each shell to the b=0 at the end.",
+    )
+    replace_outliers: bool = setting(
+        True,
+        paper=False,
+        source="andersson2016",
+        paper_source="elmendili2022",
+        help="Replace slices that lost their signal to motion by the model's prediction.",
+    )
+    outlier_threshold_sd: float = setting(
+        4.0,
+        unit="SD",
+        gt=0,
+        le=20,
+        source="andersson2016",
+        help="Slices this many robust standard deviations below their prediction are lost.",
+    )
+    outlier_min_change: float = setting(
+        0.1,
+        unit="1",
+        ge=0,
+        le=1,
+        source="benchmarks/eddy.py",
+        help="Smallest change of a slice, as a share of its prediction, that is replaced.",
+    )
+    outlier_min_voxels: int = setting(
+        50,
+        unit="voxel",
+        ge=1,
+        le=10000,
+        source="andersson2016",
+        help="Slices with fewer brain voxels are not judged.",
+    )
+    shell_gap_s_mm2: float = setting(
+        100.0,
+        unit="s/mm2",
+        gt=0,
+        le=1000,
+        source="common practice",
+        help="Largest step between neighbouring b-values of one shell.",
+    )
+    rigid_iterations: tuple[int, ...] = setting(
+        (500, 250, 100),
+        unit="1",
+        source="benchmarks/registration.py",
+        help="Iterations per level of the registration of the b=0 to the T1w.",
+    )
+    rigid_shrink_factors: tuple[int, ...] = setting(
+        (4, 2, 1), unit="1", source="benchmarks/registration.py", help="Down-sampling per level."
+    )
+    rigid_smoothing_mm: tuple[float, ...] = setting(
+        (4.0, 2.0, 0.0), unit="mm", source="benchmarks/registration.py", help="Smoothing per level."
+    )
+    rigid_bins: int = setting(
+        32, unit="1", ge=8, le=256, source="mattes2003", help="Bins of the mutual information."
+    )
+    rigid_sampling: float = setting(
+        0.25,
+        unit="1",
+        gt=0,
+        le=1,
+        source="benchmarks/registration.py",
+        help="Share of voxels that the mutual information is computed from.",
+    )
+    fa_resolution_mm: float = setting(
+        2.0,
+        unit="mm",
+        ge=1,
+        le=4,
+        source="benchmarks/registration.py",
+        help="Without a T1w: voxel size at which the FA is registered to the template.",
+    )
+    registration_threads: int = setting(
+        1,
+        unit="threads",
+        ge=1,
+        le=64,
+        source="ARCHITECTURE: mutual information repeats on one thread only",
+        help="Threads of a registration; its result depends on them.",
+    )
+    voxel_mm: float = setting(
+        0.0,
+        unit="mm",
+        ge=0,
+        le=5,
+        source="the series' own voxel size",
+        help="Voxel size of the maps in T1w space; 0 takes the series' shortest edge.",
+    )
+    margin_mm: float = setting(
+        10.0,
+        unit="mm",
+        ge=0,
+        le=100,
+        source="room for the skull's rim",
+        help="What is kept around the brain in T1w space.",
+    )
+    interpolation: Literal["cubic", "linear"] = setting(
+        "cubic",
+        source="Unser 1999, doi:10.1109/79.799930",
+        help="The one interpolation of the series: cubic B-spline or linear.",
+    )
+    tensor_fit: Literal["wls", "ols", "robust"] = setting(
+        "wls",
+        paper="ols",
+        source="chung2006",
+        paper_source="basser1994",
+        help="Estimator of the tensor: weighted or ordinary least squares, or robust.",
+    )
+    tensor_max_b_s_mm2: float = setting(
+        1500.0,
+        unit="s/mm2",
+        gt=0,
+        le=10000,
+        source="above it diffusion is no longer Gaussian (Jensen 2010, doi:10.1002/nbm.1518)",
+        help="Shells up to this b-value are used; the lowest one where there is none.",
+    )
+    tensor_outlier_cutoff_sd: float = setting(
+        3.0,
+        unit="SD",
+        gt=0,
+        le=20,
+        source="chang2005",
+        help="For robust: residuals beyond it are left out.",
+    )
+    gradient_min_fa: float = setting(
+        0.2,
+        unit="1",
+        gt=0,
+        le=1,
+        source="jeurissen2014",
+        help="FA from which fibres are followed to check the b-vectors.",
+    )
+    gradient_max_bend_deg: float = setting(
+        45.0,
+        unit="degree",
+        gt=0,
+        le=90,
+        source="jeurissen2014",
+        help="Largest bend per step of these fibres.",
+    )
+    gradient_min_gain: float = setting(
+        0.1,
+        unit="1",
+        gt=0,
+        le=10,
+        source="jeurissen2014",
+        help="Share by which another b-vector table must lengthen fibres to be warned of.",
+    )
+    gradient_fibres: int = setting(
+        2000,
+        unit="1",
+        ge=100,
+        le=100000,
+        source="jeurissen2014",
+        help="Number of fibres followed for that check.",
+    )
+    displacement_radius_mm: float = setting(
+        50.0,
+        unit="mm",
+        gt=0,
+        le=200,
+        source="power2012",
+        help="Radius on which rotations become displacements in the framewise displacement.",
+    )
+    tissue_min_probability: float = setting(
+        0.9,
+        unit="1",
+        gt=0,
+        le=1,
+        stage="apply",
+        source="keeps mixed voxels out",
+        help="A voxel belongs to a tissue in the tables from this probability on.",
+    )
+    template_resolution_mm: float = setting(
+        1.0,
+        unit="mm",
+        ge=0.5,
+        le=5,
+        stage="apply",
+        source="smith2006",
+        help="Voxel size of the maps in template space.",
+    )
+
+    @property
+    def rigid_stages(self) -> list[dict[str, Any]]:
+        """The one stage of the registration of the b=0 to the T1w."""
+        return [
+            {
+                "transform": "rigid",
+                "metric": "mi",
+                "metric_parameter": self.rigid_bins,
+                "sampling": self.rigid_sampling,
+                "gradient_step": 0.1,
+                "iterations": list(self.rigid_iterations),
+                "shrink_factors": list(self.rigid_shrink_factors),
+                "smoothing_mm": list(self.rigid_smoothing_mm),
+                "convergence": 1e-6,
+            }
+        ]
+
+
+def kept_apart(settings: DiffusionSettings) -> tuple[str, ...]:
+    """Entities that keep series apart.
+
+    Parameters
+    ----------
+    settings : DiffusionSettings
+        Whether runs are combined.
+
+    Returns
+    -------
+    tuple of str
+        Protocol and phase-encoding direction; the run too where runs are not combined.
+    """
+    apart = ("acquisition", "direction")
+    return apart if settings.combine_runs else (*apart, "run")
+
+
+PIPELINE = Pipeline(
+    name="diffusion",
+    title="Diffusion",
+    settings=DiffusionSettings,
+    primary="dwi",
+    group_by=kept_apart,
+    needs=("anatomical",),
+)
