@@ -273,6 +273,15 @@ def test_temporary_name_is_hidden_and_keeps_the_extension(tmp_path):
     assert seen[0].name.endswith("a.nii.gz")
 
 
+def test_reader_of_the_old_file_keeps_it_whole(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with path.open() as reader:
+        write_text(path, "new")
+        assert reader.read() == "old"
+    assert path.read_text() == "new"
+
+
 def test_killed_writer_leaves_no_file_under_the_final_name(tmp_path):
     code = (
         "import os, signal, sys; from pathlib import Path\n"

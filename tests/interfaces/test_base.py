@@ -253,8 +253,9 @@ def test_mosaic_left_as_tiles_is_refused(tmp_path, shape):
 
 
 def test_whole_body_image_is_no_mosaic(tmp_path):
-    path = stored(tmp_path / "a.nii", np.ones((250, 3, 900), dtype=np.uint8))
-    assert read_image(path, ndim=3).data.shape == (250, 3, 900)
+    # coronal slices of 500 x 1800 mm
+    path = stored(tmp_path / "a.nii", np.ones((250, 900, 3), dtype=np.uint8))
+    assert read_image(path, ndim=3).data.shape == (250, 900, 3)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
