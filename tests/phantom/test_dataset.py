@@ -167,3 +167,18 @@ def test_usage_errors_end_with_exit_code_64(tmp_path):
     assert main([str(tmp_path / "x")]) == 64
     assert main([str(tmp_path / "x"), "--no-such-flag"]) == 64
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.slow
+def test_brain_lies_where_the_pose_takes_it(cohort):
+    truth = folder(cohort) / "sub-03" / "ses-m00"
+    lines = next(truth.glob("dwi/*pose_stats.tsv")).read_text().splitlines()[1:]
+    pose = np.array([line.split("\t") for line in lines], dtype=float)
+    middles = []
+    for name in ("anat/*desc-brain_mask.nii.gz", "dwi/*desc-brain_mask.nii.gz"):
+        image = nib.load(next(truth.glob(name)))
+        voxels = np.argwhere(np.asarray(image.dataobj) > 0)
+        middles.append(nib.affines.apply_affine(image.affine, voxels.mean(0)))
+    moved = pose[:, :3] @ middles[0] + pose[:, 3]
+    assert np.linalg.norm(moved - middles[0]) > 0.5  # mm; otherwise the test shows nothing
+    assert_allclose(middles[1], moved, atol=0.3)  # mm; masks of 6 and 8 mm voxels
