@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -286,7 +286,8 @@ def apply_transforms(
     """
     import nibabel as nib
 
-    n_axes = len(nib.load(image).shape)
+    header: Any = nib.load(image)
+    n_axes = len(header.shape)
     arguments = [
         *("--dimensionality", "3", "--float", "1", "--verbose", "0"),
         *("--input-image-type", "3" if n_axes == 4 else "0"),

@@ -440,68 +440,180 @@ def rotation_about_x(angle_deg: float) -> Matrix:
     return rotation
 
 
-def suppress_bright(image: Image, limit: float) -> Image:
-    """Image with everything above a limit set to zero.
-
-    Parameters
-    ----------
-    image : (...) array
-        T1-weighted intensities.
-    limit : float
-        Highest intensity kept, in the image's unit.
-
-    Returns
-    -------
-    (...) array of float32
-        Image without fat and marrow, which else pull a skull-stripped template to the scalp.
-
-    Examples
-    --------
-    >>> suppress_bright(np.array([1.0, 3.0], np.float32), 2.0)
-    array([1., 0.], dtype=float32)
-    """
-    return np.where(image > limit, np.float32(0), image).astype(np.float32)
-
-
-def median_near(
-    image: Image, affine: Matrix, centre_mm: NDArray[np.floating], radius_mm: float
-) -> float:
-    """Median intensity within a ball.
+def flatten(
+    image: Image, mask: Mask, voxel_mm: NDArray[np.floating], *, width_mm: float, cap: float
+) -> Image:
+    """Image over its local mean, so that a receive coil's bias falls away.
 
     Parameters
     ----------
     image : (n, m, k) array
-        Intensities.
-    affine : (4, 4) array
-        Voxel indices to world coordinates in mm.
-    centre_mm : (3,) array
-        Centre in world coordinates, in mm.
-    radius_mm : float
-        Radius in mm.
+        Intensities, not negative.
+    mask : (n, m, k) array of bool
+        Where the mean is taken.
+    voxel_mm : (3,) array
+        Voxel size in mm.
+    width_mm : float
+        Standard deviation of the Gaussian that says what is local, in mm.
+    cap : float
+        Multiple of the local mean above which a voxel counts no more, so that fat does not
+        darken its neighbours.
 
     Returns
     -------
-    float
-        Median, in the image's unit.
+    (n, m, k) array of float32
+        Dimensionless, about 1 in brain; 0 where the mean is 0.
+
+    Notes
+    -----
+    Coarser than N4 and a hundred times cheaper; meant for finding the brain, not for tissues.
+    The capped mean is iterated four times from the median, enough to settle within a per cent.
+
+    Examples
+    --------
+    >>> flat = flatten(np.full((4, 4, 4), 7, np.float32), np.ones((4, 4, 4), bool), np.ones(3),
+    ...     width_mm=2.0, cap=1.8)
+    >>> np.allclose(flat, 1)
+    True
+    """
+    sigma = width_mm / np.asarray(voxel_mm, dtype=np.float64)
+    inside = mask.astype(np.float32)
+    # The truncation keeps the cost down; the tail beyond 2.5 sigma holds 1 % of the weight.
+    weight = ndimage.gaussian_filter(inside, sigma, truncate=2.5)
+    mean = np.full(image.shape, np.median(image[mask]) if mask.any() else 0, dtype=np.float32)
+    for _ in range(4):
+        capped = np.minimum(image, cap * mean) * inside
+        mean = ndimage.gaussian_filter(capped, sigma, truncate=2.5) / np.maximum(weight, 1e-3)
+    usable = mean > 1e-6 * float(mean.max(initial=0))
+    flat = np.divide(image, mean, out=np.zeros(image.shape, np.float32), where=usable)
+    return np.asarray(flat, dtype=np.float32)
+
+
+def thick_tissue(
+    flat: Image,
+    voxel_mm: NDArray[np.floating],
+    *,
+    low: float,
+    high: float,
+    opening_mm: float,
+    depth_mm: float,
+) -> Image:
+    """Image without scalp, skull, fat and whatever else is thin or too bright.
+
+    Parameters
+    ----------
+    flat : (n, m, k) array
+        Intensities over their local mean (`flatten`).
+    voxel_mm : (3,) array
+        Voxel size in mm.
+    low, high : float
+        Range of brain tissue, in multiples of the local mean.
+    opening_mm : float
+        Radius by which tissue is opened, in mm.
+    depth_mm : float
+        A part is kept if it holds a point this far from its border, in mm: more than half the
+        thickness of scalp, less than that of brain.
+
+    Returns
+    -------
+    (n, m, k) array of float32
+        `flat` in what is kept and in its folds and hollows, 0 elsewhere.
+
+    Examples
+    --------
+    >>> flat = np.zeros((30, 5, 5), np.float32)
+    >>> flat[2:4] = flat[10:28] = 1.0
+    >>> thick_tissue(flat, np.ones(3), low=0.4, high=1.6, opening_mm=1.0, depth_mm=2.0)[:, 2, 2]
+    array([0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 1., 1., 1., 1., 1., 1., 1., 1., 1., 1., 1.,
+           1., 1., 1., 1., 1., 1., 1., 0., 0.], dtype=float32)
+    """
+    tissue = (flat > low) & (flat < high)
+    if tissue.all() or not tissue.any():
+        return flat.copy()
+    depth = ndimage.distance_transform_edt(tissue, sampling=voxel_mm)
+    labels, n_parts = ndimage.label(depth > opening_mm)
+    if n_parts == 0:
+        return flat.copy()
+    deepest = ndimage.maximum(depth, labels, np.arange(n_parts + 1))
+    keep = np.asarray(deepest) >= depth_mm
+    keep[0] = False
+    # A millimetre more than was eroded: the border's partial volume belongs to the brain.
+    opened = dilate_mm(keep[labels], opening_mm + float(np.min(voxel_mm)), voxel_mm)
+    filled = ndimage.binary_fill_holes(close_mm(opened, 2 * opening_mm, voxel_mm))
+    return np.where(filled & (flat < high), flat, np.float32(0)).astype(np.float32)
+
+
+def brain_from_prior(
+    flat: Image,
+    prior: Mask,
+    voxel_mm: NDArray[np.floating],
+    *,
+    white_level: float,
+    low: float,
+    high: float,
+    reach_mm: float,
+    core_mm: float,
+    opening_mm: float,
+    closing_mm: float,
+) -> Mask:
+    """Brain mask from intensity and shape near an expected mask.
+
+    Parameters
+    ----------
+    flat : (n, m, k) array
+        Intensities over their local mean in the brain (`flatten`).
+    prior : (n, m, k) array of bool
+        Template's brain mask brought here.
+    voxel_mm : (3,) array
+        Voxel size in mm.
+    white_level : float
+        Intensity of white matter in `flat`.
+    low, high : float
+        Range of brain tissue, in multiples of `white_level`.
+    reach_mm : float
+        How far the brain may go beyond the prior, in mm.
+    core_mm : float
+        What lies deeper in the prior belongs to the brain whatever its intensity, in mm.
+    opening_mm : float
+        Radius that cuts meninges, vessels and nerves off, in mm.
+    closing_mm : float
+        Radius that fills sulci, in mm.
+
+    Returns
+    -------
+    (n, m, k) array of bool
+        One part without holes.
 
     Raises
     ------
     NumericsError
-        If the ball lies outside the image.
+        If the prior is empty.
 
     Examples
     --------
-    >>> median_near(np.full((3, 3, 3), 7, np.float32), np.eye(4), np.ones(3), 1.0)
-    7.0
+    >>> flat = np.zeros((20, 20, 20), np.float32)
+    >>> flat[4:16, 4:16, 4:16] = 1.0
+    >>> prior = np.zeros(flat.shape, bool)
+    >>> prior[5:15, 5:15, 5:15] = True
+    >>> brain = brain_from_prior(flat, prior, np.ones(3), white_level=1.0, low=0.5, high=1.5,
+    ...     reach_mm=4.0, core_mm=3.0, opening_mm=1.0, closing_mm=2.0)
+    >>> bool((brain == (flat > 0)).mean() > 0.99)
+    True
     """
-    indices = np.indices(image.shape).reshape(3, -1)
-    world = affine[:3, :3] @ indices + affine[:3, 3:]
-    inside = ((world - np.asarray(centre_mm)[:, None]) ** 2).sum(axis=0) <= radius_mm**2
-    if not inside.any():
-        raise NumericsError(
-            f"the ball of {radius_mm:g} mm about {np.round(centre_mm, 1)} mm lies outside the image"
-        )
-    return float(np.median(image.ravel()[inside]))
+    if not prior.any():
+        raise NumericsError("prior is empty; the template's mask does not reach the image")
+    margin = np.ceil((reach_mm + closing_mm + 2) / np.asarray(voxel_mm)).astype(np.int64)
+    box = _bounds(prior, margin)
+    near = dilate_mm(prior[box], reach_mm, voxel_mm)
+    core = erode_mm(prior[box], core_mm, voxel_mm)
+    level = flat[box] / white_level
+    tissue = near & (level > low) & (level < high) | core
+    seed = largest_component(erode_mm(tissue, opening_mm, voxel_mm))
+    opened = dilate_mm(seed, opening_mm + 1e-3, voxel_mm) & tissue
+    closed = close_mm(opened | core, closing_mm, voxel_mm) & near
+    brain = np.zeros_like(prior)
+    brain[box] = ndimage.binary_fill_holes(largest_component(closed))
+    return brain
 
 
 def _correlation_over_shifts(image: Image, pattern: Image, weight: Image) -> NDArray[np.float64]:
@@ -610,9 +722,11 @@ def search_pose(
         raise NumericsError("image and template have different spacings; resample one of them")
     poses = []
     centre = template_affine @ [*((np.array(template.shape) - 1) / 2), 1.0]
-    # A turned and enlarged template needs room: the diagonal of its grid.
-    reach = max(1.0, *scales) * np.sqrt((np.array(template.shape[1:]) ** 2).sum())
-    shape = (int(np.ceil(max(1.0, *scales) * template.shape[0])),) + (int(np.ceil(reach)),) * 2
+    # A turned and enlarged template needs room: the diagonal of its grid. Odd grids stay odd, so
+    # that an unturned template falls on whole voxels.
+    size = np.array(template.shape)
+    room = max(1.0, *scales) * np.array([size[0], *[np.hypot(size[1], size[2])] * 2])
+    shape = tuple(int(n) for n in size + 2 * np.ceil((room - size) / 2).astype(int))
     grid = np.diag([spacing_mm] * 3 + [1.0])
     grid[:3, 3] = -(np.array(shape) - 1) / 2 * spacing_mm
     recentre = np.eye(4)

@@ -249,7 +249,7 @@ def _nifti(values: NDArray[Any], grid: NDArray[np.float64]) -> nib.Nifti1Image:
     """Image in standard space, with both affines set and said to be so."""
     import nibabel as nib
 
-    image: Any = nib.Nifti1Image(values, grid)  # type: ignore[no-untyped-call]
+    image: Any = nib.Nifti1Image(values, grid)
     image.header.set_xyzt_units("mm")
     image.set_sform(grid, code="mni")
     image.set_qform(grid, code="mni")

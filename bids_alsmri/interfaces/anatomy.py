@@ -1,0 +1,386 @@
+"""Bias, brain and tissues of a T1-weighted head, from file to file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_alsmri.errors import DataError
+from bids_alsmri.interfaces.registration import (
+    Stage,
+    read_linear,
+    register,
+    run_ants,
+    write_linear,
+)
+from bids_alsmri.numerics import anatomy
+from bids_alsmri.spaces.templates import Template
+
+
+@dataclass(frozen=True)
+class BrainSearch:
+    """Constants of the brain extraction; each is a setting of the anatomical pipeline.
+
+    Parameters
+    ----------
+    head_depth_mm : float
+        Height of the box under the vertex that holds the brain, in mm.
+    reach_mm : float
+        How far the brain's centre may lie from the box's, in mm.
+    pitches_deg, scales : tuple of float
+        Nods (degrees) and sizes relative to the template that are tried.
+    n_starts : int
+        Best poses that are refined.
+    rim_mm : float
+        Width around the template's brain where the image should be dark, in mm.
+    flatten_mm : float
+        Width of the Gaussian that takes out the coil's bias, in mm.
+    tissue_range : (float, float)
+        Intensities that may be brain in the search, in multiples of the local mean.
+    opening_mm, depth_mm : float
+        Radius and least half-thickness of what is kept in the search, in mm.
+    brain_range : (float, float)
+        Intensities that may be brain in the mask, in multiples of white matter.
+    mask_reach_mm, mask_core_mm, mask_opening_mm, mask_closing_mm : float
+        See `numerics.anatomy.brain_from_prior`, in mm.
+    least_overlap : float
+        Dice coefficient with the template's mask below which the result is refused.
+    """
+
+    head_depth_mm: float
+    reach_mm: float
+    pitches_deg: tuple[float, ...]
+    scales: tuple[float, ...]
+    n_starts: int
+    rim_mm: float
+    flatten_mm: float
+    tissue_range: tuple[float, float]
+    opening_mm: float
+    depth_mm: float
+    brain_range: tuple[float, float]
+    mask_reach_mm: float
+    mask_core_mm: float
+    mask_opening_mm: float
+    mask_closing_mm: float
+    least_overlap: float
+
+
+@dataclass(frozen=True)
+class Brain:
+    """A brain found in a head.
+
+    Parameters
+    ----------
+    mask : Path
+        Brain mask on the grid of the T1w image.
+    template_to_t1w : (4, 4) array
+        Affine from template to T1w world coordinates, in mm: a start for the registration.
+    overlap : float
+        Dice coefficient of the mask and the template's, brought there by the affine.
+    correlation : float
+        Correlation of template and image at that pose.
+    was_stripped : bool
+        Whether the image held a brain without a head from the start.
+    """
+
+    mask: Path
+    template_to_t1w: NDArray[np.float64]
+    overlap: float
+    correlation: float
+    was_stripped: bool
+
+
+@dataclass(frozen=True)
+class _Volume:
+    values: NDArray[np.float32]
+    affine: NDArray[np.float64]
+
+    @property
+    def voxel_mm(self) -> NDArray[np.float64]:
+        size: NDArray[np.float64] = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))
+        return size
+
+    def at(self, spacing_mm: float) -> _Volume:
+        return _Volume(*anatomy.resample_world(self.values, self.affine, spacing_mm))
+
+
+def _load(image: Any) -> _Volume:
+    values = np.asarray(image.dataobj, dtype=np.float32)
+    return _Volume(values.reshape(values.shape[:3]), np.asarray(image.affine, dtype=np.float64))
+
+
+def _save(values: NDArray[Any], like: _Volume, path: Path) -> Path:
+    import nibabel as nib
+
+    nib.save(nib.Nifti1Image(values, like.affine), path)
+    return path
+
+
+def correct_bias(
+    image: Path,
+    out_file: Path,
+    *,
+    mask: Path | None,
+    shrink_factor: int,
+    iterations: tuple[int, ...],
+    convergence: float,
+    spline_mm: float,
+    n_threads: int,
+    bias_field: Path | None = None,
+) -> Path:
+    """Image without the slow change of brightness that receive coils leave.
+
+    Parameters
+    ----------
+    image : Path
+        3D magnitude image.
+    out_file : Path
+        Where the corrected image goes, float32.
+    mask : Path or None
+        Where the field is estimated; a brain mask is both better and faster than none.
+    shrink_factor : int
+        Down-sampling for the estimate.
+    iterations : tuple of int
+        Most iterations at each level.
+    convergence : float
+        Change of the field at which a level ends.
+    spline_mm : float
+        Distance of the control points at the first level, in mm.
+    n_threads : int
+        ITK threads.
+    bias_field : Path, optional
+        Where the field goes.
+
+    Returns
+    -------
+    Path
+        `out_file`.
+
+    Raises
+    ------
+    RunError
+        If ANTs fails.
+
+    Notes
+    -----
+    N4: Tustison et al. 2010, doi:10.1109/TMI.2010.2046908.
+    """
+    import ants
+
+    source = ants.image_read(str(image), pixeltype="float")
+    corrected = source.clone()
+    field = source.clone()
+    pointer = ants.internal.get_pointer_string
+    arguments = [
+        *("-d", "3", "-i", pointer(source), "-s", str(shrink_factor), "-r", "0", "-v", "0"),
+        *("-c", f"[{'x'.join(map(str, iterations))},{convergence:g}]", "-b", f"[{spline_mm:g}]"),
+        *("-o", f"[{pointer(corrected)},{pointer(field)}]"),
+    ]
+    if mask is not None:
+        inside = ants.image_read(str(mask), pixeltype="float")
+        arguments += ["-x", pointer(inside)]
+    run_ants("N4BiasFieldCorrection", arguments, n_threads=n_threads)
+    ants.image_write(corrected, str(out_file))
+    if bias_field is not None:
+        ants.image_write(field, str(bias_field))
+    return out_file
+
+
+def extract_brain(
+    t1w: Path,
+    template: Template,
+    out_mask: Path,
+    *,
+    search: BrainSearch,
+    work_dir: Path,
+    seed: int,
+    n_threads: int,
+) -> Brain:
+    """Brain mask of a head with neck and face, or of a brain alone.
+
+    Parameters
+    ----------
+    t1w : Path
+        T1-weighted image, in any storage order, with or without bias.
+    template : Template
+        Skull-stripped template at about 2 mm or finer.
+    out_mask : Path
+        Where the mask goes, uint8.
+    search : BrainSearch
+        Constants of the method.
+    work_dir : Path
+        Existing folder for intermediate files.
+    seed, n_threads : int
+        Of the registrations.
+
+    Returns
+    -------
+    Brain
+        Mask, affine from the template and how well they agree.
+
+    Raises
+    ------
+    DataError
+        If the mask overlaps less with the template's than `search.least_overlap`.
+
+    Notes
+    -----
+    Scalp and fat are taken out by thickness and brightness, the template's pose is searched
+    exhaustively over shifts, nods and sizes, refined by an affine registration under mutual
+    information with the template's mask and a dark rim, and the mask follows from intensity and
+    morphology around the template's.
+    """
+    import nibabel as nib
+
+    head = _load(nib.load(t1w))
+    head = _Volume(np.nan_to_num(np.maximum(head.values, 0)), head.affine)
+    thick, head_mm3, centre_mm = _thick_head(head, search)
+    pose, correlation = _find_pose(thick, template, centre_mm, search, work_dir, seed, n_threads)
+    expected = _bring(template.mask, pose, head) > 0.5
+    voxel_mm3 = float(np.prod(head.voxel_mm))
+    # A head's box holds about twice its brain; a stripped brain fills its own.
+    was_stripped = head_mm3 < 1.35 * expected.sum() * voxel_mm3
+    if was_stripped:
+        filled = anatomy.close_mm(head.values > 0, search.mask_closing_mm, head.voxel_mm)
+        mask = anatomy.largest_component(filled)
+    else:
+        mask = _mask_near(head, expected, _bring(template.wm, pose, head), search)
+    overlap = anatomy.dice(mask, expected)
+    if not overlap >= search.least_overlap:
+        raise DataError(
+            f"{t1w}: the brain mask overlaps with that of {template.name} by {overlap:.2f} (Dice); "
+            f"expected at least {search.least_overlap:g}. See whether the image shows a whole "
+            "head, T1-weighted and upright in its header; or give a brain mask as a derivative"
+        )
+    _save(mask.astype(np.uint8), head, out_mask)
+    return Brain(out_mask, pose, overlap, correlation, bool(was_stripped))
+
+
+def _thick_head(head: _Volume, search: BrainSearch) -> tuple[_Volume, float, NDArray[np.float64]]:
+    """Head at 2 mm without thin and bright parts; volume and centre of its upper box."""
+    coarse = head.at(2.0)
+    # Far below Otsu's threshold: deep brain can be half as bright as cortex near the coil.
+    inside = anatomy.head_mask(coarse.values, threshold_share=0.3, smoothing_voxels=0.5)
+    centre_mm = anatomy.head_centre_mm(inside, coarse.affine, depth_mm=search.head_depth_mm)
+    floor_mm = centre_mm[2] - search.head_depth_mm / 2
+    heights_mm = coarse.affine[2, 2] * np.arange(inside.shape[2]) + coarse.affine[2, 3]
+    volume_mm3 = float(inside[:, :, heights_mm > floor_mm].sum()) * 8.0
+    flat = anatomy.flatten(
+        coarse.values, inside, coarse.voxel_mm, width_mm=search.flatten_mm, cap=1.8
+    )
+    thick = anatomy.thick_tissue(
+        np.where(inside, flat, np.float32(0)),
+        coarse.voxel_mm,
+        low=search.tissue_range[0],
+        high=search.tissue_range[1],
+        opening_mm=search.opening_mm,
+        depth_mm=search.depth_mm,
+    )
+    return _Volume(thick, coarse.affine), volume_mm3, centre_mm
+
+
+def _find_pose(
+    thick: _Volume,
+    template: Template,
+    centre_mm: NDArray[np.float64],
+    search: BrainSearch,
+    work_dir: Path,
+    seed: int,
+    n_threads: int,
+) -> tuple[NDArray[np.float64], float]:
+    """Affine from template to head, and the correlation it reaches."""
+    brain = _load(template.t1w)
+    mask = _load(template.mask)
+    rim = anatomy.dilate_mm(mask.values > 0, search.rim_mm, mask.voxel_mm)
+    weight = _Volume(rim.astype(np.float32), mask.affine)
+    image, pattern, where = thick.at(8.0), brain.at(8.0), weight.at(8.0)
+    poses = anatomy.search_pose(
+        image.values,
+        pattern.values,
+        where.values,
+        image_affine=image.affine,
+        template_affine=pattern.affine,
+        pitches_deg=search.pitches_deg,
+        scales=search.scales,
+        centre_mm=centre_mm,
+        reach_mm=search.reach_mm,
+    )
+    best: list[tuple[float, NDArray[np.float64]]] = []
+    for spacing_mm, transforms in ((8.0, ("rigid", "affine")), (4.0, ("affine",))):
+        image, pattern, where = (v.at(spacing_mm) for v in (thick, brain, weight))
+        starts = [p.template_to_image for p in poses[: search.n_starts]]
+        starts = [best[0][1]] if best else starts
+        found = [
+            _refine(image, pattern, where, start, transforms, work_dir, seed, n_threads)
+            for start in starts
+        ]
+        best = sorted(found, key=lambda pair: -pair[0])
+    return best[0][1], best[0][0]
+
+
+def _refine(
+    image: _Volume,
+    pattern: _Volume,
+    where: _Volume,
+    start: NDArray[np.float64],
+    transforms: tuple[str, ...],
+    work_dir: Path,
+    seed: int,
+    n_threads: int,
+) -> tuple[float, NDArray[np.float64]]:
+    """Correlation and affine after a registration from one start."""
+    stages = [
+        Stage(t, "mi", 32, 1.0, 0.1, (30,), (1,), (0.0,), 1e-6)  # type: ignore[arg-type]
+        for t in transforms
+    ]
+    found = register(
+        _save(pattern.values, pattern, work_dir / "brain_fixed.nii.gz"),
+        _save(image.values, image, work_dir / "brain_moving.nii.gz"),
+        stages=stages,
+        out_prefix=work_dir / "brain_",
+        seed=seed,
+        n_threads=n_threads,
+        initial=write_linear(start, work_dir / "brain_start.txt"),
+        fixed_mask=_save(
+            (where.values > 0.5).astype(np.uint8), where, work_dir / "brain_where.nii.gz"
+        ),
+    )
+    matrix = read_linear(found.forward)
+    seen = anatomy.sample_through(
+        image.values, image.affine, matrix, pattern.values.shape, pattern.affine
+    )
+    inside = where.values > 0.5
+    return float(np.corrcoef(seen[inside], pattern.values[inside])[0, 1]), matrix
+
+
+def _bring(image: Any, template_to_head: NDArray[np.float64], head: _Volume) -> NDArray[Any]:
+    """Template image on the head's grid."""
+    source = _load(image)
+    back = np.asarray(np.linalg.inv(template_to_head), dtype=np.float64)
+    return anatomy.sample_through(
+        source.values, source.affine, back, head.values.shape, head.affine
+    )
+
+
+def _mask_near(
+    head: _Volume, expected: NDArray[np.bool_], white: NDArray[Any], search: BrainSearch
+) -> NDArray[np.bool_]:
+    """Mask from intensity and morphology around the template's."""
+    voxel_mm = head.voxel_mm
+    flat = anatomy.flatten(head.values, expected, voxel_mm, width_mm=search.flatten_mm, cap=1.8)
+    return anatomy.brain_from_prior(
+        flat,
+        expected,
+        voxel_mm,
+        white_level=float(np.median(flat[white > 0.8])),
+        low=search.brain_range[0],
+        high=search.brain_range[1],
+        reach_mm=search.mask_reach_mm,
+        core_mm=search.mask_core_mm,
+        opening_mm=search.mask_opening_mm,
+        closing_mm=search.mask_closing_mm,
+    )
