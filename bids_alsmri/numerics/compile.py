@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
 
@@ -45,5 +45,5 @@ def kernel(function: Kernel) -> Kernel:
     -----
     ``fastmath`` stays off: it removes tests for NaN.
     """
-    compiled: Kernel = numba.njit(nogil=True, cache=_cache_is_writable(), fastmath=False)(function)
-    return compiled
+    compile_it = numba.njit(nogil=True, cache=_cache_is_writable(), fastmath=False)
+    return cast(Kernel, compile_it(function))
