@@ -120,10 +120,12 @@ class Graph:
 
     def files(self, name: str) -> list[Path]:
         """Files of an input or of its companions, in one order; empty where there are none."""
-        spec = self.spec.inputs.get(name.partition("_")[0]) or self.spec.inputs.get(name)
-        if spec is None:
-            raise RunError(f"pipeline {self.scan.pipeline} declares no input {name!r}")
-        return list(self.scan.inputs.get(name, ()))
+        if name not in self.scan.inputs:
+            raise RunError(
+                f"pipeline {self.scan.pipeline} declares no input {name!r}; it has "
+                f"{', '.join(self.scan.inputs)}"
+            )
+        return list(self.scan.inputs[name])
 
     def metadata(self, name: str) -> list[dict[str, Any]]:
         """Sidecars of the files of an input, in the same order."""
@@ -153,8 +155,11 @@ class Graph:
         Raises
         ------
         RunError
-            If an input does not exist, or a mandatory one is left open.
+            If an input does not exist, or a mandatory one is left open, or the scan has a step of
+            that name already.
         """
+        if self._full_name(name) in {node.name for node in self.nodes}:
+            raise RunError(f"{self.scan.pipeline} has two steps called {name!r}")
         known = interface.inputs.copyable_trait_names()
         for given in inputs:
             if given not in known:
@@ -169,8 +174,8 @@ class Graph:
         for given, source in inputs.items():
             if isinstance(source, Ref):
                 self.workflow.connect(source.node, source.output, node, given)
-            elif isinstance(source, list) and any(isinstance(item, Ref) for item in source):
-                self._connect_list(node, given, source)
+            elif isinstance(source, list | tuple) and any(isinstance(i, Ref) for i in source):
+                self._connect_list(node, given, list(source))
             elif source is not None:
                 setattr(node.inputs, given, str(source) if isinstance(source, Path) else source)
         self._require_mandatory(node, interface, inputs)
@@ -187,7 +192,7 @@ class Graph:
         self.workflow.connect(join, "out", node, given)
 
     def _node(self, name: str, interface: BaseInterface, each: tuple[str, ...]) -> pe.Node:
-        full_name = re.sub(r"\W", "_", f"{self.scan.label}_{self.scan.pipeline}_{name}")
+        full_name = self._full_name(name)
         threads = getattr(interface.inputs, "n_threads", None)
         n_procs = threads if isinstance(threads, int) else getattr(interface, "n_threads", 1)
         memory_gb = getattr(interface, "memory_gb", 0.5)
@@ -196,6 +201,9 @@ class Graph:
                 interface, iterfield=list(each), name=full_name, n_procs=n_procs, mem_gb=memory_gb
             )
         return pe.Node(interface, name=full_name, n_procs=n_procs, mem_gb=memory_gb)
+
+    def _full_name(self, name: str) -> str:
+        return re.sub(r"\W", "_", f"{self.scan.label}_{self.scan.pipeline}_{name}")
 
     def _require_mandatory(
         self, node: pe.Node, interface: BaseInterface, inputs: Mapping[str, Source]
@@ -260,12 +268,16 @@ class Graph:
     def _save(
         self, name: str, source: Ref, path: Path, sidecar_text: str, facts: Ref | None
     ) -> None:
-        if name in self.destinations:
-            raise RunError(f"{self.scan.pipeline} saves {name!r} twice for {self.scan.label}")
+        if name in self.destinations or path in self.destinations.values():
+            raise RunError(
+                f"{self.scan.pipeline} saves {name!r} twice for {self.scan.label}, or two outputs "
+                f"under one name: {path}"
+            )
         node = SaveDerivative(destination=str(path), sidecar=sidecar_text)
         step = self.step(f"save_{name}", node, in_file=source, facts=facts)
         self.destinations[name] = path
-        self.results[name] = step.out_file
+        if name in self.spec.outputs:
+            self.results[name] = step.out_file
 
     def _sidecar(self, spec: OutputSpec) -> dict[str, Any]:
         place = self.surroundings
@@ -281,13 +293,13 @@ class Graph:
         )
 
     def upstream_files(self) -> list[Path]:
-        """Files of the pipelines that this one builds on."""
+        """Files of the pipelines that this one builds on, whether made in this run or before."""
         files = []
         for results in self.upstream.values():
             for result in results.values():
                 is_path = isinstance(result, Path)
                 files.append(result if is_path else Path(result.node.inputs.destination))
-        return files
+        return sorted(files)
 
     def saved(self, name: str) -> Ref | Path | None:
         """Result of the fit: a reference if it is made in this run, a path if it is reused."""

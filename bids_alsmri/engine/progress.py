@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -21,6 +22,37 @@ class Named(Protocol):
     name: str
 
 
+def step_of(node: str, steps: Container[str]) -> str | None:
+    """Step that a nipype node belongs to.
+
+    Parameters
+    ----------
+    node : str
+        Name of a node.
+    steps : container of str
+        Names of all steps.
+
+    Returns
+    -------
+    str or None
+        The step itself, or that whose items the node is one of; None where it is no step's.
+
+    Examples
+    --------
+    >>> step_of("_fit12", {"fit"}), step_of("fit", {"fit"}), step_of("draw", {"fit"})
+    ('fit', 'fit', None)
+    """
+    if node in steps:
+        return node
+    # nipype names the parts of a MapNode _name0, _name1 and so on
+    for end in range(len(node) - 1, 1, -1):
+        if not node[end:].isdigit():
+            break
+        if node.startswith("_") and node[1:end] in steps:
+            return node[1:end]
+    return None
+
+
 @dataclass
 class StepTimes:
     """Start and duration of steps, as the plugin tells them.
@@ -30,7 +62,7 @@ class StepTimes:
     started : dict
         Clock at the start of each step, in s.
     seconds : dict
-        Duration of each finished step, in s.
+        Duration of each finished step, in s; the sum over its items where it has some.
     failed : set of str
         Steps that raised.
     """
@@ -91,24 +123,33 @@ class Reporter:
         node : nipype node
             The step.
         status : str
-            ``start``, ``end`` or ``exception``.
+            ``start``, ``end`` or ``exception``; an ``end`` without a ``start`` is a step that was
+            not run, since one before it failed.
         """
-        scan = self._groups.get(node.name, "")
-        step = node.name.removeprefix(scan.replace("-", "_").replace(" ", "_") + "_")
+        name = step_of(node.name, self._groups)
+        if name is None:
+            return
         now = time.monotonic()
+        started = self.times.started.pop(node.name, None)
         if status == "start":
             self.times.started[node.name] = now
         elif status == "exception":
-            self.times.failed.add(node.name)
-        elif node.name not in self.times.seconds:
-            self.times.seconds[node.name] = now - self.times.started.get(node.name, now)
-        self._show(scan, step, status, self.times.seconds.get(node.name, 0.0))
+            self.times.failed.add(name)
+        elif started is not None:
+            self.times.seconds[name] = self.times.seconds.get(name, 0.0) + now - started
+        is_part = name != node.name
+        if status == "exception" or not is_part:
+            self._show(name, status, was_run=started is not None, is_part=is_part)
 
-    def _show(self, scan: str, step: str, status: str, seconds: float) -> None:
-        if self._progress is not None and scan in self._tasks:
-            advance = 0 if status == "start" else 1
+    def _show(self, name: str, status: str, *, was_run: bool, is_part: bool) -> None:
+        scan = self._groups[name]
+        step = name.removeprefix(re.sub(r"\W", "_", scan) + "_")
+        if self._progress is not None:
+            advance = 0 if status == "start" or is_part else 1
             self._progress.update(self._tasks[scan], advance=advance, step=step)
         elif status == "exception":
             log.error("%s: %s failed", scan, step)
+        elif status == "end" and not was_run:
+            log.warning("%s: %s not run, since a step before it failed", scan, step)
         elif status == "end" and not step.startswith("save_"):
-            log.info("%s: %s done in %.1f s", scan, step, seconds)
+            log.info("%s: %s done in %.1f s", scan, step, self.times.seconds[name])

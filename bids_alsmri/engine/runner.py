@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import re
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +14,17 @@ from typing import Any
 import nipype.pipeline.engine as pe
 from rich.console import Console
 
+from bids_alsmri.bids.sink import write_text
 from bids_alsmri.engine.graph import Graph
-from bids_alsmri.engine.progress import Reporter
-from bids_alsmri.errors import RunError, SettingsError
+from bids_alsmri.engine.plugins import make_plugin
+from bids_alsmri.engine.progress import Reporter, step_of
+from bids_alsmri.errors import ExitCode, RunError, SettingsError
 
 log = logging.getLogger(__name__)
 
 POLL_SLEEP_S = 0.1
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+LOCAL_PLUGINS = ("Linear", "MultiProc")
 
 
 @dataclass(frozen=True)
@@ -88,24 +92,32 @@ def read_plugin_file(path: Path) -> tuple[str, dict[str, Any]]:
     Raises
     ------
     SettingsError
-        If the file is missing, no mapping, or names no plugin.
+        If the file is missing, no mapping, or names no plugin that nipype has.
     """
     import yaml
+    from nipype.pipeline import plugins
 
     try:
         parts = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"--nipype-plugin-file {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise SettingsError(
             f"--nipype-plugin-file {path}: no valid YAML or JSON ({error})"
         ) from None
-    if not isinstance(parts, dict) or "plugin" not in parts:
+    arguments = parts.get("plugin_args") or {} if isinstance(parts, dict) else None
+    if arguments is None or "plugin" not in parts or not isinstance(arguments, dict):
         raise SettingsError(
             f"--nipype-plugin-file {path}: expected a mapping with the key 'plugin' (such as "
-            "SLURM or MultiProc) and, if needed, 'plugin_args'"
+            "SLURM or MultiProc) and, if needed, the mapping 'plugin_args'"
         )
-    return str(parts["plugin"]), dict(parts.get("plugin_args") or {})
+    name = str(parts["plugin"])
+    known = sorted(n.removesuffix("Plugin") for n in dir(plugins) if n.endswith("Plugin"))
+    if name not in known:
+        raise SettingsError(
+            f"--nipype-plugin-file {path}: nipype has no plugin {name!r}; it has {', '.join(known)}"
+        )
+    return name, dict(arguments)
 
 
 def choose_plugin(resources: Resources) -> tuple[str, dict[str, Any]]:
@@ -134,6 +146,8 @@ def choose_plugin(resources: Resources) -> tuple[str, dict[str, Any]]:
         arguments.setdefault("mp_context", "forkserver")
         arguments.setdefault("n_procs", resources.n_procs)
         arguments.setdefault("memory_gb", resources.memory_gb)
+        # a step with more threads than n_procs runs alone; memory is checked by require_memory
+        arguments.setdefault("raise_insufficient", False)
     return plugin, arguments
 
 
@@ -219,23 +233,52 @@ def run(
 
     Raises
     ------
+    SettingsError
+        If the plugin file cannot be used.
     RunError
-        If a step needs more memory than there is.
+        If a step needs more memory than there is, or the plugin itself failed.
     """
     require_memory(workflow, resources)
-    plugin, arguments = choose_plugin(resources)
+    name, arguments = choose_plugin(resources)
+    before = {path: _stamp(path) for graph in graphs for path in graph.destinations.values()}
+    crash_folder = Path(workflow.config["execution"]["crashdump_dir"])
+    old_crashes = set(crash_folder.glob("crash-*.txt"))
     groups = {node.name: scan_title(graph) for graph in graphs for node in graph.nodes}
-    start_ns = time.time_ns()
     with Reporter(groups, console) as reporter:
-        if plugin in ("Linear", "MultiProc"):
-            arguments["status_callback"] = reporter
+        plugin = make_plugin(name, arguments, reporter) if name in LOCAL_PLUGINS else name
         try:
             workflow.run(plugin=plugin, plugin_args=arguments)
-        except RuntimeError as error:
-            # nipype raises one of the steps' errors at the end; each is told with its scan below
+        except Exception as error:  # noqa: BLE001
+            # nipype raises one of the steps' errors at the end, of whatever kind; each is told
+            # with its scan below
+            _raise_if_untold(error, set(crash_folder.glob("crash-*.txt")) - old_crashes)
             log.debug("nipype ended with %s", error)
-    crash_folder = Path(workflow.config["execution"]["crashdump_dir"])
-    return [_outcome(graph, start_ns, crash_folder, reporter.times.seconds) for graph in graphs]
+    crashes = [
+        path.read_text(encoding="utf-8", errors="replace")
+        for path in sorted(crash_folder.glob("crash-*.txt"))
+        if path not in old_crashes
+    ]
+    return [_outcome(graph, before, crashes, reporter.times.seconds) for graph in graphs]
+
+
+def _raise_if_untold(error: Exception, crashes: set[Path]) -> None:
+    if isinstance(error, OSError) and error.errno in FULL:
+        raise RunError(
+            f"{error.filename or 'the work folder'}: the disk is full; free space there, or choose "
+            "another work folder with -w",
+            exit_code=ExitCode.CANNOT_WRITE,
+        ) from error
+    if not crashes:
+        raise RunError(f"the steps could not be run: {error}") from error
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    # a saved file is a new one under an old name; clocks of file servers cannot be trusted
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def scan_title(graph: Graph) -> str:
@@ -255,14 +298,15 @@ def scan_title(graph: Graph) -> str:
 
 
 def _outcome(
-    graph: Graph, start_ns: int, crash_folder: Path, seconds: Mapping[str, float]
+    graph: Graph,
+    before: Mapping[Path, tuple[int, int] | None],
+    crashes: Sequence[str],
+    seconds: Mapping[str, float],
 ) -> Outcome:
     names = {node.name for node in graph.nodes}
-    saved = [p for p in graph.destinations.values() if p.is_file()]
-    is_done = len(saved) == len(graph.destinations) and all(
-        path.stat().st_mtime_ns >= start_ns for path in saved
-    )
-    traces = [] if is_done else _crashes(crash_folder, names, start_ns)
+    stamps = {path: _stamp(path) for path in graph.destinations.values()}
+    is_done = all(stamp is not None and stamp != before[path] for path, stamp in stamps.items())
+    traces = [] if is_done else [trace for trace in crashes if _concerns(trace, names)]
     errors = [summary_of(trace) for trace in traces]
     if not is_done and not errors:
         errors = ["a step that it builds on failed or was never run; see the other scans"]
@@ -270,15 +314,9 @@ def _outcome(
     return Outcome(graph, is_done, tuple(errors), tuple(traces), own)
 
 
-def _crashes(folder: Path, names: set[str], start_ns: int) -> list[str]:
-    found = []
-    for path in sorted(folder.glob("crash-*.txt")):
-        if path.stat().st_mtime_ns >= start_ns:
-            text = path.read_text(encoding="utf-8", errors="replace")
-            node = re.search(r"^Node: (?:\S+\.)?(\w+)$", text, re.MULTILINE)
-            if node and any(node[1].lstrip("_").startswith(name) for name in names):
-                found.append(text)
-    return found
+def _concerns(trace: str, names: set[str]) -> bool:
+    node = re.search(r"^Node: (?:\S+\.)?(\w+)$", trace, re.MULTILINE)
+    return node is not None and step_of(node[1], names) is not None
 
 
 def summary_of(trace: str) -> str:
@@ -293,14 +331,25 @@ def summary_of(trace: str) -> str:
     -------
     str
         The last error's text with its notes, on one line.
+
+    Notes
+    -----
+    nipype puts the trace of the interface, indented by a tab, into that of the node, and may
+    add that it found no file of results. The deepest trace tells what happened.
     """
-    lines = [line.strip() for line in trace.strip().splitlines()]
-    start = max(
-        (i for i, line in enumerate(lines) if re.match(r"[\w.]+(Error|Exception)\b", line)),
-        default=len(lines) - 1,
+    text = re.split(r"\n\s*(?:When|During the) creati(?:ng|on of) this crashfile", trace)[0]
+    deepest = text.rpartition("Traceback (most recent call last):\n")[2].splitlines()
+    margin = min((_indent(line) for line in deepest if line.strip()), default=0)
+    # frames are indented below the margin, the error stands at it
+    start = next(
+        (i for i, line in enumerate(deepest) if line.strip() and _indent(line) == margin), 0
     )
-    text = " ".join(line for line in lines[start:] if line)
-    return re.sub(r"^bids_alsmri\.errors\.\w+: ", "", text)
+    message = " ".join(line.strip() for line in deepest[start:] if line.strip())
+    return re.sub(r"^bids_alsmri\.errors\.\w+: ", "", message)
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
 
 
 def write_timing(path: Path, outcomes: Sequence[Outcome]) -> None:
@@ -314,4 +363,4 @@ def write_timing(path: Path, outcomes: Sequence[Outcome]) -> None:
         What the run gave.
     """
     parts = {scan_title(o.graph): dict(o.seconds) for o in outcomes}
-    path.write_text(json.dumps(parts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(parts, indent=1, sort_keys=True) + "\n")
