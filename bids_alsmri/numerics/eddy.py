@@ -116,6 +116,9 @@ class EddySettings:
         Groups with fewer brain voxels are not judged.
     b0_threshold_s_mm2, shell_gap_s_mm2 : float
         At most b=0; largest step between neighbours of one shell.
+    max_b0_registered_s_mm2 : float
+        Volumes up to this b-value begin at their registration to the b=0, the others at their
+        registration to the mean of their shell.
     align_shells : bool
         Whether the mean of each shell is aligned to the b=0 at the end.
     threads : int
@@ -136,6 +139,7 @@ class EddySettings:
     min_slice_voxels: int
     b0_threshold_s_mm2: float
     shell_gap_s_mm2: float
+    max_b0_registered_s_mm2: float
     align_shells: bool
     threads: int
 
@@ -950,6 +954,19 @@ def _prediction_weights(series: _Series, state: _State, aligned: Single, *, krig
     return weights
 
 
+def _predictor(series: _Series, state: _State, *, kriged: bool) -> Predict:
+    # volume -> its prediction in the reference space, from all others as they lie now
+    aligned = _align(series, state)
+    weights = _prediction_weights(series, state, aligned, kriged=kriged)
+
+    def predict(volume: int) -> Float:
+        total = np.empty(series.mask.size)
+        _weighted_sum(aligned, weights[volume], total)
+        return total.reshape(series.mask.shape)
+
+    return predict
+
+
 def _in_volume(image: Float, transform: Float, frame: ImageFrame) -> Float:
     # an image of the reference space as the volume saw it, squeeze included
     inverse = np.linalg.inv(transform)
@@ -996,19 +1013,20 @@ def _register(
     )
 
 
-def _register_all(series: _Series, state: _State, predict: Predict, fwhm_mm: float) -> None:
-    reference = int(np.flatnonzero(series.labels == 0)[0])
+def _register_to_prediction(
+    series: _Series,
+    state: _State,
+    predict: Predict,
+    volumes: NDArray[np.intp],
+    fwhm_mm: float,
+) -> None:
     wide = _moved_border(series.mask, series.settings.mask_margin_mm, series.frame)
-    b0 = series.original[reference].astype(np.float64)
 
     def one(volume: int) -> VolumeFit:
-        target = predict(volume) if series.labels[volume] > 0 else b0
-        return _register(series, state, volume, target, wide, fwhm_mm)
+        return _register(series, state, volume, predict(volume), wide, fwhm_mm)
 
-    volumes = [i for i in range(len(series.labels)) if i != reference]
-    for volume, fit in zip(
-        volumes, _in_threads(one, volumes, series.settings.threads), strict=True
-    ):
+    fits = _in_threads(one, volumes.tolist(), series.settings.threads)
+    for volume, fit in zip(volumes, fits, strict=True):
         state.parameters[volume] = fit.parameters
         state.misfit[volume] = fit.misfit
 
@@ -1188,17 +1206,17 @@ def correct_series(
     """
     series = _checked_series(data, mask, affine, b_values_s_mm2, directions_world, groups, settings)
     state = _start(series)
-    for n_done, fwhm_mm in enumerate(settings.smoothing_fwhm_mm):
-        aligned = _align(series, state)
-        # neighbours in direction may have moved alike, so the first round takes the shell's mean
-        weights = _prediction_weights(series, state, aligned, kriged=n_done > 0)
-
-        def predict(volume: int, aligned: Single = aligned, weights: Float = weights) -> Float:
-            total = np.empty(series.mask.size)
-            _weighted_sum(aligned, weights[volume], total)
-            return total.reshape(series.mask.shape)
-
-        _register_all(series, state, predict, fwhm_mm)
+    near = np.asarray(b_values_s_mm2) <= settings.max_b0_registered_s_mm2
+    _register_across(series, state, np.flatnonzero(near))
+    if not near.all():
+        # neighbours in direction may have moved alike, so begin with the mean of all
+        predict = _predictor(series, state, kriged=False)
+        _register_to_prediction(
+            series, state, predict, np.flatnonzero(~near), settings.smoothing_fwhm_mm[0]
+        )
+    for fwhm_mm in settings.smoothing_fwhm_mm:
+        predict = _predictor(series, state, kriged=True)
+        _register_to_prediction(series, state, predict, series.weighted, fwhm_mm)
         _remove_common_distortion(series, state)
         _find_outliers(series, state, predict)
     if settings.align_shells:
@@ -1250,9 +1268,16 @@ def register_to_b0(
     groups = np.arange(data.shape[settings.slice_axis])
     series = _checked_series(data, mask, affine, b_values_s_mm2, directions_world, groups, settings)
     state = _start(series)
+    _register_across(series, state, np.arange(len(series.labels)))
+    return _result(series, state)
+
+
+def _register_across(series: _Series, state: _State, volumes: NDArray[np.intp]) -> None:
+    # each of these volumes to the first b=0, by correlation ratio
+    settings = series.settings
     reference = int(np.flatnonzero(series.labels == 0)[0])
     b0 = series.original[reference].astype(np.float64)
-    inner = _moved_border(mask, -settings.contrast_margin_mm, series.frame)
+    inner = _moved_border(series.mask, -settings.contrast_margin_mm, series.frame)
 
     def one(volume: int) -> VolumeFit:
         return register_across_contrasts(
@@ -1267,10 +1292,9 @@ def register_to_b0(
             tolerance_mm=settings.tolerance_mm,
         )
 
-    volumes = [i for i in range(len(series.labels)) if i != reference]
-    for i, fit in zip(volumes, _in_threads(one, volumes, settings.threads), strict=True):
+    others = [int(i) for i in volumes if i != reference]
+    for i, fit in zip(others, _in_threads(one, others, settings.threads), strict=True):
         state.parameters[i], state.misfit[i] = fit.parameters, fit.misfit
-    return _result(series, state)
 
 
 def _start(series: _Series) -> _State:
