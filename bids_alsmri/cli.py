@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import logging
+import multiprocessing.util
 import os
 import shlex
 import sys
@@ -17,6 +18,7 @@ from typing import Any, NoReturn
 from bids_alsmri.engine.pipeline import registry
 from bids_alsmri.errors import AlsMriError, ExitCode, RunError, SettingsError
 from bids_alsmri.options import Option, add_to_parser, options_of
+from bids_alsmri.planning import check_folders
 from bids_alsmri.settings import LEVELS, RunSettings, make_run_settings, read_settings_file
 from bids_alsmri.version import VERSION
 
@@ -133,14 +135,15 @@ def parse(arguments: Sequence[str]) -> RunSettings:
         If the call is wrong; an unknown level wins over other faults.
     """
     try:
-        parsed = make_parser().parse_args(arguments)
+        # positionals may stand apart, as in BIDS_DIR OUT --mode paper participant
+        parsed = make_parser().parse_intermixed_args(arguments)
     except SettingsError:
         _raise_on_unknown_level(arguments)
         raise
+    if parsed.analysis_level not in (None, *LEVELS):
+        _raise_unknown_level(parsed.analysis_level)
     run, pipelines = _from_file(parsed.settings)
     level = parsed.analysis_level or run.get("level")
-    if level not in (None, *LEVELS):
-        _raise_unknown_level(level)
     given = {name: value for name, value in vars(parsed).items() if "." in name}
     for name, value in given.items():
         owner, _, field = name.partition(".")
@@ -170,8 +173,10 @@ def _raise_on_unknown_level(arguments: Sequence[str]) -> None:
     lenient = make_parser(is_lenient=True)
     for action in lenient._actions:
         action.type, action.choices = None, None
+        if action.option_strings and action.nargs in (None, "+"):
+            action.nargs = "?" if action.nargs is None else "*"
     with contextlib.suppress(SettingsError):
-        known, _ = lenient.parse_known_args(arguments)
+        known, _ = lenient.parse_known_intermixed_args(arguments)
         if known.analysis_level not in (None, *LEVELS):
             _raise_unknown_level(known.analysis_level)
 
@@ -217,6 +222,9 @@ def prepare_environment(settings: RunSettings) -> None:
         if name not in os.environ:
             os.environ[name] = str(work / "cache" / folder)
             (work / "cache" / folder).mkdir(parents=True, exist_ok=True)
+    # sockets between processes stay in the system's folder: their paths hold 107 bytes at most,
+    # and not every file system of a work folder has them
+    multiprocessing.util.get_temp_dir()
     (work / "tmp").mkdir(exist_ok=True)
     os.environ["TMPDIR"] = str(work / "tmp")
     tempfile.tempdir = None
@@ -255,15 +263,14 @@ def run_level(settings: RunSettings, command_line: str) -> ExitCode:
     AlsMriError
         If nothing can be processed.
     """
+    if settings.level == "group":
+        raise SettingsError("the group level is not part of this version; give participant")
+    check_folders(settings)
     prepare_environment(settings)
     _start_logging(settings)
     from rich.console import Console
 
     console = Console(stderr=True)
-    if settings.level == "group":
-        from bids_alsmri.group import run_group_level
-
-        return run_group_level(settings, command_line, console)
     from bids_alsmri.participant import run_participant_level
 
     return run_participant_level(settings, command_line, console)

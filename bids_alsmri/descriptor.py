@@ -6,7 +6,7 @@ from typing import Any
 
 from bids_alsmri.cli import DESCRIPTION, POSITIONALS, pipeline_options, run_options
 from bids_alsmri.errors import ExitCode
-from bids_alsmri.options import Option, boutiques_input
+from bids_alsmri.options import Option, boutiques_inputs
 from bids_alsmri.settings import LEVELS
 from bids_alsmri.version import VERSION
 
@@ -38,16 +38,29 @@ def make_descriptor() -> dict[str, Any]:
     flags: list[Option] = run_options()
     for options in pipeline_options().values():
         flags += options
-    inputs = [_positional(name) for name in POSITIONALS] + [boutiques_input(o) for o in flags]
-    keys = " ".join(str(entry["value-key"]) for entry in inputs)
+    inputs = [_positional(name) for name in POSITIONALS]
+    # Boutiques' rules for BIDS apps want the output folder as a name and as a file
+    is_folder = {"id": "output_dir_folder", "name": "output dir folder", "type": "File"}
+    inputs.append({**_positional("output_dir"), **is_folder, "optional": True})
+    inputs += [entry for option in flags for entry in boutiques_inputs(option)]
+    keys = " ".join(dict.fromkeys(str(entry["value-key"]) for entry in inputs))
     return {
         "name": "bids_alsmri",
         "description": DESCRIPTION,
         "tool-version": VERSION,
         "schema-version": "0.5",
         "author": "The bids_alsmri developers",
-        "command-line": f"bids_alsmri {keys}",
+        "command-line": f"mkdir -p [OUTPUT_DIR]; bids_alsmri {keys}",
         "inputs": inputs,
+        "groups": [
+            {
+                "id": "output_dir_group",
+                "name": "Output folder",
+                "members": ["output_dir", "output_dir_folder"],
+                "mutually-exclusive": True,
+                "one-is-required": True,
+            }
+        ],
         "output-files": [
             {
                 "id": "results",
@@ -69,7 +82,7 @@ def _positional(name: str) -> dict[str, Any]:
         "name": name.replace("_", " "),
         "description": POSITIONALS[name],
         "type": "String",
-        "optional": False,
+        "optional": name == "output_dir",
         "value-key": f"[{name.upper()}]",
     }
     if name == "bids_dir":

@@ -7,9 +7,10 @@ else repeats its default, unit, range, help or source.
 from __future__ import annotations
 
 import argparse
+import os
 import types
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -26,6 +27,16 @@ class SettingsModel(BaseModel):
     """Base of all settings: frozen, unknown names refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+_KIND_WORDS: Mapping[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    Path: "a path",
+    dict: "NAME=PATH",
+}
 
 
 class _Same:
@@ -131,7 +142,8 @@ class Option:
             notes.append(f"in {self.unit}")
         if self.range_text:
             notes.append(self.range_text)
-        if self.default not in (None, (), {}, False):
+        is_said = self.default is False and not self.has_paper_value
+        if not (is_said or self.default is None or self.default in ((), {})):
             notes.append(f"default {_spell(self.default)}")
         if self.has_paper_value:
             notes.append(f"in paper mode {_spell(self.paper)}")
@@ -224,7 +236,7 @@ def _option(name: str, field: FieldInfo, prefix: str, group: str) -> Option:
     )
 
 
-def add_to_parser(parser: argparse.ArgumentParser, option: Option, *, dest: str) -> None:
+def add_to_parser(parser: argparse._ActionsContainer, option: Option, *, dest: str) -> None:
     """Give a parser the flags of one option; only what the user gives will be in the result.
 
     Parameters
@@ -247,16 +259,40 @@ def add_to_parser(parser: argparse.ArgumentParser, option: Option, *, dest: str)
             default=argparse.SUPPRESS,
         )
         return
+    types_: dict[type, Any] = {dict: str, Path: absolute_path}
     parser.add_argument(
         *flags,
         dest=dest,
         help=text,
         default=argparse.SUPPRESS,
-        type=str if option.kind is dict else option.kind,
+        # labels and names add up over several flags; of numbers the last flag counts
+        action="extend" if option.is_list and option.kind in (str, dict) else "store",
+        type=types_.get(option.kind, option.kind),
         nargs="+" if option.is_list else None,
         choices=list(option.choices) or None,
         metavar=None if option.choices else option.name.upper(),
     )
+
+
+def absolute_path(text: str) -> Path:
+    """Path that means the same from any folder, so that a settings file repeats a run.
+
+    Parameters
+    ----------
+    text : str
+        As the user gave it; ``~`` stands for the home folder.
+
+    Returns
+    -------
+    Path
+        Absolute, links kept.
+
+    Examples
+    --------
+    >>> absolute_path("/data/../data2")
+    PosixPath('/data2')
+    """
+    return Path(os.path.abspath(os.path.expanduser(text)))
 
 
 def resolve(
@@ -304,13 +340,13 @@ def _explain(error: ValidationError, model: type[SettingsModel], prefix: str) ->
             close = ", ".join(sorted(known)) or "none"
             yield f"{name}: {item['msg']}; the settings here are {close}"
             continue
-        must = option.range_text or ", ".join(option.choices) or option.kind.__name__
+        must = option.range_text or ", ".join(option.choices) or _KIND_WORDS[option.kind]
         unit = f" {option.unit}" if option.unit not in ("", "1") else ""
         yield f"{option.flags[0]} is {item['input']!r}; it must be {must}{unit} ({item['msg']})"
 
 
-def boutiques_input(option: Option) -> dict[str, Any]:
-    """Entry of an option among the inputs of a Boutiques descriptor.
+def boutiques_inputs(option: Option) -> list[dict[str, Any]]:
+    """Entries of an option among the inputs of a Boutiques descriptor.
 
     Parameters
     ----------
@@ -319,9 +355,23 @@ def boutiques_input(option: Option) -> dict[str, Any]:
 
     Returns
     -------
-    dict
-        One item of ``inputs``, schema version 0.5.
+    list of dict
+        Items of ``inputs``, schema version 0.5: one, or two for a switch that is on in one mode
+        only, since a Boutiques flag cannot switch off.
     """
+    if option.kind is not bool:
+        return [_boutiques_input(option)]
+    states = {option.default, option.paper} if option.has_paper_value else {option.default}
+    entries = [_boutiques_input(option)] if False in states else []
+    return entries + ([_boutiques_input(_negated(option))] if True in states else [])
+
+
+def _negated(option: Option) -> Option:
+    flag = "--no-" + option.flags[0].removeprefix("--")
+    return replace(option, flags=(flag,), name=f"no {option.name}", help=f"Off: {option.help}")
+
+
+def _boutiques_input(option: Option) -> dict[str, Any]:
     identifier = option.flags[0].lstrip("-").replace("-", "_")
     kinds = {bool: "Flag", int: "Number", float: "Number", Path: "File"}
     entry: dict[str, Any] = {

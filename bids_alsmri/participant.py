@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,13 +14,7 @@ from pathlib import Path
 import nipype.pipeline.engine as pe
 from rich.console import Console
 
-from bids_alsmri.bids.dataset import (
-    check_derivatives,
-    check_output_dir,
-    check_raw,
-    write_description,
-    write_descriptions,
-)
+from bids_alsmri.bids.dataset import write_description, write_descriptions
 from bids_alsmri.bids.sink import write_text
 from bids_alsmri.engine.graph import Graph, Ref, Surroundings
 from bids_alsmri.engine.pipeline import registry
@@ -77,15 +72,12 @@ def run_participant_level(settings: RunSettings, command_line: str, console: Con
     AlsMriError
         If nothing can be processed at all.
     """
-    from bids_alsmri.summary import write_reports
-
-    check_raw(settings.bids_dir, skip_validation=settings.skip_bids_validation)
-    check_derivatives(settings.derivatives)
-    check_output_dir(settings.bids_dir, settings.output_dir)
     plan = make_plan(settings)
     if settings.plan:
         sys.stdout.write(describe(plan, settings))
         return ExitCode.DONE
+    from bids_alsmri.summary import write_reports
+
     started = datetime.now(UTC)
     folder = settings.output_dir / "logs" / started.strftime("%Y%m%dT%H%M%S%fZ")
     write_description(settings.output_dir, settings.bids_dir, settings.derivatives, VERSION)
@@ -97,8 +89,18 @@ def run_participant_level(settings: RunSettings, command_line: str, console: Con
     write_reports(settings, result, folder, command_line)
     code = exit_code_of(result)
     if code is ExitCode.DONE and settings.clean_workdir:
-        shutil.rmtree(settings.work_folder, ignore_errors=True)
+        _remove_steps(settings.work_folder, outcomes.values())
     return code
+
+
+def _remove_steps(work_folder: Path, outcomes: Iterable[Outcome]) -> None:
+    # another run may share the folder, and the user's own files may lie in it
+    for outcome in outcomes:
+        for node in outcome.graph.nodes:
+            shutil.rmtree(work_folder / "steps" / node.name, ignore_errors=True)
+    for folder in (work_folder / "steps", work_folder / "tmp", work_folder):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def run_jobs(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bids_alsmri.bids.dataset import check_derivatives, check_output_dir, check_raw
 from bids_alsmri.bids.query import (
     Scan,
     Skip,
@@ -92,6 +94,41 @@ class Plan:
     skips: tuple[Skip, ...]
 
 
+def check_folders(settings: RunSettings) -> None:
+    """Raise where the folders of a run cannot be used; writes nothing.
+
+    Parameters
+    ----------
+    settings : RunSettings
+        What was asked for.
+
+    Raises
+    ------
+    SettingsError
+        If output or work folder lie where they must not.
+    DataError
+        If the dataset or one of the derivatives is absent or not valid.
+    RunError
+        If the output folder cannot be written.
+    """
+    check_raw(settings.bids_dir, skip_validation=settings.skip_bids_validation)
+    check_derivatives(settings.derivatives)
+    check_output_dir(settings.bids_dir, settings.output_dir)
+    raw, output, work = (
+        Path(os.path.realpath(folder))
+        for folder in (settings.bids_dir, settings.output_dir, settings.work_folder)
+    )
+    if work.is_relative_to(raw) and not work.is_relative_to(raw / "derivatives"):
+        where = f"inside the raw data {settings.bids_dir}"
+    elif work.is_relative_to(output):
+        where = f"inside OUTPUT_DIR {settings.output_dir}"
+    else:
+        return
+    raise SettingsError(
+        f"work folder {settings.work_folder} lies {where}; choose one elsewhere with -w"
+    )
+
+
 def make_plan(settings: RunSettings) -> Plan:
     """Find the scans that were asked for and what is left to do for each.
 
@@ -114,7 +151,9 @@ def make_plan(settings: RunSettings) -> Plan:
     """
     available = list_participants(settings.bids_dir)
     participants = resolve_labels(settings.participant_label, available, "participant")
-    layout = open_layout(settings.bids_dir, participants, database_dir=settings.bids_database_dir)
+    # a plan writes nothing, not even the index
+    database_dir = None if settings.plan else settings.bids_database_dir
+    layout = open_layout(settings.bids_dir, participants, database_dir=database_dir)
     sessions: tuple[str, ...] = ()
     if settings.session_label:
         found = list_sessions(settings.bids_dir, participants)
@@ -136,11 +175,19 @@ def make_plan(settings: RunSettings) -> Plan:
         )
         skips += skipped
         for scan in scans:
-            job = _job(settings, pipeline, scan, jobs)
-            jobs[job.key] = job
+            try:
+                job = _job(settings, pipeline, scan, jobs)
+            except DataError as error:
+                skips.append(_skip_of(scan, error))
+            else:
+                jobs[job.key] = job
     if not jobs:
         _raise_nothing_usable(settings, skips)
     return Plan(tuple(participants), tuple(jobs.values()), tuple(skips))
+
+
+def _skip_of(scan: Scan, error: DataError) -> Skip:
+    return Skip(scan.pipeline, scan.participant, scan.session, str(error), True, error.exit_code)
 
 
 def read_filters(path: Path | None) -> dict[str, dict[str, Any]]:
@@ -171,6 +218,10 @@ def read_filters(path: Path | None) -> dict[str, dict[str, Any]]:
         raise SettingsError(
             f"--bids-filter-file {path}: no valid JSON at line {error.lineno}, "
             f"column {error.colno} ({error.msg})"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise SettingsError(
+            f"--bids-filter-file {path}: is no text in UTF-8 ({error.reason})"
         ) from None
     is_nested = isinstance(filters, dict) and all(isinstance(v, dict) for v in filters.values())
     if not is_nested:
@@ -251,7 +302,7 @@ def upstream_scan(scan: Scan, others: list[Scan], pipeline: str) -> Scan | None:
     """
     candidates = [s for s in others if s.pipeline == pipeline and s.participant == scan.participant]
     same = [s for s in candidates if s.session == scan.session]
-    return (same or candidates or [None])[0]
+    return next(iter(same or candidates), None)
 
 
 def _raise_nothing_usable(settings: RunSettings, skips: list[Skip]) -> None:

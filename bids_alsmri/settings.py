@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field, SerializeAsAny, field_validator
 
 from bids_alsmri.errors import ExitCode, SettingsError
-from bids_alsmri.options import Mode, SettingsModel, resolve, setting
+from bids_alsmri.options import Mode, SettingsModel, absolute_path, resolve, setting
 
 LEVELS = ("participant", "group")
 
@@ -124,7 +124,11 @@ class RunSettings(SettingsModel):
             bad = [name for name, equals, path in pairs if not (name and equals and path)]
             if bad:
                 raise ValueError(f"{bad[0]!r} is not of the form NAME=PATH")
-            return {name: Path(path) for name, _, path in pairs}
+            names = [name for name, _, _ in pairs]
+            twice = [name for name in names if names.count(name) > 1]
+            if twice:
+                raise ValueError(f"{twice[0]!r} is given twice")
+            return {name: absolute_path(path) for name, _, path in pairs}
         return value
 
     @property
@@ -185,13 +189,18 @@ def read_settings_file(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, 
             f"--settings {path}: no valid JSON at line {error.lineno}, column {error.colno} "
             f"({error.msg})"
         ) from None
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"--settings {path}: is no text in UTF-8 ({error.reason})") from None
     allowed = {"version", "run", "pipelines"}
-    if not isinstance(parts, dict) or not set(parts) <= allowed:
+    parts = parts if isinstance(parts, dict) else {"run": None}
+    run, pipelines = parts.get("run", {}), parts.get("pipelines", {})
+    objects = [run, pipelines, *(pipelines.values() if isinstance(pipelines, dict) else ())]
+    if not set(parts) <= allowed or not all(isinstance(item, dict) for item in objects):
         raise SettingsError(
-            f"--settings {path}: expected an object with the keys run and pipelines, as in "
+            f"--settings {path}: expected an object with the objects run and pipelines, as in "
             "logs/<run>/settings.json"
         )
-    return dict(parts.get("run", {})), {n: dict(v) for n, v in parts.get("pipelines", {}).items()}
+    return dict(run), {name: dict(values) for name, values in pipelines.items()}
 
 
 def make_run_settings(
@@ -244,29 +253,36 @@ def make_run_settings(
     return run.model_copy(update={"pipelines": chosen})
 
 
-def usable_cores() -> int:
+def usable_cores(limits: Mapping[str, int] | None = None) -> int:
     """Cores that this process may use, after affinity and cgroup quota.
+
+    Parameters
+    ----------
+    limits : mapping, optional
+        As from :func:`cgroup_limits`, which is asked if it is not given.
 
     Returns
     -------
     int
-        At least 1.
+        At least 1; a share of a core counts as none.
 
     Examples
     --------
-    >>> usable_cores() >= 1
-    True
+    >>> usable_cores({"cores_millis": 1500})
+    1
     """
+    quota_millis = (cgroup_limits() if limits is None else limits).get("cores_millis")
     cores = len(os.sched_getaffinity(0))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return cores
-    return cores if quota == "max" else max(1, min(cores, int(int(quota) / int(period))))
+    return cores if quota_millis is None else max(1, min(cores, quota_millis // 1000))
 
 
-def usable_memory_gb() -> float:
+def usable_memory_gb(limits: Mapping[str, int] | None = None) -> float:
     """Memory that this process may use, after the cgroup's limit, in GB (10^9 bytes).
+
+    Parameters
+    ----------
+    limits : mapping, optional
+        As from :func:`cgroup_limits`, which is asked if it is not given.
 
     Returns
     -------
@@ -275,12 +291,70 @@ def usable_memory_gb() -> float:
 
     Examples
     --------
-    >>> usable_memory_gb() > 0
-    True
+    >>> usable_memory_gb({"memory_bytes": 500_000_000})
+    0.5
     """
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = (cgroup_limits() if limits is None else limits).get("memory_bytes", physical)
+    return min(physical, limit) / 1e9
+
+
+def cgroup_limits(
+    root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
+) -> dict[str, int]:
+    """Limits that control groups set to this process.
+
+    Parameters
+    ----------
+    root : Path
+        Where control groups are mounted.
+    membership : Path
+        File that names the groups of the process.
+
+    Returns
+    -------
+    dict
+        ``cores_millis`` in thousandths of a core, ``memory_bytes`` in bytes; none where there is
+        no limit. The tightest on the way from the process's group to the root counts: batch
+        systems set theirs on inner groups.
+
+    Notes
+    -----
+    Files ``cpu.max`` and ``memory.max`` of version 2, ``cpu.cfs_quota_us``,
+    ``cpu.cfs_period_us`` and ``memory.limit_in_bytes`` of version 1 (Linux,
+    Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst).
+    """
     try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        lines = membership.read_text(encoding="utf-8").splitlines()
     except OSError:
-        limit = "max"
-    return (physical if limit == "max" else min(physical, int(limit))) / 1e9
+        lines = []
+    found: dict[str, list[int]] = {"cores_millis": [], "memory_bytes": []}
+    # inside a container the group is often the root of what is mounted, whatever its name
+    for line in [*lines, "0::/"]:
+        _, _, rest = line.partition(":")
+        controllers, _, group = rest.partition(":")
+        base = root / controllers if controllers else root
+        inner = Path(group.lstrip("/"))
+        for folder in (base / part for part in (inner, *inner.parents)):
+            cores, memory = _limits_in(folder)
+            found["cores_millis"] += cores
+            found["memory_bytes"] += memory
+    return {name: min(values) for name, values in found.items() if values}
+
+
+def _limits_in(folder: Path) -> tuple[list[int], list[int]]:
+    quota = _numbers(folder / "cpu.max") or [
+        *_numbers(folder / "cpu.cfs_quota_us"),
+        *_numbers(folder / "cpu.cfs_period_us"),
+    ]
+    memory = _numbers(folder / "memory.max") or _numbers(folder / "memory.limit_in_bytes")
+    cores = [1000 * quota[0] // quota[1]] if len(quota) == 2 and min(quota) > 0 else []
+    return cores, memory
+
+
+def _numbers(path: Path) -> list[int]:
+    try:
+        # no limit is told by the word max, or in version 1 by -1
+        return [int(word) for word in path.read_text(encoding="utf-8").split()]
+    except (OSError, ValueError):
+        return []

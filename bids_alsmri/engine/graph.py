@@ -294,12 +294,11 @@ class Graph:
 
     def upstream_files(self) -> list[Path]:
         """Files of the pipelines that this one builds on, whether made in this run or before."""
-        files = []
-        for results in self.upstream.values():
-            for result in results.values():
-                is_path = isinstance(result, Path)
-                files.append(result if is_path else Path(result.node.inputs.destination))
-        return sorted(files)
+        results = [result for saved in self.upstream.values() for result in saved.values()]
+        return sorted(
+            Path(result.node.inputs.destination) if isinstance(result, Ref) else result
+            for result in results
+        )
 
     def saved(self, name: str) -> Ref | Path | None:
         """Result of the fit: a reference if it is made in this run, a path if it is reused."""

@@ -45,7 +45,7 @@ def start_worker(folder: str) -> None:
         fcntl.fcntl(sentinel, fcntl.F_SETFL, flags | os.O_ASYNC)
 
 
-class SteadyMultiProcPlugin(MultiProcPlugin):
+class SteadyMultiProcPlugin(MultiProcPlugin):  # type: ignore[misc]
     """MultiProc that outlives a killed worker.
 
     Parameters
@@ -102,7 +102,8 @@ class SteadyMultiProcPlugin(MultiProcPlugin):
         return int(self._taskid)
 
     def _submit(self, pool: ProcessPoolExecutor, task: int) -> Future[Any]:
-        return pool.submit(run_node, *self._nodes[task], task)
+        node, updatehash = self._nodes[task]
+        return pool.submit(run_node, node, updatehash, task)
 
     def _replace_pool(self) -> None:
         self._pools.insert(0, self._new_pool(self.processors))

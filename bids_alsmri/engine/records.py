@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bids_alsmri.bids.query import Scan
-from bids_alsmri.bids.sink import write_atomically
+from bids_alsmri.bids.sink import write_text
 from bids_alsmri.errors import DataError, ExitCode
 
 Work = Literal["everything", "apply", "nothing"]
@@ -104,9 +104,20 @@ def read_record(path: Path) -> Record | None:
     try:
         parts = json.loads(path.read_text(encoding="utf-8"))
         identity = Identity(**parts.pop("identity"))
-        return Record(identity=identity, **parts)
-    except (OSError, ValueError, TypeError, KeyError):
+        record = Record(identity=identity, **parts)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
+    return record if _is_whole(record) else None
+
+
+def _is_whole(record: Record) -> bool:
+    identity = record.identity
+    tables = (identity.fit, identity.apply, identity.inputs, identity.upstream)
+    return (
+        all(isinstance(table, dict) for table in (*tables, record.outputs, record.seconds))
+        and all(isinstance(e, dict) and "sha256" in e for e in identity.inputs.values())
+        and all(isinstance(output, str) for output in record.outputs.values())
+    )
 
 
 def write_record(path: Path, record: Record) -> None:
@@ -119,8 +130,7 @@ def write_record(path: Path, record: Record) -> None:
     record : Record
         What to keep.
     """
-    text = json.dumps(asdict(record), indent=1, sort_keys=True) + "\n"
-    write_atomically(path, lambda target: target.write_text(text, encoding="utf-8"))
+    write_text(path, json.dumps(asdict(record), indent=1, sort_keys=True) + "\n")
 
 
 def fingerprint(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,10 @@ class SaveDerivativeOutputSpec(NodeOutputSpec):
     out_file = File(exists=True, desc="the saved file")
 
 
+def _copy(source: Path, destination: Path) -> None:
+    shutil.copyfile(source, destination)
+
+
 class SaveDerivative(AlsInterface):
     """Save a file and its sidecar under their final names, whole or not at all."""
 
@@ -42,7 +47,7 @@ class SaveDerivative(AlsInterface):
     def _run_interface(self, runtime: Any) -> Any:
         destination = Path(self.inputs.destination)
         source = Path(self.inputs.in_file)
-        write_atomically(destination, lambda path: shutil.copyfile(source, path))
+        write_atomically(destination, partial(_copy, source))
         if self.inputs.sidecar:
             sidecar = json.loads(self.inputs.sidecar)
             if isdefined(self.inputs.facts):
