@@ -20,6 +20,9 @@ from bids_alsmri.interfaces.registration import (
 from bids_alsmri.numerics import anatomy
 from bids_alsmri.spaces.templates import Template
 
+# From dark to bright in a T1-weighted image, the order in which Atropos numbers clusters.
+TISSUES = ("CSF", "GM", "WM")
+
 
 @dataclass(frozen=True)
 class BrainSearch:
@@ -384,3 +387,85 @@ def _mask_near(
         opening_mm=search.mask_opening_mm,
         closing_mm=search.mask_closing_mm,
     )
+
+
+def segment_tissues(
+    t1w: Path,
+    mask: Path,
+    out_files: dict[str, Path],
+    *,
+    priors: dict[str, Path] | None,
+    prior_weight: float,
+    smoothness: float,
+    iterations: int,
+    work_dir: Path,
+    n_threads: int,
+) -> dict[str, Path]:
+    """Probability of cerebrospinal fluid, grey and white matter in each voxel of a brain.
+
+    Parameters
+    ----------
+    t1w : Path
+        Bias-corrected T1-weighted image.
+    mask : Path
+        Brain mask on its grid.
+    out_files : dict of str to Path
+        Where the maps of "CSF", "GM" and "WM" go, float32.
+    priors : dict of str to Path or None
+        Expected probabilities of the three on the same grid, such as the template's brought
+        here; None starts from three clusters of intensity.
+    prior_weight : float
+        Weight of the priors, 0 to 1; used only with them.
+    smoothness : float
+        Weight of the Markov random field.
+    iterations : int
+        Most iterations.
+    work_dir : Path
+        Existing folder for intermediate files.
+    n_threads : int
+        ITK threads.
+
+    Returns
+    -------
+    dict of str to Path
+        `out_files`; in the mask the three add up to 1, outside they are 0.
+
+    Raises
+    ------
+    DataError
+        If the mask is empty, or white matter is not the brightest tissue.
+    RunError
+        If ANTs fails.
+
+    Notes
+    -----
+    Atropos: Avants et al. 2011, doi:10.1007/s12021-011-9109-y.
+    """
+    import nibabel as nib
+
+    inside = _load(nib.load(mask)).values > 0
+    if not inside.any():
+        raise DataError(f"{mask} is empty; expected a brain mask with the grid of {t1w}")
+    start = "KMeans[3]"
+    if priors is not None:
+        for number, tissue in enumerate(TISSUES, start=1):
+            nib.save(nib.load(priors[tissue]), work_dir / f"prior{number}.nii.gz")
+        start = f"PriorProbabilityImages[3,{work_dir}/prior%d.nii.gz,{prior_weight:g}]"
+    arguments = [
+        *("-d", "3", "-a", str(t1w), "-x", str(mask), "-i", start, "-v", "0", "-r", "0"),
+        *("-m", f"[{smoothness:g},1x1x1]", "-c", f"[{iterations},0]", "-p", "Socrates[1]"),
+        *("-o", f"[{work_dir}/tissues.nii.gz,{work_dir}/tissue%d.nii.gz]"),
+    ]
+    run_ants("Atropos", arguments, n_threads=n_threads)
+    image = _load(nib.load(t1w))
+    maps = [_load(nib.load(work_dir / f"tissue{number}.nii.gz")).values for number in (1, 2, 3)]
+    shares = anatomy.share_out(np.stack(maps, axis=-1), inside)
+    levels = [float(np.average(image.values, weights=shares[..., k])) for k in range(3)]
+    if not levels[0] < levels[1] < levels[2]:
+        raise DataError(
+            f"{t1w}: mean intensities of CSF, GM and WM are {np.round(levels, 1).tolist()}; "
+            "expected them to rise as in a T1-weighted image. See whether the image is one"
+        )
+    for number, tissue in enumerate(TISSUES):
+        _save(shares[..., number], image, out_files[tissue])
+    return out_files

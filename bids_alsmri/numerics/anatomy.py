@@ -80,7 +80,7 @@ def otsu_threshold(values: NDArray[np.floating], *, n_bins: int) -> float:
     Returns
     -------
     float
-        Centre of the last bin of the lower class, in the unit of `values`.
+        In the unit of `values`; the middle of the gap where empty bins divide the classes.
 
     Raises
     ------
@@ -97,9 +97,9 @@ def otsu_threshold(values: NDArray[np.floating], *, n_bins: int) -> float:
     True
     """
     counts, edges = np.histogram(values, n_bins)
-    if edges[0] == edges[-1] or np.count_nonzero(counts) < 2:
+    if np.count_nonzero(counts) < 2:
         raise NumericsError(
-            f"values are all {edges[0]:g}; a threshold needs at least two different intensities"
+            f"values are all {np.min(values):g}; a threshold needs at least two different intensities"
         )
     centres = (edges[1:] + edges[:-1]) / 2
     below = np.cumsum(counts)[:-1].astype(np.float64)
@@ -107,7 +107,7 @@ def otsu_threshold(values: NDArray[np.floating], *, n_bins: int) -> float:
     moment = np.cumsum(counts * centres)
     gap = moment[-1] * below - moment[:-1] * (below + above)
     between = gap**2 / np.maximum(below * above, 1.0)
-    return float(centres[int(np.argmax(between))])
+    return float(np.mean(edges[1:-1][between >= between.max() * (1 - 1e-12)]))
 
 
 def largest_component(mask: Mask) -> Mask:
@@ -243,8 +243,7 @@ def close_mm(mask: Mask, radius_mm: float, voxel_mm: NDArray[np.floating]) -> Ma
     """
     pad = int(np.ceil(radius_mm / np.min(voxel_mm))) + 1
     widened = dilate_mm(np.pad(mask, pad), radius_mm, voxel_mm)
-    # Strictly wider than the radius: a voxel at exactly that distance was added by the dilation.
-    closed = erode_mm(widened, radius_mm * (1 - 1e-6), voxel_mm)
+    closed = erode_mm(widened, radius_mm, voxel_mm)
     inner = tuple(slice(pad, -pad) for _ in range(mask.ndim))
     return np.asarray(closed[inner] | mask, dtype=np.bool_)
 
@@ -591,13 +590,11 @@ def brain_from_prior(
 
     Examples
     --------
-    >>> flat = np.zeros((20, 20, 20), np.float32)
-    >>> flat[4:16, 4:16, 4:16] = 1.0
-    >>> prior = np.zeros(flat.shape, bool)
-    >>> prior[5:15, 5:15, 5:15] = True
-    >>> brain = brain_from_prior(flat, prior, np.ones(3), white_level=1.0, low=0.5, high=1.5,
-    ...     reach_mm=4.0, core_mm=3.0, opening_mm=1.0, closing_mm=2.0)
-    >>> bool((brain == (flat > 0)).mean() > 0.99)
+    >>> distance = np.sqrt(((np.indices((30, 30, 30)) - 15) ** 2).sum(axis=0))
+    >>> flat = (distance < 11).astype(np.float32)
+    >>> brain = brain_from_prior(flat, distance < 9, np.ones(3), white_level=1.0, low=0.5,
+    ...     high=1.5, reach_mm=4.0, core_mm=3.0, opening_mm=1.0, closing_mm=2.0)
+    >>> dice(brain, flat > 0) > 0.95
     True
     """
     if not prior.any():
@@ -614,6 +611,42 @@ def brain_from_prior(
     brain = np.zeros_like(prior)
     brain[box] = ndimage.binary_fill_holes(largest_component(closed))
     return brain
+
+
+def share_out(weights: NDArray[np.floating], mask: Mask) -> Image:
+    """Weights of classes scaled to add up to one within a mask.
+
+    Parameters
+    ----------
+    weights : (n, m, k, n_classes) array
+        Not negative; NaN counts as 0.
+    mask : (n, m, k) array of bool
+        Where the classes share out.
+
+    Returns
+    -------
+    (n, m, k, n_classes) array of float32
+        Shares; equal ones where all weights are 0; 0 outside the mask.
+
+    Raises
+    ------
+    NumericsError
+        If the grids differ.
+
+    Examples
+    --------
+    >>> share_out(np.array([[[[1.0, 3.0]]]]), np.ones((1, 1, 1), bool)).ravel()
+    array([0.25, 0.75], dtype=float32)
+    """
+    if weights.shape[:-1] != mask.shape:
+        raise NumericsError(
+            f"weights have the grid {weights.shape[:-1]} but mask has {mask.shape}; "
+            "bring both to one grid"
+        )
+    shares = np.maximum(np.nan_to_num(weights.astype(np.float32)), 0)
+    total = shares.sum(axis=-1, keepdims=True)
+    shares = np.where(total > 0, shares / np.where(total > 0, total, 1), 1 / shares.shape[-1])
+    return (shares * mask[..., None]).astype(np.float32)
 
 
 def _correlation_over_shifts(image: Image, pattern: Image, weight: Image) -> NDArray[np.float64]:
@@ -637,7 +670,7 @@ def _correlation_over_shifts(image: Image, pattern: Image, weight: Image) -> NDA
     cross = fft.irfftn(f_image * f_pattern, size) / total
     pattern_variance = float((centred * pattern).sum()) / total
     variance = square - mean**2
-    flat = variance < _FLAT_VARIANCE_SHARE * float(image.var() + image.mean() ** 2)
+    flat = variance < _FLAT_VARIANCE_SHARE * float(image.var())
     bottom = np.sqrt(np.where(flat, 1.0, variance) * pattern_variance)
     return np.asarray(np.where(flat, -1.0, cross / bottom)[full], dtype=np.float64)
 

@@ -1,0 +1,101 @@
+"""Templates come from what the computer holds, on one grid, and never from the network."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bids_alsmri.errors import DataError, SettingsError
+from bids_alsmri.spaces.templates import EMBEDDED_TEMPLATE, get_template
+
+
+def write(path, value=1.0, shape=(8, 8, 8)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(np.full(shape, value, np.float32), np.diag([2.0, 2, 2, 1])), path)
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return get_template(EMBEDDED_TEMPLATE, 4.0, environment={})
+
+
+def test_embedded_maps_lie_on_one_grid(embedded):
+    for image in (embedded.mask, embedded.gm, embedded.wm, embedded.csf):
+        assert image.shape == embedded.t1w.shape
+        np.testing.assert_array_equal(image.affine, embedded.t1w.affine)
+
+
+def test_embedded_tissues_add_up_to_one_in_the_brain(embedded):
+    total = sum(image.get_fdata() for image in (embedded.gm, embedded.wm, embedded.csf))
+    deep = total[embedded.mask.get_fdata() > 0]
+    # Grey and white matter of the source add up to slightly more than 1 where they meet.
+    assert np.median(deep) == pytest.approx(1.0, abs=0.01)
+    assert deep.max() < 1.1
+
+
+def test_embedded_brain_has_the_size_of_the_standard_brain(embedded):
+    litres = embedded.mask.get_fdata().sum() * 4.0**3 / 1e6
+    # ICBM 152 brains hold 1.8 to 2.0 litres within their mask (larger than a person's).
+    assert 1.8 < litres < 2.0
+
+
+def test_white_matter_is_brighter_than_grey(embedded):
+    t1w = embedded.t1w.get_fdata()
+    assert t1w[embedded.wm.get_fdata() > 0.9].mean() > t1w[embedded.gm.get_fdata() > 0.7].mean()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("resolution_mm", [1.0, 3.0])
+def test_brain_stays_in_place_at_any_resolution(resolution_mm, embedded):
+    def centre(template):
+        mask = template.mask
+        index = np.argwhere(mask.get_fdata() > 0).mean(axis=0)
+        return nib.affines.apply_affine(mask.affine, index)
+
+    other = get_template(EMBEDDED_TEMPLATE, resolution_mm, environment={})
+    # A quarter of the coarser voxel.
+    np.testing.assert_allclose(centre(other), centre(embedded), atol=1.0)
+
+
+def test_templateflow_files_are_used_where_present(tmp_path):
+    folder = tmp_path / "tpl-MNI152NLin2009cAsym"
+    write(folder / "tpl-MNI152NLin2009cAsym_res-01_T1w.nii.gz", 7.0)
+    write(folder / "tpl-MNI152NLin2009cAsym_res-01_desc-brain_mask.nii.gz")
+    home = {"TEMPLATEFLOW_HOME": str(tmp_path)}
+    template = get_template("MNI152NLin2009cAsym", 2.0, environment=home)
+    assert template.t1w.get_fdata().max() == 7.0
+    assert template.gm is None
+
+
+def test_templateflow_files_of_no_bytes_count_as_absent(tmp_path):
+    folder = tmp_path / "tpl-MNI152NLin2009cAsym"
+    write(folder / "tpl-MNI152NLin2009cAsym_res-01_T1w.nii.gz")
+    (folder / "tpl-MNI152NLin2009cAsym_res-01_desc-brain_mask.nii.gz").touch()
+    with pytest.raises(DataError, match=r"MNI152NLin2009cAsym: no files.*--template"):
+        get_template("MNI152NLin2009cAsym", 2.0, environment={"TEMPLATEFLOW_HOME": str(tmp_path)})
+
+
+def test_files_on_different_grids_are_refused(tmp_path):
+    folder = tmp_path / "tpl-X"
+    write(folder / "tpl-X_res-01_T1w.nii.gz")
+    write(folder / "tpl-X_res-01_desc-brain_mask.nii.gz", shape=(9, 8, 8))
+    with pytest.raises(DataError, match="grid"):
+        get_template("X", 2.0, environment={"TEMPLATEFLOW_HOME": str(tmp_path)})
+
+
+def test_fsl_template_is_marked_as_non_commercial(tmp_path):
+    standard = tmp_path / "data" / "standard"
+    write(standard / "MNI152_T1_1mm_brain.nii.gz")
+    write(standard / "MNI152_T1_1mm_brain_mask.nii.gz")
+    template = get_template("MNI152NLin6Asym", 2.0, environment={"FSLDIR": str(tmp_path)})
+    assert "non-commercial" in template.licence
+
+
+def test_resolution_out_of_range_is_refused():
+    with pytest.raises(SettingsError, match=r"0\.5 to 10"):
+        get_template(EMBEDDED_TEMPLATE, 0.1, environment={})
+
+
+def test_saved_files_hold_the_same_voxels(embedded, tmp_path):
+    paths = embedded.save(tmp_path)
+    assert set(paths) == {"t1w", "mask", "gm", "wm", "csf"}
+    np.testing.assert_array_equal(nib.load(paths["gm"]).get_fdata(), embedded.gm.get_fdata())
