@@ -239,7 +239,7 @@ def _start_logging(settings: RunSettings) -> None:
         force=True,
     )
     # their own words repeat what our lines say
-    for name in ("nipype.workflow", "nipype.utils", "nipype.interface", "numba", "matplotlib"):
+    for name in ("numba", "matplotlib"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 

@@ -16,6 +16,7 @@ from bids_alsmri.bids.sink import sidecar_path
 from bids_alsmri.bids.spec import FigureSpec, fill
 from bids_alsmri.engine.methods import cited_keys, methods_text, references
 from bids_alsmri.engine.pipeline import registry
+from bids_alsmri.engine.progress import PLUMBING
 from bids_alsmri.engine.records import read_record, record_path
 from bids_alsmri.engine.runner import Outcome, write_timing
 from bids_alsmri.options import options_of
@@ -147,7 +148,7 @@ def _section(settings: RunSettings, job: Job, outcome: Outcome | None) -> Sectio
         timing=tuple(
             StepTime(name.removeprefix(prefix).replace("_", " "), value)
             for name, value in sorted(times.items(), key=lambda item: -item[1])
-            if not name.removeprefix(prefix).startswith("save_")
+            if not name.removeprefix(prefix).startswith(PLUMBING)
         ),
     )
 

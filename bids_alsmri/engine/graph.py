@@ -182,7 +182,9 @@ class Graph:
         return Step(node)
 
     def _connect_list(self, node: pe.Node, given: str, sources: list[Any]) -> None:
-        join = pe.Node(Merge(len(sources)), name=f"{node.name}_{given}_list", mem_gb=0.1)
+        step = node.name.removeprefix(self._full_name(""))
+        name = self._full_name(f"list_{step}_{given}")
+        join = pe.Node(Merge(len(sources)), name=name, mem_gb=0.1)
         self.nodes.append(join)
         for index, source in enumerate(sources, start=1):
             if isinstance(source, Ref):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import multiprocessing
 import os
 from collections.abc import Callable, Mapping
@@ -17,7 +18,16 @@ from nipype.pipeline.plugins.multiproc import MultiProcPlugin, run_node
 
 from bids_alsmri.errors import RunError
 
+# their words repeat what our lines say
+QUIET = ("nipype.workflow", "nipype.utils", "nipype.interface", "nipype.filemanip")
+
 Callback = Callable[[pe.Node, str], None]
+
+
+def silence_nipype() -> None:
+    """Keep nipype's own log lines back; its import sets their levels, so this comes after it."""
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def start_worker(folder: str) -> None:
@@ -37,6 +47,7 @@ def start_worker(folder: str) -> None:
     """
     os.chdir(folder)
     os.environ["NIPYPE_NO_ET"] = "1"
+    silence_nipype()
     parent = multiprocessing.parent_process()
     if parent is not None:
         sentinel = parent.sentinel
@@ -155,6 +166,7 @@ def make_plugin(name: str, arguments: Mapping[str, Any], callback: Callback) -> 
     nipype plugin
         For ``Workflow.run``.
     """
+    silence_nipype()
     if name == "MultiProc":
         return SteadyMultiProcPlugin(arguments, callback)
     plugin = LinearPlugin(plugin_args=dict(arguments))

@@ -15,6 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 log = logging.getLogger(__name__)
 
+# how the names of steps begin that only store or gather what others made
+PLUMBING = ("save_", "list_")
+
 
 class Named(Protocol):
     """Anything with a name, such as a nipype node."""
@@ -150,6 +153,6 @@ class Reporter:
         elif status == "exception":
             log.error("%s: %s failed", scan, step)
         elif status == "end" and not was_run:
-            log.warning("%s: %s not run, since a step before it failed", scan, step)
-        elif status == "end" and not step.startswith("save_"):
+            log.debug("%s: %s not run, since a step before it failed", scan, step)
+        elif status == "end" and not step.startswith(PLUMBING):
             log.info("%s: %s done in %.1f s", scan, step, self.times.seconds[name])

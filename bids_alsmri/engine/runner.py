@@ -258,7 +258,11 @@ def run(
         for path in sorted(crash_folder.glob("crash-*.txt"))
         if path not in old_crashes
     ]
-    return [_outcome(graph, before, crashes, reporter.times.seconds) for graph in graphs]
+    outcomes = [_outcome(graph, before, crashes, reporter.times.seconds) for graph in graphs]
+    for outcome in outcomes:
+        for message in outcome.errors:
+            log.error("%s: %s", scan_title(outcome.graph), message)
+    return outcomes
 
 
 def _raise_if_untold(error: Exception, crashes: set[Path]) -> None:

@@ -1,0 +1,15 @@
+"""The command line with the toy pipelines in place of the real ones."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from bids_alsmri import pipelines
+
+pipelines.__path__[:] = [str(Path(__file__).parent / "toy_pipelines")]
+
+if __name__ == "__main__":
+    from bids_alsmri.cli import main
+
+    sys.exit(main())
