@@ -196,7 +196,8 @@ def _empty_graph(
     place = Surroundings(
         settings.output_dir, roots, values, settings.seed, settings.omp_nthreads, VERSION
     )
-    return Graph(workflow, job.scan, job.pipeline.io_spec, {**fit, **apply}, place, upstream)
+    stages = {"fit": fit, "apply": apply}
+    return Graph(workflow, job.scan, job.pipeline.io_spec, stages, place, upstream)
 
 
 def values_for_names(settings: RunSettings, pipeline: str, has_upstream: bool) -> dict[str, str]:

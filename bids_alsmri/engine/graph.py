@@ -90,8 +90,9 @@ class Graph:
         The scan whose files are processed.
     spec : IoSpec
         What the pipeline reads and writes.
-    settings : mapping
-        The pipeline's settings, for the sidecars.
+    settings : mapping of mapping
+        Settings of the stages ``fit`` and ``apply``, for the sidecars: a fit depends on the first
+        alone, what is made of it on both.
     surroundings : Surroundings
         What all graphs of the run share.
     upstream : mapping
@@ -101,7 +102,7 @@ class Graph:
     workflow: pe.Workflow
     scan: Scan
     spec: IoSpec
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Mapping[str, Any]]
     surroundings: Surroundings
     upstream: Mapping[str, Mapping[str, Ref | Path]] = field(default_factory=dict)
     results: dict[str, Ref | Path] = field(default_factory=dict)
@@ -285,11 +286,12 @@ class Graph:
         place = self.surroundings
         paths = [path for name in self.spec.inputs for path in self.scan.inputs.get(name, ())]
         paths += self.upstream_files()
+        depends_on_all = {**self.settings["fit"], **self.settings["apply"]}
         return sidecar(
             self.scan,
             spec,
             sources=[bids_uri(path, place.roots) for path in paths],
-            settings=self.settings,
+            settings=self.settings["fit"] if spec.stage == "fit" else depends_on_all,
             version=place.version,
             values=place.values,
         )

@@ -1,0 +1,373 @@
+"""The engine as a whole, through the command line, with trivial pipelines."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+ALL_STEPS = ["draw", "jitter", "join", "scale", "scale"]  # of one participant
+
+
+def snapshot(folder):
+    return {
+        str(path.relative_to(folder)): (path.lstat().st_mtime_ns, path.lstat().st_size)
+        for path in folder.rglob("*")
+    }
+
+
+@pytest.mark.slow
+def test_second_run_finds_everything_done_and_runs_no_step(toy, raw, tables):
+    dataset = raw()
+    first = toy.run(dataset, "out", "participant", "--n-procs", 1)
+    assert first.returncode == 0, first.stderr
+    assert sorted(toy.steps()) == sorted(2 * ALL_STEPS)
+    done = tables(toy.folder / "out")
+    page = (toy.folder / "out" / "sub-s01.html").read_bytes()
+
+    again = toy.run(dataset, "out", "participant", "--n-procs", 1)
+    assert again.returncode == 0, again.stderr
+    assert toy.steps() == []
+    assert "everything was done before" in again.stderr
+    assert tables(toy.folder / "out") == done
+    assert (toy.folder / "out" / "sub-s01.html").read_bytes() == page
+
+
+@pytest.mark.slow
+def test_one_and_two_processes_give_the_same_files(toy, raw, tables):
+    dataset = raw()
+    one = toy.run(dataset, "one", "participant", "--n-procs", 1, "-w", "work1")
+    two = toy.run(dataset, "two", "participant", "--n-procs", 2, "-w", "work2")
+    assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
+    found = tables(toy.folder / "one")
+    assert len(found) == 2 * (4 * 2 + 1)  # four tables with sidecars and a figure each
+    assert tables(toy.folder / "two") == found
+
+
+@pytest.mark.slow
+def test_order_and_choice_of_participants_do_not_change_numbers(toy, raw, tables):
+    dataset = raw(s01="1 2 3", s02="4 5 6")
+    assert toy.run(dataset, "all", "participant", "-w", "w1").returncode == 0
+    code = toy.run(dataset, "one", "participant", "--participant-label", "s02", "-w", "w2")
+    assert code.returncode == 0, code.stderr
+    both = tables(toy.folder / "all")
+    assert tables(toy.folder / "one") == {p: t for p, t in both.items() if "sub-s02" in p}
+
+
+@pytest.mark.slow
+def test_work_folder_of_a_lost_record_spares_all_steps_but_saves(toy, raw, tables):
+    dataset = raw()
+    assert toy.run(dataset, "out", "participant", "--n-procs", 1).returncode == 0
+    done = tables(toy.folder / "out")
+    shutil.rmtree(toy.folder / "out")
+    # other threads must not make a step run again: they are no part of its hash
+    code = toy.run(dataset, "out", "participant", "--n-procs", 2, "--omp-nthreads", 2)
+    assert code.returncode == 0, code.stderr
+    assert toy.steps() == []
+    assert tables(toy.folder / "out") == done
+
+
+@pytest.mark.slow
+def test_change_of_apply_setting_reuses_the_fits(toy, raw, tables):
+    dataset = raw(s01="1 2 3")
+    assert toy.run(dataset, "out", "participant", "--n-procs", 1).returncode == 0
+    shutil.rmtree(toy.folder / "bids_alsmri_work")
+    code = toy.run(dataset, "out", "participant", "--n-procs", 1, "--first-decimals", 1)
+    assert code.returncode == 0, code.stderr
+    assert "fits are reused; other decimals (3, now 1)" in code.stderr
+    assert sorted(toy.steps()) == ["join", "scale"]  # the join, and the toy that builds on it
+    fresh = toy.run(dataset, "new", "participant", "-w", "w2", "--first-decimals", 1)
+    assert fresh.returncode == 0, fresh.stderr
+    assert tables(toy.folder / "out") == tables(toy.folder / "new")
+
+
+@pytest.mark.slow
+def test_results_on_reused_upstream_equal_those_of_one_run(toy, raw, tables):
+    dataset = raw(s01="1 2 3")
+    assert toy.run(dataset, "out", "participant", "--pipelines", "first").returncode == 0
+    code = toy.run(dataset, "out", "participant")
+    assert code.returncode == 0, code.stderr
+    assert toy.run(dataset, "new", "participant", "-w", "w2").returncode == 0
+    assert tables(toy.folder / "out") == tables(toy.folder / "new")
+
+
+@pytest.mark.slow
+def test_settings_file_repeats_the_run(toy, raw, tables):
+    dataset = raw(s01="1 2 3")
+    words = ("--mode", "paper", "--first-decimals", 2, "-w", "w1", "--seed", 7)
+    assert toy.run(dataset, "out", "participant", *words).returncode == 0
+    (kept,) = (toy.folder / "out" / "logs").glob("*/settings.json")
+    done = tables(toy.folder / "out")
+    shutil.move(toy.folder / "out" / "logs", toy.folder / "old_logs")
+    shutil.rmtree(toy.folder / "out")
+    kept = toy.folder / "old_logs" / kept.parent.name / "settings.json"
+    # from another folder: paths must not depend on where the call was made
+    (toy.folder / "elsewhere").mkdir()
+    code = subprocess.run(
+        toy.command("--settings", kept),
+        env=toy.environment,
+        cwd=toy.folder / "elsewhere",
+        capture_output=True,
+        text=True,
+    )
+    assert code.returncode == 0, code.stderr
+    assert tables(toy.folder / "out") == done
+    scaled = toy.folder / "out" / "sub-s01" / "anat" / "sub-s01_desc-scaled_stats.tsv"
+    assert scaled.read_text().split() == ["3.000000", "6.000000", "9.000000"]  # paper: times 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_procs", [1, 2])
+def test_failed_scan_is_told_by_its_message_while_others_go_on(toy, raw, n_procs):
+    dataset = raw(s01="1 2 3", s02="bad", s03="7 8 9")
+    code = toy.run(dataset, "out", "participant", "--n-procs", n_procs)
+    assert code.returncode == 1
+    message = "sub-s02 first: sub-s02_T1w.nii.gz: holds bad; give numbers in the toy"
+    assert message in code.stderr
+    assert "Traceback" not in code.stderr + code.stdout
+    for label in ("s01", "s03"):
+        assert (toy.folder / f"out/sub-{label}/anat/sub-{label}_desc-again_stats.tsv").is_file()
+    assert not (toy.folder / "out" / "sub-s02" / "anat").exists()
+    page = (toy.folder / "out" / "sub-s02.html").read_text()
+    assert "holds bad; give numbers" in page
+
+
+@pytest.mark.slow
+def test_killed_worker_fails_its_own_scan_only(toy, raw):
+    dataset = raw(s01="1 2 3", s02="deadly", s03="7 8 9")
+    code = toy.run(dataset, "out", "participant", "--n-procs", 2)
+    assert code.returncode == 1, code.stderr
+    assert "sub-s02 first: the process of step sub_s02_first_scale was killed" in code.stderr
+    assert "--n-procs" in code.stderr
+    for label in ("s01", "s03"):
+        assert (toy.folder / f"out/sub-{label}/anat/sub-{label}_desc-again_stats.tsv").is_file()
+    assert not (toy.folder / "out" / "sub-s02" / "anat").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_procs", [1, 2])
+def test_run_killed_at_any_moment_is_finished_by_the_next(toy, raw, tables, n_procs):
+    numbers = " ".join(str(number) for number in range(200))
+    dataset = raw(s01=numbers, s02=numbers)
+    reference = toy.run(dataset, "whole", "participant", "-w", "w1", "--n-procs", n_procs)
+    assert reference.returncode == 0, reference.stderr
+    whole = tables(toy.folder / "whole")
+    moments = random.Random(n_procs)
+    n_killed = 0
+    for _ in range(5):
+        toy.journal.unlink(missing_ok=True)
+        run = toy.start(
+            dataset, "out", "participant", "-w", "w2", "--n-procs", n_procs, TOY_SLEEP_S="0.2"
+        )
+        # begin to count when the first step runs, or when nothing is left to run
+        while run.poll() is None and not toy.journal.exists():
+            time.sleep(0.02)
+        time.sleep(moments.uniform(0.0, 1.0))
+        workers = psutil.Process(run.pid).children(recursive=True) if run.poll() is None else []
+        n_killed += run.poll() is None
+        run.send_signal(signal.SIGKILL)
+        run.communicate()
+        # no worker may write on into the folder in which the next run works
+        assert psutil.wait_procs(workers, timeout=10)[1] == []
+        for name, content in tables(toy.folder / "out").items():
+            # hidden temporaries may be left, half files under a final name may not
+            if ".tmp-" not in name:
+                assert content == whole[name], name
+    assert n_killed >= 2
+    last = toy.run(dataset, "out", "participant", "-w", "w2", "--n-procs", n_procs)
+    assert last.returncode == 0, last.stderr
+    found = {name: text for name, text in tables(toy.folder / "out").items() if ".tmp-" not in name}
+    assert found == whole
+    records = sorted((toy.folder / "out" / "logs" / "scans").glob("*.json"))
+    assert len(records) == 4
+    for record in records:
+        json.loads(record.read_text())
+
+
+@pytest.mark.slow
+def test_plan_tells_what_would_happen_and_writes_nothing(toy, raw):
+    dataset = raw(s01="1 2 3", s02="4 5 6")
+    assert toy.run(dataset, "out", "participant", "--participant-label", "s01").returncode == 0
+    (dataset / "sub-s03").mkdir()
+    toy.journal.unlink()
+    (toy.folder / "home").mkdir(exist_ok=True)
+    before = snapshot(toy.folder)
+    code = toy.run(
+        dataset, "out", "participant", "--plan", "-w", "new_work", "--bids-database-dir", "index"
+    )
+    assert code.returncode == 0, code.stderr
+    after = snapshot(toy.folder)
+    assert after == before
+    rows = {tuple(line.split()[:3]) for line in code.stdout.splitlines()}
+    assert ("sub-s01", "first", "reuse") in rows
+    assert ("sub-s01", "second", "reuse") in rows
+    assert ("sub-s02", "first", "run") in rows
+    assert ("sub-s03", "first", "cannot") in rows
+    assert "done before with the same version, settings and inputs" in code.stdout
+    assert "not processed before" in code.stdout
+
+
+@pytest.mark.slow
+def test_clean_workdir_removes_the_steps_of_this_run_only(toy, raw):
+    dataset = raw(s01="1 2 3")
+    (toy.folder / "work").mkdir()
+    (toy.folder / "work" / "thesis.txt").write_text("the only copy")
+    words = (dataset, "out", "participant", "-w", "work", "--clean-workdir")
+    code = toy.run(*words)
+    assert code.returncode == 0, code.stderr
+    assert (toy.folder / "work" / "thesis.txt").read_text() == "the only copy"
+    assert not (toy.folder / "work" / "steps").exists()
+
+
+@pytest.mark.slow
+def test_work_folder_with_a_long_path_serves_two_processes(toy, raw):
+    # paths of sockets hold 107 bytes
+    code = toy.run(raw(), "out", "participant", "--n-procs", 2, "-w", "w" * 120)
+    assert code.returncode == 0, code.stderr
+
+
+@pytest.mark.slow
+def test_step_with_more_threads_than_processes_runs(toy, raw):
+    # its node declares omp_nthreads threads
+    words = ("--n-procs", 2, "--omp-nthreads", 4)
+    code = toy.run(raw(s01="1 2 3"), "out", "participant", *words)
+    assert code.returncode == 0, code.stderr
+
+
+@pytest.mark.slow
+def test_stop_on_first_crash_ends_the_run_with_the_reason(toy, raw):
+    dataset = raw(s01="bad", s02="4 5 6")
+    code = toy.run(dataset, "out", "participant", "--n-procs", 2, "--stop-on-first-crash")
+    assert code.returncode == 1
+    assert "holds bad" in code.stderr
+    assert "Traceback" not in code.stderr
+
+
+def can_unshare() -> bool:
+    if shutil.which("unshare") is None:
+        return False
+    return subprocess.run(["unshare", "-rn", "true"], capture_output=True).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_unshare(), reason="unshare -rn is not there or not permitted")
+def test_run_needs_no_network_device(toy, raw):
+    dataset = raw(s01="1 2 3")
+    for words in (("--help",), (dataset, "out", "participant", "--n-procs", 2)):
+        code = subprocess.run(
+            ["unshare", "-rn", *toy.command(*words)],
+            env=toy.environment,
+            cwd=toy.folder,
+            capture_output=True,
+            text=True,
+        )
+        assert code.returncode == 0, code.stderr
+    assert (toy.folder / "out/sub-s01/anat/sub-s01_desc-again_stats.tsv").is_file()
+
+
+NO_INTERNET = """
+import socket, sys
+_real = socket.socket.__init__
+def __init__(self, family=-1, *args, **kwargs):
+    if family in (-1, socket.AF_INET, socket.AF_INET6):
+        open({log!r}, "a").write(f"{{sys.argv}} {{family}}\\n")
+        raise OSError("no internet socket may be opened")
+    _real(self, family, *args, **kwargs)
+socket.socket.__init__ = __init__
+open({alive!r}, "a").write("patched\\n")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["strace", "python"])
+def test_no_process_opens_an_internet_socket(toy, raw, way):
+    dataset = raw(s01="1 2 3")
+    log, alive = toy.folder / "sockets", toy.folder / "alive"
+    command = toy.command(dataset, "out", "participant", "--n-procs", "2")
+    environment = dict(toy.environment)
+    if way == "strace":
+        can_trace = (
+            shutil.which("strace") is not None
+            and not subprocess.run(
+                ["strace", "-f", "-o", log, "true"], capture_output=True
+            ).returncode
+        )
+        if not can_trace:
+            pytest.skip("strace is not there or not permitted")
+        command = ["strace", "-f", "-e", "trace=socket", "-o", str(log), *command]
+    else:
+        (toy.folder / "site").mkdir()
+        text = NO_INTERNET.format(log=str(log), alive=str(alive))
+        (toy.folder / "site" / "sitecustomize.py").write_text(text)
+        environment["PYTHONPATH"] = str(toy.folder / "site")
+    code = subprocess.run(command, env=environment, cwd=toy.folder, capture_output=True, text=True)
+    assert code.returncode == 0, code.stderr
+    if way == "python":
+        # the main process, the fork server and its resource tracker at least
+        assert len(alive.read_text().split()) >= 2
+        assert not log.exists(), log.read_text()
+    else:
+        text = log.read_text()
+        assert "AF_UNIX" in text  # those between the processes: the trace saw something
+        assert "AF_INET" not in text
+
+
+@pytest.mark.slow
+def test_full_work_folder_ends_with_its_own_exit_code(toy, raw):
+    """A file system of 1 MB, in a mount name space of its own."""
+    if not can_unshare():
+        pytest.skip("unshare is not there or not permitted")
+    numbers = " ".join(str(number) for number in range(60_000))
+    dataset = raw(s01=numbers)
+    (toy.folder / "small").mkdir()
+    words = " ".join(toy.command(dataset, "out", "participant", "-w", "small", "--n-procs", 1))
+    script = f"mount -t tmpfs -o size=1m none small && exec {words}"
+    code = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script],
+        env=toy.environment,
+        cwd=toy.folder,
+        capture_output=True,
+        text=True,
+    )
+    if "mount:" in code.stderr:
+        pytest.skip("a file system cannot be mounted here")
+    assert code.returncode == 73, code.stderr
+    assert "No space left on device" in code.stderr or "disk is full" in code.stderr
+    assert "Traceback" not in code.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0 and sys.platform != "linux", reason="reads /proc")
+def test_worker_ends_with_its_parent(tmp_path, toys):
+    """Even one that sits in compiled code and never comes back to the interpreter."""
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import multiprocessing, os, time\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "from bids_alsmri.engine.plugins import start_worker\n"
+        "import ctypes\n"
+        "def hold():\n"
+        "    open('pid', 'w').write(str(os.getpid()))\n"
+        "    ctypes.PyDLL(None).sleep(60)\n"  # PyDLL keeps the interpreter's lock
+        "if __name__ == '__main__':\n"
+        "    context = multiprocessing.get_context('forkserver')\n"
+        "    pool = ProcessPoolExecutor(1, context, start_worker, (os.getcwd(),))\n"
+        "    pool.submit(hold).result()\n"
+    )
+    parent = subprocess.Popen([sys.executable, script], cwd=tmp_path)
+    pid = tmp_path / "pid"
+    deadline = time.monotonic() + 60
+    while not (pid.exists() and pid.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    worker = psutil.Process(int(pid.read_text()))
+    time.sleep(0.2)
+    parent.kill()
+    parent.wait()
+    worker.wait(timeout=5)
