@@ -99,7 +99,8 @@ def otsu_threshold(values: NDArray[np.floating], *, n_bins: int) -> float:
     counts, edges = np.histogram(values, n_bins)
     if np.count_nonzero(counts) < 2:
         raise NumericsError(
-            f"values are all {np.min(values):g}; a threshold needs at least two different intensities"
+            f"values are all {np.min(values):g}; a threshold needs at least two different "
+            "intensities"
         )
     centres = (edges[1:] + edges[:-1]) / 2
     below = np.cumsum(counts)[:-1].astype(np.float64)
@@ -237,8 +238,9 @@ def close_mm(mask: Mask, radius_mm: float, voxel_mm: NDArray[np.floating]) -> Ma
 
     Examples
     --------
-    >>> parts = np.array([1, 1, 1, 0, 1, 1, 1], bool).reshape(7, 1, 1)
-    >>> close_mm(parts, 1.0, np.array([1.0, 1.0, 1.0])).ravel().astype(int)
+    >>> parts = np.ones((7, 5, 5), bool)
+    >>> parts[3] = False
+    >>> close_mm(parts, 1.0, np.array([1.0, 1.0, 1.0]))[:, 2, 2].astype(int)
     array([1, 1, 1, 1, 1, 1, 1])
     """
     pad = int(np.ceil(radius_mm / np.min(voxel_mm))) + 1
