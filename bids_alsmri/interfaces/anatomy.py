@@ -48,6 +48,8 @@ class BrainSearch:
         Radius and least half-thickness of what is kept in the search, in mm.
     brain_range : (float, float)
         Intensities that may be brain in the mask, in multiples of white matter.
+    mask_grid_mm : float
+        Voxel size at which the mask is made, in mm.
     mask_reach_mm, mask_core_mm, mask_opening_mm, mask_closing_mm : float
         See `numerics.anatomy.brain_from_prior`, in mm.
     least_overlap : float
@@ -65,6 +67,7 @@ class BrainSearch:
     opening_mm: float
     depth_mm: float
     brain_range: tuple[float, float]
+    mask_grid_mm: float
     mask_reach_mm: float
     mask_core_mm: float
     mask_opening_mm: float
@@ -251,7 +254,7 @@ def extract_brain(
         filled = anatomy.close_mm(head.values > 0, search.mask_closing_mm, head.voxel_mm)
         mask = anatomy.largest_component(filled)
     else:
-        mask = _mask_near(head, expected, _bring(template.wm, pose, head), search)
+        mask = _mask_near(head, template, pose, search)
     overlap = anatomy.dice(mask, expected)
     if not overlap >= search.least_overlap:
         raise DataError(
@@ -370,16 +373,24 @@ def _bring(image: Any, template_to_head: NDArray[np.float64], head: _Volume) -> 
 
 
 def _mask_near(
-    head: _Volume, expected: NDArray[np.bool_], white: NDArray[Any], search: BrainSearch
+    head: _Volume, template: Template, pose: NDArray[np.float64], search: BrainSearch
 ) -> NDArray[np.bool_]:
-    """Mask from intensity and morphology around the template's."""
-    voxel_mm = head.voxel_mm
-    flat = anatomy.flatten(head.values, expected, voxel_mm, width_mm=search.flatten_mm, cap=1.8)
-    return anatomy.brain_from_prior(
+    """Mask from intensity and morphology around the template's, on a grid of its own.
+
+    The radii are a few millimetres, so a coarse image is interpolated first: on voxels of 3 mm an
+    opening of 2 mm would do nothing.
+    """
+    fine = head.at(search.mask_grid_mm)
+    expected = _bring(template.mask, pose, fine) > 0.5
+    flat = anatomy.flatten(
+        fine.values, expected, fine.voxel_mm, width_mm=search.flatten_mm, cap=1.8
+    )
+    white = _bring(template.wm if template.wm is not None else template.t1w, pose, fine)
+    mask = anatomy.brain_from_prior(
         flat,
         expected,
-        voxel_mm,
-        white_level=float(np.median(flat[white > 0.8])),
+        fine.voxel_mm,
+        white_level=float(np.median(flat[white > 0.8 * white.max()])),
         low=search.brain_range[0],
         high=search.brain_range[1],
         reach_mm=search.mask_reach_mm,
@@ -387,6 +398,10 @@ def _mask_near(
         opening_mm=search.mask_opening_mm,
         closing_mm=search.mask_closing_mm,
     )
+    back = anatomy.sample_through(
+        mask.astype(np.float32), fine.affine, np.eye(4), head.values.shape, head.affine
+    )
+    return anatomy.largest_component(back > 0.5)
 
 
 def segment_tissues(
