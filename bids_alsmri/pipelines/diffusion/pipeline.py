@@ -350,6 +350,25 @@ class DiffusionSettings(SettingsModel):
             }
         ]
 
+    @property
+    def fa_stages(self) -> list[dict[str, Any]]:
+        """Stages of the registration of the FA to the template's white matter."""
+        affine = {**self.rigid_stages[0], "transform": "affine"}
+        return [
+            affine,
+            {
+                "transform": "syn",
+                "metric": "cc",
+                "metric_parameter": 4,
+                "sampling": 1.0,
+                "gradient_step": 0.2,
+                "iterations": [40, 20],
+                "shrink_factors": [2, 1],
+                "smoothing_mm": [2.0, 0.0],
+                "convergence": 1e-6,
+            },
+        ]
+
 
 def kept_apart(settings: DiffusionSettings) -> tuple[str, ...]:
     """Entities that keep series apart.

@@ -1,0 +1,116 @@
+"""The anatomical pipeline, step by step."""
+
+from __future__ import annotations
+
+from bids_alsmri.bids.query import Scan
+from bids_alsmri.engine.graph import Graph
+from bids_alsmri.interfaces.drawing import DrawOutlines, DrawPair
+from bids_alsmri.interfaces.images import QualityTable, Register
+from bids_alsmri.interfaces.templates import LoadTemplate
+from bids_alsmri.pipelines.anatomical.interfaces import (
+    CheckT1w,
+    CorrectBias,
+    ExtractBrain,
+    JudgeTemplate,
+    MaskImage,
+    SegmentTissues,
+    ToTemplate,
+)
+from bids_alsmri.pipelines.anatomical.pipeline import PIPELINE, AnatomicalSettings
+
+TISSUES = ("gm", "wm", "csf")
+
+
+def fit(graph: Graph, scan: Scan, cfg: AnatomicalSettings) -> None:
+    """Correct the bias, find brain and tissues, register to the template."""
+    checked = graph.step("check", CheckT1w(), image=graph.files("t1w")[0])
+    brain = graph.step(
+        "extract_brain",
+        ExtractBrain(
+            template=graph.template,
+            template_mm=cfg.template_registration_mm,
+            search=cfg.brain_search,
+            n_threads=cfg.registration_threads,
+        ),
+        image=checked.image,
+    )
+    flat = graph.step("correct_bias", correct_bias(cfg), image=checked.image, mask=brain.mask)
+    tissues = graph.step(
+        "segment_tissues",
+        SegmentTissues(
+            iterations=cfg.tissue_iterations,
+            smoothness=cfg.tissue_smoothness,
+            n_threads=cfg.registration_threads,
+        ),
+        image=flat.image,
+        mask=brain.mask,
+    )
+    masked = graph.step("mask", MaskImage(), image=flat.image, mask=brain.mask)
+    template = graph.step(
+        "template", LoadTemplate(name=graph.template, resolution_mm=cfg.template_registration_mm)
+    )
+    found = graph.step(
+        "register",
+        Register(stages=cfg.template_stages, n_threads=cfg.registration_threads),
+        fixed=template.t1w,
+        moving=masked.image,
+        initial=brain.start,
+    )
+    judged = graph.step(
+        "judge",
+        JudgeTemplate(template=graph.template, template_mm=cfg.template_registration_mm),
+        wm=tissues.wm,
+        to_template=found.forward,
+    )
+    quality = graph.step(
+        "quality",
+        QualityTable(definitions=str(PIPELINE.folder / "quality.json")),
+        facts=[checked.facts, brain.facts, tissues.facts, judged.facts],
+    )
+    graph.save("preproc", flat.image)
+    graph.save("brain_mask", brain.mask)
+    for name in TISSUES:
+        graph.save(name, getattr(tissues, name))
+    graph.save("t1w_to_template", found.forward)
+    graph.save("template_to_t1w", found.inverse)
+    graph.save("quality", quality.table, facts=quality.facts)
+
+
+def apply(graph: Graph, scan: Scan, cfg: AnatomicalSettings) -> None:
+    """Bring the T1w to template space and draw the figures."""
+    moved = graph.step(
+        "to_template",
+        ToTemplate(template=graph.template, resolution_mm=cfg.template_resolution_mm),
+        image=graph.saved("preproc"),
+        mask=graph.saved("brain_mask"),
+        to_template=graph.saved("t1w_to_template"),
+    )
+    outlines = graph.step(
+        "draw_tissues",
+        DrawOutlines(labels=["brain", "white matter", "grey matter"]),
+        image=graph.saved("preproc"),
+        outlines=[graph.saved("brain_mask"), graph.saved("wm"), graph.saved("gm")],
+    )
+    pair = graph.step(
+        "draw_template",
+        DrawPair(label="white matter of the template"),
+        fixed=moved.template_t1w,
+        moved=moved.image,
+        outline=moved.template_wm,
+        mask=moved.template_mask,
+    )
+    graph.save("template_t1w", moved.image)
+    graph.figure("tissues", outlines.figure)
+    graph.figure("template", pair.before, part="before")
+    graph.figure("template", pair.after, part="after")
+
+
+def correct_bias(cfg: AnatomicalSettings) -> CorrectBias:
+    """Node of the bias correction."""
+    return CorrectBias(
+        shrink_factor=cfg.bias_shrink_factor,
+        iterations=list(cfg.bias_iterations),
+        convergence=cfg.bias_convergence,
+        spline_mm=cfg.bias_spline_mm,
+        n_threads=cfg.registration_threads,
+    )
