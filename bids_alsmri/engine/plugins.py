@@ -136,7 +136,10 @@ class SteadyMultiProcPlugin(MultiProcPlugin):  # type: ignore[misc]
                 f"the process of step {self._nodes[taskid][0].name} was killed twice, most often "
                 "because memory ran out; give fewer --n-procs, or run where there is more memory"
             )
-        return {"result": None, "traceback": format_exception(error), "taskid": taskid}
+        # an error that was never raised has no trace, and its text no heading
+        heading = [] if error.__traceback__ else ["Traceback (most recent call last):\n"]
+        trace = [*heading, *format_exception(error)]
+        return {"result": None, "traceback": trace, "taskid": taskid}
 
     def _clear_task(self, taskid: int) -> None:
         del self._task_obj[taskid], self._nodes[taskid]
