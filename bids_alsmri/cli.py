@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import logging
 import multiprocessing.util
@@ -175,10 +174,12 @@ def _raise_on_unknown_level(arguments: Sequence[str]) -> None:
         action.type, action.choices = None, None
         if action.option_strings and action.nargs in (None, "+"):
             action.nargs = "?" if action.nargs is None else "*"
-    with contextlib.suppress(SettingsError):
+    try:
         known, _ = lenient.parse_known_intermixed_args(arguments)
-        if known.analysis_level not in (None, *LEVELS):
-            _raise_unknown_level(known.analysis_level)
+    except SettingsError:
+        return
+    if known.analysis_level not in (None, *LEVELS):
+        _raise_unknown_level(known.analysis_level)
 
 
 def _raise_unknown_level(level: str) -> NoReturn:
