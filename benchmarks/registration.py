@@ -1,7 +1,8 @@
 """Accuracy of the T1w registration against its time, on a phantom with known deformation.
 
-Run as ``python benchmarks/registration.py RAW TRUTH [--labels A,B]``, with RAW a phantom dataset
-and TRUTH its derivative that holds masks and displacement fields. Prints a markdown table.
+Run as ``python benchmarks/registration.py T1W MASK FIELD [--candidates A,B]``: a phantom's T1w
+image, its true brain mask and its true field ``from-MNI152NLin2009aSym_to-T1w_mode-points_xfm``.
+Prints a markdown table, one row for each schedule.
 The error is the distance, over template voxels of grey or white matter, between where the
 registration and where the truth put a template point in the person.
 """
@@ -125,7 +126,7 @@ def measure(
 
 
 def main() -> None:
-    """Print one row for each schedule and participant."""
+    """Print one row for each schedule."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("t1w", type=Path, help="bias-corrected or raw T1w image of the phantom")
     parser.add_argument("mask", type=Path, help="its brain mask")
