@@ -116,6 +116,14 @@ class AnatomicalSettings(SettingsModel):
         source=CHOSEN,
         help="Intensities that may be brain in the mask.",
     )
+    mask_grid_mm: float = setting(
+        1.5,
+        unit="mm",
+        ge=0.5,
+        le=3,
+        source=CHOSEN,
+        help="Voxel size at which the mask is shaped.",
+    )
     mask_reach_mm: float = setting(
         6.0,
         unit="mm",
@@ -188,7 +196,7 @@ class AnatomicalSettings(SettingsModel):
         help="Voxel size of the template to which the T1w is registered.",
     )
     syn_iterations: tuple[int, ...] = setting(
-        (100, 50, 20), unit="1", source=MEASURED, help="Iterations per level of SyN."
+        (100, 50, 0), unit="1", source=MEASURED, help="Iterations per level of SyN."
     )
     syn_shrink_factors: tuple[int, ...] = setting(
         (4, 2, 1), unit="1", source=MEASURED, help="Down-sampling per level of SyN."
@@ -240,6 +248,7 @@ class AnatomicalSettings(SettingsModel):
             "opening_mm": self.brain_opening_mm,
             "depth_mm": self.brain_depth_mm,
             "brain_range": list(self.brain_range),
+            "mask_grid_mm": self.mask_grid_mm,
             "mask_reach_mm": self.mask_reach_mm,
             "mask_core_mm": self.mask_core_mm,
             "mask_opening_mm": self.mask_opening_mm,

@@ -277,6 +277,7 @@ class CorrectMotionInputSpec(NodeInputSpec):
     min_slice_voxels = traits.Int(mandatory=True, desc="of a slice that is judged")
     b0_threshold_s_mm2 = traits.Float(mandatory=True, desc="at or below it b is 0, s/mm2")
     shell_gap_s_mm2 = traits.Float(mandatory=True, desc="largest step inside a shell, s/mm2")
+    max_b0_registered_s_mm2 = traits.Float(mandatory=True, desc="above it never to the b=0")
     align_shells = traits.Bool(mandatory=True, desc="align shells to the b=0")
     radius_mm = traits.Float(mandatory=True, desc="for the framewise displacement, mm")
     n_threads = traits.Int(mandatory=True, nohash=True, desc="volumes at a time")
@@ -471,7 +472,7 @@ class Resample(AlsInterface):
 class TensorInputSpec(NodeInputSpec):
     """Inputs of nodes that fit a tensor."""
 
-    method = traits.Enum("ols", "wls", "robust", mandatory=True, desc="estimator")
+    method = traits.Enum("ols", "wls", "iwls", "robust", mandatory=True, desc="estimator")
     max_b_s_mm2 = traits.Float(mandatory=True, desc="highest shell used, s/mm2")
     b0_threshold_s_mm2 = traits.Float(mandatory=True, desc="at or below it b is 0, s/mm2")
     shell_gap_s_mm2 = traits.Float(mandatory=True, desc="largest step inside a shell, s/mm2")

@@ -21,9 +21,6 @@ from bids_alsmri.pipelines.diffusion.steps import Facts, Float, measure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# above it a volume shares too little contrast with the b=0 (Andersson and Sotiropoulos 2016)
-MAX_B_FOR_B0_S_MM2 = 1500.0
-
 
 @dataclass(frozen=True)
 class MotionChoices:
@@ -65,6 +62,7 @@ class MotionChoices:
             b0_threshold_s_mm2=inputs.b0_threshold_s_mm2,
             shell_gap_s_mm2=inputs.shell_gap_s_mm2,
             align_shells=inputs.align_shells,
+            max_b0_registered_s_mm2=inputs.max_b0_registered_s_mm2,
             threads=inputs.n_threads,
         )
         return cls(inputs.target, inputs.replace_outliers, eddy, inputs.radius_mm)
@@ -136,7 +134,7 @@ def correct_motion(
     notes, warnings = [], []
     target = choices.target
     highest = max(table.b_values_s_mm2)
-    if target == "b0" and highest > MAX_B_FOR_B0_S_MM2:
+    if target == "b0" and highest > choices.eddy.max_b0_registered_s_mm2:
         target = "prediction"
         notes.append(
             f"volumes reach b={highest:.0f} s/mm2 and were registered to predictions, not to the "

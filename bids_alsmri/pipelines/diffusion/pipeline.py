@@ -99,7 +99,16 @@ class DiffusionSettings(SettingsModel):
         source="andersson2016",
         paper_source="elmendili2022",
         help="What each volume is registered to: its prediction from the other volumes, or the "
-        "b=0. Volumes above b=1500 s/mm2 are never registered to the b=0.",
+        "b=0.",
+    )
+    motion_max_b_for_b0_s_mm2: float = setting(
+        1500.0,
+        unit="s/mm2",
+        gt=0,
+        le=10000,
+        source="andersson2016",
+        help="Volumes above this b-value are never registered to the b=0, whose contrast is too "
+        "different.",
     )
     motion_model: Literal["eddy", "affine", "rigid"] = setting(
         "eddy",
@@ -184,7 +193,7 @@ class DiffusionSettings(SettingsModel):
         help="Slices with fewer brain voxels are not judged.",
     )
     shell_gap_s_mm2: float = setting(
-        100.0,
+        80.0,
         unit="s/mm2",
         gt=0,
         le=1000,
@@ -222,6 +231,21 @@ class DiffusionSettings(SettingsModel):
         source="benchmarks/registration.py",
         help="Without a T1w: voxel size at which the FA is registered to the template.",
     )
+    fa_iterations: tuple[int, ...] = setting(
+        (100, 50, 0),
+        unit="1",
+        source="benchmarks/registration.py",
+        help="Without a T1w: iterations per level of SyN.",
+    )
+    fa_shrink_factors: tuple[int, ...] = setting(
+        (4, 2, 1), unit="1", source="benchmarks/registration.py", help="Down-sampling per level."
+    )
+    fa_smoothing_mm: tuple[float, ...] = setting(
+        (3.4, 1.7, 0.0),
+        unit="mm",
+        source="benchmarks/registration.py",
+        help="Smoothing per level.",
+    )
     registration_threads: int = setting(
         1,
         unit="threads",
@@ -251,12 +275,13 @@ class DiffusionSettings(SettingsModel):
         source="Unser 1999, doi:10.1109/79.799930",
         help="The one interpolation of the series: cubic B-spline or linear.",
     )
-    tensor_fit: Literal["wls", "ols", "robust"] = setting(
-        "wls",
+    tensor_fit: Literal["iwls", "wls", "ols", "robust"] = setting(
+        "iwls",
         paper="ols",
-        source="chung2006",
-        paper_source="basser1994",
-        help="Estimator of the tensor: weighted or ordinary least squares, or robust.",
+        source="veraart2013",
+        paper_source="elmendili2022",
+        help="Estimator of the tensor: least squares weighted by the fit, by the signal, or not at "
+        "all (as FSL's dtifit), or robust against outliers.",
     )
     tensor_max_b_s_mm2: float = setting(
         1500.0,
@@ -275,7 +300,7 @@ class DiffusionSettings(SettingsModel):
         help="For robust: residuals beyond it are left out.",
     )
     gradient_min_fa: float = setting(
-        0.2,
+        0.4,
         unit="1",
         gt=0,
         le=1,
@@ -283,7 +308,7 @@ class DiffusionSettings(SettingsModel):
         help="FA from which fibres are followed to check the b-vectors.",
     )
     gradient_max_bend_deg: float = setting(
-        45.0,
+        30.0,
         unit="degree",
         gt=0,
         le=90,
@@ -291,7 +316,7 @@ class DiffusionSettings(SettingsModel):
         help="Largest bend per step of these fibres.",
     )
     gradient_min_gain: float = setting(
-        0.1,
+        0.03,
         unit="1",
         gt=0,
         le=10,
@@ -299,7 +324,7 @@ class DiffusionSettings(SettingsModel):
         help="Share by which another b-vector table must lengthen fibres to be warned of.",
     )
     gradient_fibres: int = setting(
-        2000,
+        5000,
         unit="1",
         ge=100,
         le=100000,
@@ -359,12 +384,12 @@ class DiffusionSettings(SettingsModel):
             {
                 "transform": "syn",
                 "metric": "cc",
-                "metric_parameter": 4,
+                "metric_parameter": 2,
                 "sampling": 1.0,
                 "gradient_step": 0.2,
-                "iterations": [40, 20],
-                "shrink_factors": [2, 1],
-                "smoothing_mm": [2.0, 0.0],
+                "iterations": list(self.fa_iterations),
+                "shrink_factors": list(self.fa_shrink_factors),
+                "smoothing_mm": list(self.fa_smoothing_mm),
                 "convergence": 1e-6,
             },
         ]

@@ -272,6 +272,7 @@ def correct_motion(cfg: DiffusionSettings, n_threads: int) -> CorrectMotion:
         min_slice_voxels=cfg.outlier_min_voxels,
         b0_threshold_s_mm2=cfg.b0_threshold_s_mm2,
         shell_gap_s_mm2=cfg.shell_gap_s_mm2,
+        max_b0_registered_s_mm2=cfg.motion_max_b_for_b0_s_mm2,
         align_shells=cfg.align_shells,
         radius_mm=cfg.displacement_radius_mm,
         n_threads=n_threads,
