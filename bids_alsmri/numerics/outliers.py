@@ -149,7 +149,7 @@ def outlier_z(
     gain[some] = np.nanmedian(ratio[some], axis=1)
     ratio /= np.where(gain > 0, gain, 1.0)[:, None]
     seen = judged.any(axis=0)
-    centre, scale = np.ones(ratio.shape[1]), np.zeros(ratio.shape[1])
+    centre, scale = np.ones(seen.size), np.zeros(seen.size)
     if seen.any():
         centre[seen] = np.nanmedian(ratio[:, seen], axis=0)
         scale[seen] = SD_PER_MAD * np.nanmedian(np.abs(ratio[:, seen] - centre[seen]), axis=0)

@@ -8,21 +8,18 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.transform import Rotation
 
 from bids_alsmri.errors import NumericsError
-from bids_alsmri.numerics.eddy import (
-    EddySettings,
+from bids_alsmri.numerics.direction_prediction import direction_covariance, leave_one_out_weights
+from bids_alsmri.numerics.eddy import EddySettings, correct_series, register_to_b0
+from bids_alsmri.numerics.outliers import multiband_groups
+from bids_alsmri.numerics.volume_registration import (
     contrast_map,
-    correct_series,
-    direction_covariance,
     frame_transform,
     image_frame,
-    leave_one_out_weights,
     motion_parameters,
-    register_to_b0,
     register_volume,
     rigid_part,
     to_world,
 )
-from bids_alsmri.numerics.outliers import multiband_groups
 
 SHAPE = (32, 36, 26)
 AFFINE = np.array([[-4.0, 0, 0, 62], [0, 4, 0, -70], [0, 0, 4, -50], [0, 0, 0, 1]])
