@@ -171,6 +171,7 @@ def build_graphs(
             continue
         upstream = {name: results[(name, scan.label)] for name, scan in job.upstream.items()}
         graph = _empty_graph(settings, job, workflow, upstream)
+        graph.adopted.update(job.adopted)
         module = job.pipeline.workflow
         own = settings.pipelines[job.pipeline.name]
         if job.work == "everything":
@@ -297,8 +298,10 @@ def exit_code_of(result: Result) -> ExitCode:
     Returns
     -------
     ExitCode
-        Done, or that some scans failed; a single kind of bad data if nothing else was there.
+        Done, or that some scans failed; that nothing can be written where a disk was full.
     """
+    if any(outcome.is_disk_full for outcome in result.outcomes.values()):
+        return ExitCode.CANNOT_WRITE
     failed = [outcome for outcome in result.outcomes.values() if not outcome.is_done]
     faults = [skip for skip in result.plan.skips if skip.is_error]
     return ExitCode.SCANS_FAILED if failed or faults else ExitCode.DONE

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,21 @@ PROJECT = Path(__file__).resolve().parents[1]
 # The same cases on every run; no deadline, since first calls import and compile.
 settings.register_profile("bids_alsmri", derandomize=True, deadline=None)
 settings.load_profile("bids_alsmri")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Iterator[pytest.TestReport]:
+    """Turn the skip of a test into a failure where ALSMRI_REQUIRE names one of its markers."""
+    report = yield
+    required = set(os.environ.get("ALSMRI_REQUIRE", "").split())
+    named = sorted(required & {marker.name for marker in item.iter_markers()})
+    if report.skipped and named and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"ALSMRI_REQUIRE holds {', '.join(named)}, but: {reason}"
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,8 @@ class Step:
     def __getattr__(self, output: str) -> Ref:
         if output.startswith("_"):
             raise AttributeError(output)
-        names = self._node.outputs.copyable_trait_names()
+        # of the interface: a node that maps over items tells its outputs only when it has run
+        names = self._node.interface._outputs().copyable_trait_names()
         if output not in names:
             raise RunError(
                 f"step {self._node.name} has no output {output!r}; it has "
@@ -108,6 +109,7 @@ class Graph:
     results: dict[str, Ref | Path] = field(default_factory=dict)
     destinations: dict[str, Path] = field(default_factory=dict)
     nodes: list[pe.Node] = field(default_factory=list)
+    adopted: dict[str, Path] = field(default_factory=dict)
 
     @property
     def n_threads(self) -> int:
@@ -221,14 +223,14 @@ class Graph:
         text = f"{self.surroundings.seed}/{self.scan.label}/{self.scan.pipeline}/{name}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
-    def save(self, name: str, source: Ref, *, facts: Ref | None = None) -> None:
+    def save(self, name: str, source: Ref | Path, *, facts: Ref | None = None) -> None:
         """Save a step's output under the name and with the sidecar that the spec declares.
 
         Parameters
         ----------
         name : str
             Output in the pipeline's ``io_spec.json``.
-        source : Ref
+        source : Ref or Path
             What to save.
         facts : Ref, optional
             JSON file of findings that go into the sidecar.
@@ -269,7 +271,7 @@ class Graph:
         self._save(f"figure_{name}{part}", source, path, "", None)
 
     def _save(
-        self, name: str, source: Ref, path: Path, sidecar_text: str, facts: Ref | None
+        self, name: str, source: Ref | Path, path: Path, sidecar_text: str, facts: Ref | None
     ) -> None:
         if name in self.destinations or path in self.destinations.values():
             raise RunError(

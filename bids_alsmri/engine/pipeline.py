@@ -36,8 +36,8 @@ class Pipeline:
         scans apart.
     needs : tuple of str
         Pipelines whose results it uses where they are to be had.
-    adopts : tuple of str
-        Outputs that are taken from ``--derivatives`` if a dataset there holds all of them.
+    adopts : tuple of tuple of str
+        Groups of outputs that are taken from ``--derivatives`` where a dataset holds the group.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Pipeline:
     primary: str
     group_by: Callable[[Any], tuple[str, ...]]
     needs: tuple[str, ...] = ()
-    adopts: tuple[str, ...] = ()
+    adopts: tuple[tuple[str, ...], ...] = ()
 
     @property
     def folder(self) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,6 +51,11 @@ class Outcome:
     errors: tuple[str, ...] = ()
     traces: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def is_disk_full(self) -> bool:
+        """Whether a step failed since there was no room to write."""
+        return any(os.strerror(code) in error for code in FULL for error in self.errors)
 
 
 @dataclass(frozen=True)
@@ -260,7 +266,7 @@ def run(
     ]
     outcomes = [_outcome(graph, before, crashes, reporter.times.seconds) for graph in graphs]
     for outcome in outcomes:
-        for message in outcome.errors:
+        for message in dict.fromkeys(outcome.errors):
             log.error("%s: %s", scan_title(outcome.graph), message)
     return outcomes
 
@@ -311,7 +317,7 @@ def _outcome(
     stamps = {path: _stamp(path) for path in graph.destinations.values()}
     is_done = all(stamp is not None and stamp != before[path] for path, stamp in stamps.items())
     traces = [] if is_done else [trace for trace in crashes if _concerns(trace, names)]
-    errors = [summary_of(trace) for trace in traces]
+    errors = [_with_remedy(summary_of(trace)) for trace in traces]
     if not is_done and not errors:
         errors = ["a step that it builds on failed or was never run; see the other scans"]
     own = {name: round(value, 2) for name, value in seconds.items() if name in names}
@@ -321,6 +327,14 @@ def _outcome(
 def _concerns(trace: str, names: set[str]) -> bool:
     node = re.search(r"^Node: (?:\S+\.)?(\w+)$", trace, re.MULTILINE)
     return node is not None and step_of(node[1], names) is not None
+
+
+def _with_remedy(message: str) -> str:
+    # errors of our own end with one; those of libraries know neither folder nor remedy
+    is_bare = re.match(r"OSError: \[Errno", message) is not None
+    if is_bare and any(os.strerror(code) in message for code in FULL):
+        return f"{message}; free space in the work folder, or choose another with -w"
+    return message
 
 
 def summary_of(trace: str) -> str:
