@@ -7,9 +7,8 @@ from pathlib import Path
 
 from bids_alsmri import pipelines
 
-pipelines.__path__[:] = [str(Path(__file__).parent / "toy_pipelines")]
-
 if __name__ == "__main__":
+    pipelines.__path__[:] = [str(Path(__file__).parent / "toy_pipelines")]
     from bids_alsmri.cli import main
 
     sys.exit(main())
