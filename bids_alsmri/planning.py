@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bids_alsmri.adoption import find_adopted, open_derivatives
 from bids_alsmri.bids.dataset import check_derivatives, check_output_dir, check_raw
 from bids_alsmri.bids.query import (
     Scan,
@@ -59,6 +60,8 @@ class Job:
         What an earlier run left.
     upstream : mapping
         Scans of the pipelines that it builds on, by pipeline.
+    adopted : mapping
+        Files of other programs that stand for own fits, by output.
     """
 
     scan: Scan
@@ -68,6 +71,7 @@ class Job:
     reason: str
     record: Record | None
     upstream: Mapping[str, Scan]
+    adopted: Mapping[str, Path]
 
     @property
     def key(self) -> tuple[str, str]:
@@ -159,6 +163,7 @@ def make_plan(settings: RunSettings) -> Plan:
         found = list_sessions(settings.bids_dir, participants)
         sessions = resolve_labels(settings.session_label, found, "session")
     filters = read_filters(settings.bids_filter_file)
+    others = open_derivatives(settings.derivatives, participants)
     jobs: dict[tuple[str, str], Job] = {}
     skips: list[Skip] = []
     for name in with_needs(settings.pipeline_names):
@@ -176,7 +181,8 @@ def make_plan(settings: RunSettings) -> Plan:
         skips += skipped
         for scan in scans:
             try:
-                job = _job(settings, pipeline, scan, jobs)
+                adopted = find_adopted(others, pipeline, scan, {"template": settings.template})
+                job = _job(settings, pipeline, scan, jobs, adopted)
             except DataError as error:
                 skips.append(_skip_of(scan, error))
             else:
@@ -259,7 +265,11 @@ def settings_by_stage(settings: RunSettings, name: str) -> tuple[dict[str, Any],
 
 
 def _job(
-    settings: RunSettings, pipeline: Pipeline, scan: Scan, jobs: Mapping[tuple[str, str], Job]
+    settings: RunSettings,
+    pipeline: Pipeline,
+    scan: Scan,
+    jobs: Mapping[tuple[str, str], Job],
+    adopted: Mapping[str, Path],
 ) -> Job:
     record = read_record(record_path(settings.output_dir, scan))
     upstream = {}
@@ -268,7 +278,7 @@ def _job(
         if builds_on is not None:
             upstream[name] = builds_on
     fit, apply = settings_by_stage(settings, pipeline.name)
-    files = [path for paths in scan.inputs.values() for path in paths]
+    files = [path for paths in scan.inputs.values() for path in paths] + list(adopted.values())
     identity = Identity(
         version=VERSION,
         fit=fit,
@@ -280,7 +290,7 @@ def _job(
     )
     fits = [name for name, spec in pipeline.io_spec.outputs.items() if spec.stage == "fit"]
     work, reason = compare(record, identity, settings.output_dir, fits)
-    return Job(scan, pipeline, identity, work, reason, record, upstream)
+    return Job(scan, pipeline, identity, work, reason, record, upstream, adopted)
 
 
 def upstream_scan(scan: Scan, others: list[Scan], pipeline: str) -> Scan | None:

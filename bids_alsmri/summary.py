@@ -166,7 +166,7 @@ def _figures(settings: RunSettings, job: Job) -> Iterable[Figure]:
 
 def _figure(spec: FigureSpec, paths: tuple[Path, ...], values: Mapping[str, str]) -> Figure:
     caption = fill(spec.caption, values)
-    return Figure(title=spec.title, caption=caption, paths=paths, kind=spec.kind)
+    return Figure(title=fill(spec.title, values), caption=caption, paths=paths, kind=spec.kind)
 
 
 def _quality(settings: RunSettings, job: Job) -> tuple[list[QualityRow], list[str], list[str]]:

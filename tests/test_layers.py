@@ -47,7 +47,17 @@ COMPUTING = (
     {"numpy", "scipy", "pandas", "nibabel", "nipype", "matplotlib", "dipy"},
 )
 # may import all of ours
-TOP = {"planning", "participant", "summary", "group", "cli", "descriptor", "__main__", "__init__"}
+TOP = {
+    "adoption",
+    "planning",
+    "participant",
+    "summary",
+    "group",
+    "cli",
+    "descriptor",
+    "__main__",
+    "__init__",
+}
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 
 

@@ -56,7 +56,7 @@ def start_worker(folder: str) -> None:
         fcntl.fcntl(sentinel, fcntl.F_SETFL, flags | os.O_ASYNC)
 
 
-class SteadyMultiProcPlugin(MultiProcPlugin):  # type: ignore[misc]
+class SteadyMultiProcPlugin(MultiProcPlugin):
     """MultiProc that outlives a killed worker.
 
     Parameters

@@ -45,10 +45,28 @@ def as_stages(parts: Iterable[Mapping[str, Any]]) -> list[Stage]:
     list of Stage
         In their order.
     """
-    return [
-        Stage(**{name: tuple(v) if isinstance(v, list) else v for name, v in part.items()})
-        for part in parts
-    ]
+    return [Stage(**with_tuples(part)) for part in parts]
+
+
+def with_tuples(part: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a node's dictionary with its lists turned to tuples.
+
+    Parameters
+    ----------
+    part : mapping
+        Values that JSON can hold.
+
+    Returns
+    -------
+    dict
+        The same, lists as tuples.
+
+    Examples
+    --------
+    >>> with_tuples({"iterations": [100, 50], "metric": "cc"})
+    {'iterations': (100, 50), 'metric': 'cc'}
+    """
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in part.items()}
 
 
 class RegisterInputSpec(NodeInputSpec):
@@ -197,7 +215,7 @@ def canonical(path: Path, *, ndim: int = 3) -> tuple[NDArray[Any], NDArray[np.fl
     return np.asarray(image.dataobj, dtype=np.float32), image.affine
 
 
-def voxel_edges_mm(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+def voxel_edges_mm(affine: NDArray[np.float64]) -> tuple[float, float, float]:
     """Edges of the voxels of an affine.
 
     Parameters
@@ -207,12 +225,13 @@ def voxel_edges_mm(affine: NDArray[np.float64]) -> NDArray[np.float64]:
 
     Returns
     -------
-    (3,) array
+    tuple of float
         In mm.
 
     Examples
     --------
     >>> voxel_edges_mm(np.diag([2.0, 2.0, 3.0, 1.0]))
-    array([2., 2., 3.])
+    (2.0, 2.0, 3.0)
     """
-    return np.asarray(np.linalg.norm(affine[:3, :3], axis=0), dtype=np.float64)
+    i, j, k = np.linalg.norm(affine[:3, :3], axis=0)
+    return float(i), float(j), float(k)

@@ -85,7 +85,8 @@ class EddySettings:
         Volumes up to this b-value begin at their registration to the b=0, the others at their
         registration to the mean of their shell.
     align_shells : bool
-        Whether the mean of each shell is aligned to the b=0 at the end.
+        Whether the mean of each shell is aligned at the end: the first to the b=0 if its b-value is
+        at most `max_b0_registered_s_mm2`, the others to the shell below.
     threads : int
         Volumes worked on at once; does not change a bit of the result.
     """
@@ -346,12 +347,17 @@ def _move_shell(series: _Series, state: _State, shell: NDArray[np.intp], move: F
             state.parameters[i] = np.r_[moved[:3, 3], turn, old[6:]]
 
 
-def _align_shells(series: _Series, state: _State) -> None:
+def _align_shells(series: _Series, state: _State, near: NDArray[np.bool_]) -> None:
     # mean of each shell to the b=0, the higher ones to the shell below, whose contrast is nearer
     inner = _moved_border(series.mask, -series.settings.contrast_margin_mm, series.frame)
     below = _shell_mean(series, state, np.flatnonzero(series.labels == 0))
     for label in range(1, int(series.labels.max()) + 1):
         shell = np.flatnonzero(series.labels == label)
+        if label == 1 and not near[shell].any():
+            # measured at b = 2500: the contrast is so far from the b=0 that the fit loses the
+            # head, while the mean of a shell has hardly moved
+            below = _shell_mean(series, state, shell)
+            continue
         fit = register_across_contrasts(
             _shell_mean(series, state, shell),
             below,
@@ -498,7 +504,7 @@ def correct_series(
         _remove_common_distortion(series, state)
         _find_outliers(series, state, predict)
     if settings.align_shells:
-        _align_shells(series, state)
+        _align_shells(series, state, near)
     return _result(series, state)
 
 

@@ -10,7 +10,7 @@ from nipype.interfaces.base import File, traits
 
 from bids_alsmri.interfaces.anatomy import BrainSearch, correct_bias, extract_brain, segment_tissues
 from bids_alsmri.interfaces.base import read_image, write_image
-from bids_alsmri.interfaces.images import optional_path
+from bids_alsmri.interfaces.images import optional_path, with_tuples
 from bids_alsmri.interfaces.node import AlsInterface, NodeInputSpec, NodeOutputSpec, write_facts
 from bids_alsmri.interfaces.registration import apply_transforms, write_linear
 from bids_alsmri.numerics.anatomy import dice
@@ -109,15 +109,11 @@ class ExtractBrain(AlsInterface):
     memory_gb = 1.5
 
     def _run_interface(self, runtime: Any) -> Any:
-        constants = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in self.inputs.search.items()
-        }
         brain = extract_brain(
             Path(self.inputs.image),
             get_template(self.inputs.template, self.inputs.template_mm),
             self.file(runtime, "mask.nii.gz"),
-            search=BrainSearch(**constants),
+            search=BrainSearch(**with_tuples(self.inputs.search)),
             work_dir=Path(runtime.cwd),
             seed=self.inputs.seed,
             n_threads=self.inputs.n_threads,
@@ -211,6 +207,36 @@ def tissue_measures(files: dict[str, Path]) -> list[dict[str, Any]]:
     return [*measures, {"measure": "brain_volume", "value": total_ml}]
 
 
+class JudgeTemplateOutputSpec(NodeOutputSpec):
+    """Outputs of :class:`JudgeTemplate`."""
+
+    facts = File(exists=True, desc="findings, JSON")
+
+
+class MeasureAdoptedInputSpec(NodeInputSpec):
+    """Inputs of :class:`MeasureAdopted`."""
+
+    gm = File(exists=True, mandatory=True, desc="probability of grey matter")
+    wm = File(exists=True, mandatory=True, desc="probability of white matter")
+    csf = File(exists=True, mandatory=True, desc="probability of cerebrospinal fluid")
+
+
+class MeasureAdopted(AlsInterface):
+    """Measure tissues that another program found."""
+
+    input_spec = MeasureAdoptedInputSpec
+    output_spec = JudgeTemplateOutputSpec
+    memory_gb = 0.5
+
+    def _run_interface(self, runtime: Any) -> Any:
+        files = {name: Path(getattr(self.inputs, name)) for name in ("gm", "wm", "csf")}
+        facts = {
+            "measures": tissue_measures(files),
+            "notes": ["brain and tissues were taken from --derivatives"],
+        }
+        return self.give(runtime, {"facts": write_facts(self.file(runtime, "facts.json"), facts)})
+
+
 class MaskImageInputSpec(NodeInputSpec):
     """Inputs of :class:`MaskImage`."""
 
@@ -241,12 +267,6 @@ class JudgeTemplateInputSpec(NodeInputSpec):
     template_mm = traits.Float(mandatory=True, desc="voxel size, mm")
     wm = File(exists=True, mandatory=True, desc="white matter of the T1w")
     to_template = File(exists=True, mandatory=True, desc="transform to the template")
-
-
-class JudgeTemplateOutputSpec(NodeOutputSpec):
-    """Outputs of :class:`JudgeTemplate`."""
-
-    facts = File(exists=True, desc="findings, JSON")
 
 
 class JudgeTemplate(AlsInterface):

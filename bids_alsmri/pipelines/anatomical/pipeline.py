@@ -306,5 +306,8 @@ PIPELINE = Pipeline(
     settings=AnatomicalSettings,
     primary="t1w",
     group_by=kept_apart,
-    adopts=("preproc", "brain_mask", "gm", "wm", "csf", "t1w_to_template", "template_to_t1w"),
+    adopts=(
+        ("preproc", "brain_mask", "gm", "wm", "csf"),
+        ("t1w_to_template", "template_to_t1w"),
+    ),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bids_alsmri.bids.query import Scan
-from bids_alsmri.engine.graph import Graph
+from bids_alsmri.engine.graph import Graph, Ref
 from bids_alsmri.interfaces.drawing import DrawOutlines, DrawPair
 from bids_alsmri.interfaces.images import QualityTable, Register
 from bids_alsmri.interfaces.templates import LoadTemplate
@@ -13,6 +13,7 @@ from bids_alsmri.pipelines.anatomical.interfaces import (
     ExtractBrain,
     JudgeTemplate,
     MaskImage,
+    MeasureAdopted,
     SegmentTissues,
     ToTemplate,
 )
@@ -22,18 +23,12 @@ TISSUES = ("gm", "wm", "csf")
 
 
 def fit(graph: Graph, scan: Scan, cfg: AnatomicalSettings) -> None:
-    """Correct the bias, find brain and tissues, register to the template."""
+    """Correct the bias, find brain and tissues, register to the template; or adopt all that."""
+    if graph.adopted:
+        adopt(graph, cfg)
+        return
     checked = graph.step("check", CheckT1w(), image=graph.files("t1w")[0])
-    brain = graph.step(
-        "extract_brain",
-        ExtractBrain(
-            template=graph.template,
-            template_mm=cfg.template_registration_mm,
-            search=cfg.brain_search,
-            n_threads=cfg.registration_threads,
-        ),
-        image=checked.image,
-    )
+    brain = graph.step("extract_brain", extract_brain(cfg, graph.template), image=checked.image)
     flat = graph.step("correct_bias", correct_bias(cfg), image=checked.image, mask=brain.mask)
     tissues = graph.step(
         "segment_tissues",
@@ -45,7 +40,35 @@ def fit(graph: Graph, scan: Scan, cfg: AnatomicalSettings) -> None:
         image=flat.image,
         mask=brain.mask,
     )
-    masked = graph.step("mask", MaskImage(), image=flat.image, mask=brain.mask)
+    graph.save("preproc", flat.image)
+    graph.save("brain_mask", brain.mask)
+    for name in TISSUES:
+        graph.save(name, getattr(tissues, name))
+    to_template(graph, cfg, brain.start)
+    finish(graph, cfg, [checked.facts, brain.facts, tissues.facts])
+
+
+def adopt(graph: Graph, cfg: AnatomicalSettings) -> None:
+    """Take over brain and tissues of another program, and its transforms where it has them."""
+    for name, path in graph.adopted.items():
+        graph.save(name, path)
+    if "t1w_to_template" not in graph.adopted:
+        to_template(graph, cfg, None)
+    measured = graph.step(
+        "measure_tissues",
+        MeasureAdopted(),
+        gm=graph.saved("gm"),
+        wm=graph.saved("wm"),
+        csf=graph.saved("csf"),
+    )
+    finish(graph, cfg, [measured.facts])
+
+
+def to_template(graph: Graph, cfg: AnatomicalSettings, start: Ref | None) -> None:
+    """Register the brain to the template."""
+    masked = graph.step(
+        "mask", MaskImage(), image=graph.saved("preproc"), mask=graph.saved("brain_mask")
+    )
     template = graph.step(
         "template", LoadTemplate(name=graph.template, resolution_mm=cfg.template_registration_mm)
     )
@@ -54,25 +77,25 @@ def fit(graph: Graph, scan: Scan, cfg: AnatomicalSettings) -> None:
         Register(stages=cfg.template_stages, n_threads=cfg.registration_threads),
         fixed=template.t1w,
         moving=masked.image,
-        initial=brain.start,
+        initial=start,
     )
+    graph.save("t1w_to_template", found.forward)
+    graph.save("template_to_t1w", found.inverse)
+
+
+def finish(graph: Graph, cfg: AnatomicalSettings, facts: list[Ref]) -> None:
+    """Judge the registration and collect the measures of quality."""
     judged = graph.step(
         "judge",
         JudgeTemplate(template=graph.template, template_mm=cfg.template_registration_mm),
-        wm=tissues.wm,
-        to_template=found.forward,
+        wm=graph.saved("wm"),
+        to_template=graph.saved("t1w_to_template"),
     )
     quality = graph.step(
         "quality",
         QualityTable(definitions=str(PIPELINE.folder / "quality.json")),
-        facts=[checked.facts, brain.facts, tissues.facts, judged.facts],
+        facts=[*facts, judged.facts],
     )
-    graph.save("preproc", flat.image)
-    graph.save("brain_mask", brain.mask)
-    for name in TISSUES:
-        graph.save(name, getattr(tissues, name))
-    graph.save("t1w_to_template", found.forward)
-    graph.save("template_to_t1w", found.inverse)
     graph.save("quality", quality.table, facts=quality.facts)
 
 
@@ -112,5 +135,15 @@ def correct_bias(cfg: AnatomicalSettings) -> CorrectBias:
         iterations=list(cfg.bias_iterations),
         convergence=cfg.bias_convergence,
         spline_mm=cfg.bias_spline_mm,
+        n_threads=cfg.registration_threads,
+    )
+
+
+def extract_brain(cfg: AnatomicalSettings, template: str) -> ExtractBrain:
+    """Node of the brain extraction."""
+    return ExtractBrain(
+        template=template,
+        template_mm=cfg.template_registration_mm,
+        search=cfg.brain_search,
         n_threads=cfg.registration_threads,
     )

@@ -227,7 +227,7 @@ def motion_table(found: Corrected) -> pd.DataFrame:
         Translations in mm, rotations in degrees, framewise displacement in mm, and the matrices.
     """
     names = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
-    columns = {name: found.result.motion[:, i] for i, name in enumerate(names)}
+    columns: dict[str, Float] = {n: found.result.motion[:, i] for i, n in enumerate(names)}
     columns["framewise_displacement"] = found.displacement_mm
     columns["replaced_slices"] = found.slice_share.sum(axis=0)
     return pd.DataFrame({**columns, **motion_columns(found.motion)})

@@ -226,8 +226,9 @@ def read_field(path: Path) -> Array:
     """
     import nibabel as nib
 
-    values = np.asarray(nib.load(path).dataobj, dtype=np.float64)
-    return values.reshape(*values.shape[:3], 3) * _LPS_TO_RAS
+    field: Any = nib.load(path)
+    values = np.asarray(field.dataobj, dtype=np.float64)
+    return np.asarray(values.reshape(*values.shape[:3], 3) * _LPS_TO_RAS)
 
 
 def resample_to_grid(
@@ -267,9 +268,10 @@ def resample_to_grid(
         keep_nonnegative=True,
         modulate=True,
     )
-    data = points_to_volume(resampled.values, place.is_inside, outside=0)
-    covered = points_to_volume(resampled.covered_mask, place.is_inside, outside=0) > 0
-    return data, place.mask & covered, turned_table(table, motion, place)
+    data = np.asarray(points_to_volume(resampled.values, place.is_inside, outside=0), np.float32)
+    covered = points_to_volume(resampled.covered_mask.astype(np.uint8), place.is_inside, outside=0)
+    mask = place.mask & np.asarray(covered, dtype=np.bool_)
+    return data, mask, turned_table(table, motion, place)
 
 
 def turned_table(table: SeriesTable, motion: Motion, place: Place) -> SeriesTable:
@@ -342,5 +344,6 @@ def template_maps(
     maps = {}
     for name in ("fa", "md", "ad", "rd"):
         values = np.where(resampled.covered_mask, getattr(fit, name), np.float32(np.nan))
-        maps[name] = points_to_volume(values, place.is_inside, outside=0)
+        volume = points_to_volume(values, place.is_inside, outside=0)
+        maps[name] = np.asarray(volume, dtype=np.float32)
     return maps

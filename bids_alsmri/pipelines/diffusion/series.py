@@ -58,7 +58,7 @@ class SeriesTable:
     @property
     def is_b0(self) -> NDArray[np.bool_]:
         """True for the volumes without diffusion weighting."""
-        return np.array(self.b_values_s_mm2) == 0
+        return np.asarray(np.array(self.b_values_s_mm2) == 0, dtype=np.bool_)
 
     def with_directions(self, directions_world: NDArray[np.float64]) -> SeriesTable:
         """The same series after its directions were rotated with the head."""

@@ -228,8 +228,13 @@ def apply(graph: Graph, scan: Scan, cfg: DiffusionSettings) -> None:
         tissues = graph.step(
             "measure_tissues",
             MeasureTissues(min_probability=cfg.tissue_min_probability),
-            **{name: graph.saved(name) for name in MAPS},
-            **{name: graph.from_pipeline("anatomical", name) for name in ("gm", "wm", "csf")},
+            fa=graph.saved("fa"),
+            md=graph.saved("md"),
+            ad=graph.saved("ad"),
+            rd=graph.saved("rd"),
+            gm=graph.from_pipeline("anatomical", "gm"),
+            wm=graph.from_pipeline("anatomical", "wm"),
+            csf=graph.from_pipeline("anatomical", "csf"),
         )
         graph.save("tissue_stats", tissues.table)
         graph.figure("histogram", tissues.figure)
