@@ -264,14 +264,16 @@ def run_level(settings: RunSettings, command_line: str) -> ExitCode:
     AlsMriError
         If nothing can be processed.
     """
-    if settings.level == "group":
-        raise SettingsError("the group level is not part of this version; give participant")
     check_folders(settings)
     prepare_environment(settings)
     _start_logging(settings)
     from rich.console import Console
 
     console = Console(stderr=True)
+    if settings.level == "group":
+        from bids_alsmri.group import run_group_level
+
+        return run_group_level(settings, command_line)
     from bids_alsmri.participant import run_participant_level
 
     return run_participant_level(settings, command_line, console)

@@ -271,6 +271,7 @@ class CorrectMotionInputSpec(NodeInputSpec):
     mask_margin_mm = traits.Float(mandatory=True, desc="outside the brain, mm")
     contrast_margin_mm = traits.Float(mandatory=True, desc="inside the border, mm")
     contrast_fwhm_mm = traits.Float(mandatory=True, desc="smoothing across contrasts, mm")
+    shading_fwhm_mm = traits.Float(mandatory=True, desc="width of the coils' shading, mm")
     replace_outliers = traits.Bool(mandatory=True, desc="replace lost slices")
     outlier_threshold_sd = traits.Float(mandatory=True, desc="of a lost slice, SD")
     outlier_min_change = traits.Float(mandatory=True, desc="of a lost slice, share")

@@ -55,6 +55,7 @@ class MotionChoices:
             mask_margin_mm=inputs.mask_margin_mm,
             contrast_margin_mm=inputs.contrast_margin_mm,
             contrast_fwhm_mm=inputs.contrast_fwhm_mm,
+            shading_fwhm_mm=inputs.shading_fwhm_mm,
             outlier_threshold_sd=inputs.outlier_threshold_sd,
             outlier_min_change=inputs.outlier_min_change,
             outlier_both_signs=False,

@@ -57,8 +57,8 @@ class DiffusionSettings(SettingsModel):
         paper=2,
         source="veraart2016",
         paper_source="manjon2013",
-        help="Radius of the patches of the denoising; 0 takes the smallest patch that holds more "
-        "voxels than there are volumes.",
+        help="Radius of the patches of the denoising; 0 takes the smallest that holds more voxels "
+        "than there are volumes, and at least 2.",
     )
     patch_step: int = setting(
         2,
@@ -155,6 +155,15 @@ class DiffusionSettings(SettingsModel):
         le=30,
         source="benchmarks/eddy.py",
         help="Smoothing where contrasts differ.",
+    )
+    shading_fwhm_mm: float = setting(
+        90.0,
+        unit="mm",
+        gt=0,
+        le=500,
+        source="benchmarks/eddy.py",
+        help="Width over which the b=0 is averaged to take the coils' shading out where contrasts "
+        "differ.",
     )
     align_shells: bool = setting(
         True,

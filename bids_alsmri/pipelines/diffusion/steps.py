@@ -31,6 +31,9 @@ from bids_alsmri.numerics.resampling import resolution_grid
 from bids_alsmri.pipelines.diffusion.series import SeriesTable
 
 Float = NDArray[np.floating[Any]]
+
+# with 27 voxels in a patch the spectrum of the noise is too coarse for its edge to be found
+SMALLEST_AUTOMATIC_RADIUS = 2
 Facts = dict[str, Any]
 
 
@@ -138,9 +141,13 @@ def denoise_series(
     NumericsError
         If there are too few volumes for the method.
     """
+    radius = patch_radius or max(SMALLEST_AUTOMATIC_RADIUS, smallest_patch_radius(data.shape[3]))
+    estimate = estimate_noise_sigma(
+        data, mask, b0_mask=table.is_b0, patch_radius=1, smoothing_voxels=noise_smoothing_voxels
+    )
     if method == "off":
-        return data, np.zeros(data.shape[:3], np.float32), {"notes": ["not denoised (setting)"]}
-    radius = patch_radius or smallest_patch_radius(data.shape[3])
+        facts = {"measures": noise_measures(data, estimate, mask, table)}
+        return data, estimate, {**facts, "notes": ["not denoised (setting)"]}
     if method == "mppca":
         result = denoise_mppca(
             data,
@@ -154,13 +161,7 @@ def denoise_series(
         result = denoise_local_pca(
             data,
             mask,
-            noise_sigma=estimate_noise_sigma(
-                data,
-                mask,
-                b0_mask=table.is_b0,
-                patch_radius=1,
-                smoothing_voxels=noise_smoothing_voxels,
-            ),
+            noise_sigma=estimate,
             patch_radius=radius,
             tau_factor=None,
             stride=patch_step,
@@ -168,14 +169,42 @@ def denoise_series(
             n_threads=n_threads,
         )
     denoised = np.where(mask[..., np.newaxis], result.signal, data)
-    sigma = float(np.median(result.noise_sigma[mask]))
     facts = {
         "measures": [
-            measure("noise_sd", sigma),
+            *noise_measures(data, result.noise_sigma, mask, table),
             measure("denoising_components", float(np.median(result.n_components[mask]))),
         ]
     }
     return denoised, result.noise_sigma, facts
+
+
+def noise_measures(
+    data: Float, noise: Float, mask: NDArray[np.bool_], table: SeriesTable
+) -> list[Facts]:
+    """Level of the noise, and signal over noise of the series as acquired.
+
+    Parameters
+    ----------
+    data : (X, Y, Z, N) array
+        Signal before denoising.
+    noise : (X, Y, Z) array
+        Its standard deviation, found from residuals and never from the background.
+    mask : (X, Y, Z) array of bool
+        Brain.
+    table : SeriesTable
+        Weighting of the volumes.
+
+    Returns
+    -------
+    list of dict
+        Measures for the report.
+    """
+    inside, sigma = data[mask], noise[mask]
+    return [
+        measure("noise_sd", float(np.median(sigma))),
+        measure("b0_snr", signal_to_noise(inside[:, table.is_b0], sigma)),
+        measure("dwi_snr", signal_to_noise(inside[:, ~table.is_b0], sigma)),
+    ]
 
 
 def unring_series(
@@ -393,7 +422,6 @@ def tensor_facts(
     chosen, sentence = choices.volumes(table)
     summary = summarise_tensor_fit(fit, mask, n_volumes=int(chosen.sum()))
     inside = signal[mask]
-    noise_sd = fit.residual_sd[mask]
     coherence = neighbouring_dwi_correlation(inside, table.gradients)
     orientation = check_gradient_orientation(
         fit.v1,
@@ -406,8 +434,6 @@ def tensor_facts(
     )
     return {
         "measures": [
-            measure("b0_snr", signal_to_noise(inside[:, table.is_b0], noise_sd)),
-            measure("dwi_snr", signal_to_noise(inside[:, chosen & ~table.is_b0], noise_sd)),
             measure("neighbouring_dwi_correlation", float(np.nanmean(coherence))),
             measure("tensor_residual", summary.residual_percent),
             measure("failed_voxel_share", summary.failed_share),

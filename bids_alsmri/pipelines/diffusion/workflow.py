@@ -271,6 +271,7 @@ def correct_motion(cfg: DiffusionSettings, n_threads: int) -> CorrectMotion:
         mask_margin_mm=cfg.motion_mask_margin_mm,
         contrast_margin_mm=cfg.contrast_margin_mm,
         contrast_fwhm_mm=cfg.contrast_fwhm_mm,
+        shading_fwhm_mm=cfg.shading_fwhm_mm,
         replace_outliers=cfg.replace_outliers,
         outlier_threshold_sd=cfg.outlier_threshold_sd,
         outlier_min_change=cfg.outlier_min_change,
