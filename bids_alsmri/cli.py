@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from bids_alsmri.engine.pipeline import registry
 from bids_alsmri.errors import AlsMriError, ExitCode, RunError, SettingsError
@@ -20,6 +20,9 @@ from bids_alsmri.options import Option, add_to_parser, options_of
 from bids_alsmri.planning import check_folders
 from bids_alsmri.settings import LEVELS, RunSettings, make_run_settings, read_settings_file
 from bids_alsmri.version import VERSION
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 log = logging.getLogger("bids_alsmri")
 
@@ -37,6 +40,8 @@ POSITIONALS = {
     "output_dir": "Folder for the results, outside the dataset or in its derivatives.",
     "analysis_level": "Level: participant or group.",
 }
+# 128 + SIGINT, as shells have it
+INTERRUPTED = 130
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -231,14 +236,19 @@ def prepare_environment(settings: RunSettings) -> None:
     tempfile.tempdir = None
 
 
-def _start_logging(settings: RunSettings) -> None:
-    logging.basicConfig(
-        level=logging.DEBUG if settings.verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(message)s",
-        datefmt="%H:%M:%S",
-        stream=sys.stderr,
-        force=True,
-    )
+def _start_logging(settings: RunSettings, console: Console) -> None:
+    from rich.logging import RichHandler
+
+    level = logging.DEBUG if settings.verbose else logging.INFO
+    if console.is_terminal:
+        # lines that go past the live display would garble it
+        handler = RichHandler(console=console, show_path=False, log_time_format="%H:%M:%S")
+        logging.basicConfig(level=level, format="%(message)s", handlers=[handler], force=True)
+    else:
+        line = "%(asctime)s %(levelname)s %(message)s"
+        logging.basicConfig(
+            level=level, format=line, datefmt="%H:%M:%S", stream=sys.stderr, force=True
+        )
     # their own words repeat what our lines say
     for name in ("numba", "matplotlib"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -266,10 +276,10 @@ def run_level(settings: RunSettings, command_line: str) -> ExitCode:
     """
     check_folders(settings)
     prepare_environment(settings)
-    _start_logging(settings)
     from rich.console import Console
 
     console = Console(stderr=True)
+    _start_logging(settings, console)
     if settings.level == "group":
         from bids_alsmri.group import run_group_level
 
@@ -304,6 +314,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in _lines_of(error):
             sys.stderr.write(line + "\n")
         return int(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("bids_alsmri: interrupted; the same call goes on where this one stopped\n")
+        return INTERRUPTED
 
 
 def _lines_of(error: AlsMriError) -> Iterator[str]:

@@ -63,7 +63,7 @@ class RunSettings(SettingsModel):
         None,
         stage="run",
         flags=("-w",),
-        help="Folder of intermediate results; without it, 'bids_alsmri_work' beside the output.",
+        help="Folder of intermediate results; without it, OUTPUT_DIR with '_work' at its end.",
     )
     clean_workdir: bool = setting(
         False,
@@ -136,7 +136,8 @@ class RunSettings(SettingsModel):
         """Folder of intermediate results, outside the output folder."""
         if self.work_dir is not None:
             return self.work_dir.absolute()
-        return self.output_dir.absolute().parent / "bids_alsmri_work"
+        output = self.output_dir.absolute()
+        return output.with_name(f"{output.name}_work")
 
     def as_json(self, version: str) -> str:
         """Text of a settings file that repeats this run.

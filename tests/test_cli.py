@@ -413,12 +413,6 @@ def test_methods_text_resolves_for_every_choice(name, mode, given):
     assert set(re.findall(r"@(\w+)", text)) == set(cited_keys([text]))
 
 
-def test_group_level_that_is_not_there_is_told(capsys, dataset, tmp_path):
-    code, error = code_of(capsys, dataset, tmp_path / "out", "group")
-    assert code == 64
-    assert "group level" in error
-
-
 def test_level_can_come_from_a_settings_file(tmp_path):
     path = tmp_path / "settings.json"
     run = {"bids_dir": "/raw", "output_dir": "/out", "level": "participant"}

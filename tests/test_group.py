@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +10,12 @@ import pytest
 
 from bids_alsmri.cli import main
 from bids_alsmri.errors import ExitCode
+
+
+def write_raw(folder: Path) -> None:
+    (folder / "raw" / "sub-01").mkdir(parents=True)
+    text = json.dumps({"Name": "empty", "BIDSVersion": "1.10.0"})
+    (folder / "raw" / "dataset_description.json").write_text(text)
 
 
 @pytest.fixture
@@ -19,7 +26,7 @@ def derivatives(tmp_path: Path) -> Path:
         table = pd.DataFrame({"measure": ["b0_snr"], "value": [snr], "unit": ["1"]})
         path = folder / f"sub-{label}_ses-m00_dir-AP_desc-quality_stats.tsv"
         table.to_csv(path, sep="\t", index=False)
-    (tmp_path / "raw").mkdir()
+    write_raw(tmp_path)
     return tmp_path
 
 
@@ -46,7 +53,6 @@ def test_group_table_holds_only_the_participants_asked_for(derivatives: Path) ->
 def test_group_level_without_results_says_what_to_run_first(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "raw").mkdir()
-    (tmp_path / "out").mkdir()
+    write_raw(tmp_path)
     assert run(tmp_path) == ExitCode.NO_INPUT
     assert "participant' first" in capsys.readouterr().err

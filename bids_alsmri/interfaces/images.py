@@ -122,6 +122,34 @@ class Register(AlsInterface):
         )
 
 
+class MaskImageInputSpec(NodeInputSpec):
+    """Inputs of :class:`MaskImage`."""
+
+    image = File(exists=True, mandatory=True, desc="image")
+    mask = File(exists=True, mandatory=True, desc="mask on its grid")
+
+
+class MaskImageOutputSpec(NodeOutputSpec):
+    """Outputs of :class:`MaskImage`."""
+
+    image = File(exists=True, desc="masked image")
+
+
+class MaskImage(AlsInterface):
+    """Set an image to 0 outside a mask."""
+
+    input_spec = MaskImageInputSpec
+    output_spec = MaskImageOutputSpec
+    memory_gb = 0.5
+
+    def _run_interface(self, runtime: Any) -> Any:
+        image = read_image(Path(self.inputs.image), ndim=3)
+        mask = read_image(Path(self.inputs.mask), ndim=3).data > 0
+        path = self.file(runtime, "masked.nii.gz")
+        write_image(np.where(mask, image.data, 0).astype(np.float32), image.affine, path)
+        return self.give(runtime, {"image": path})
+
+
 class QualityTableInputSpec(NodeInputSpec):
     """Inputs of :class:`QualityTable`."""
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from bids_alsmri.bids.query import Scan
 from bids_alsmri.engine.graph import Graph, Ref
 from bids_alsmri.interfaces.drawing import DrawOutlines, DrawPair
-from bids_alsmri.interfaces.images import QualityTable, Register
+from bids_alsmri.interfaces.images import MaskImage, QualityTable, Register
 from bids_alsmri.interfaces.templates import LoadTemplate
 from bids_alsmri.pipelines.anatomical.interfaces import (
     CheckT1w,
     CorrectBias,
     ExtractBrain,
     JudgeTemplate,
-    MaskImage,
     MeasureAdopted,
     SegmentTissues,
     ToTemplate,

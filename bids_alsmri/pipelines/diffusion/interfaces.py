@@ -373,43 +373,48 @@ class JudgeAlignmentInputSpec(NodeInputSpec):
 
     first = File(exists=True, mandatory=True, desc="mask, or map and its threshold")
     second = File(exists=True, mandatory=True, desc="mask, or map and its threshold")
-    second_to_first = File(exists=True, desc="transform of the second onto the first")
+    second_to_first = File(
+        exists=True, mandatory=True, desc="transform of the second onto the first"
+    )
     first_threshold = traits.Float(mandatory=True, desc="from which the first counts")
     second_threshold = traits.Float(mandatory=True, desc="from which the second counts")
     name = traits.Str(mandatory=True, desc="name of the measure")
+    least = traits.Float(mandatory=True, desc="overlap below which the registration is refused")
 
 
-class FactsOutputSpec(NodeOutputSpec):
-    """Outputs of nodes that only judge."""
+class JudgeAlignmentOutputSpec(NodeOutputSpec):
+    """Outputs of :class:`JudgeAlignment`."""
 
+    transform = File(exists=True, desc="the transform that was found good")
     facts = File(exists=True, desc="findings, JSON")
 
 
 class JudgeAlignment(AlsInterface):
-    """Measure how well two regions overlap after registration."""
+    """Measure how well two regions overlap after registration, and refuse a failed one."""
 
     input_spec = JudgeAlignmentInputSpec
-    output_spec = FactsOutputSpec
+    output_spec = JudgeAlignmentOutputSpec
     memory_gb = 1.0
 
     def _run_interface(self, runtime: Any) -> Any:
         from bids_alsmri.interfaces.registration import apply_transforms
         from bids_alsmri.numerics.anatomy import dice
 
-        second = Path(self.inputs.second)
-        transform = optional_path(self.inputs.second_to_first)
+        transform = Path(self.inputs.second_to_first)
         moved = apply_transforms(
-            second,
+            Path(self.inputs.second),
             Path(self.inputs.first),
-            [transform] if transform else [],
+            [transform],
             self.file(runtime, "moved.nii.gz"),
             interpolation="Linear",
             n_threads=1,
         )
         first = read_image(Path(self.inputs.first), ndim=3).data >= self.inputs.first_threshold
         overlap = dice(first, read_image(moved, ndim=3).data >= self.inputs.second_threshold)
+        require_overlap(overlap, self.inputs.least, self.inputs.name)
         facts = {"measures": [measure(self.inputs.name, overlap)]}
-        return self.give(runtime, {"facts": write_facts(self.file(runtime, "f.json"), facts)})
+        path = write_facts(self.file(runtime, "facts.json"), facts)
+        return self.give(runtime, {"transform": transform, "facts": path})
 
 
 class ResampleInputSpec(NodeInputSpec):

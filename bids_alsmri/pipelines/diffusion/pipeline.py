@@ -255,6 +255,24 @@ class DiffusionSettings(SettingsModel):
         source="benchmarks/registration.py",
         help="Smoothing per level.",
     )
+    least_overlap: float = setting(
+        0.6,
+        unit="1",
+        ge=0,
+        le=1,
+        source="a brain that is cut by the field of view still reaches 0.7",
+        help="Dice overlap of the b=0 brain with the T1w brain below which their registration is "
+        "refused.",
+    )
+    least_template_overlap: float = setting(
+        0.3,
+        unit="1",
+        ge=0,
+        le=1,
+        source="half of what a good registration reaches",
+        help="Without a T1w: Dice overlap of FA with the template's white matter below which "
+        "their registration is refused.",
+    )
     registration_threads: int = setting(
         1,
         unit="threads",
@@ -307,6 +325,14 @@ class DiffusionSettings(SettingsModel):
         le=20,
         source="chang2005",
         help="For robust: residuals beyond it are left out.",
+    )
+    tract_min_fa: float = setting(
+        0.3,
+        unit="1",
+        gt=0,
+        le=1,
+        source="smith2006 takes 0.2 for a skeleton; cores of tracts lie higher",
+        help="Without a T1w: FA from which a voxel counts as white matter in the overlap.",
     )
     gradient_min_fa: float = setting(
         0.4,

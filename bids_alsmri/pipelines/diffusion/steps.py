@@ -445,6 +445,31 @@ def tensor_facts(
     }
 
 
+def require_overlap(overlap: float, least: float, name: str) -> None:
+    """Raise where a registration has failed.
+
+    Parameters
+    ----------
+    overlap : float
+        Dice coefficient of the two regions after registration.
+    least : float
+        From which it counts as good.
+    name : str
+        Name of the measure.
+
+    Raises
+    ------
+    DataError
+        If it is lower.
+    """
+    if overlap < least:
+        raise DataError(
+            f"{name.replace('_', ' ')} is {overlap:.2f} after registration; expected at least "
+            f"{least:g}. Look at the images: do both show the same head, upright, with the brain "
+            "in view? If the overlap is low for a known reason, lower --diffusion-least-overlap"
+        )
+
+
 def measure_tissues(
     maps: Mapping[str, tuple[Float, str]], tissues: Mapping[str, Float], *, min_probability: float
 ) -> list[Facts]:

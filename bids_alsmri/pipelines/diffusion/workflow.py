@@ -5,7 +5,7 @@ from __future__ import annotations
 from bids_alsmri.bids.query import Scan
 from bids_alsmri.engine.graph import Graph, Step
 from bids_alsmri.interfaces.drawing import DrawColourFa, DrawDenoising, DrawMap, DrawPair
-from bids_alsmri.interfaces.images import QualityTable, Register
+from bids_alsmri.interfaces.images import MaskImage, QualityTable, Register
 from bids_alsmri.interfaces.templates import LoadTemplate
 from bids_alsmri.pipelines.diffusion.interfaces import (
     AverageSeries,
@@ -66,13 +66,13 @@ def fit(graph: Graph, scan: Scan, cfg: DiffusionSettings) -> None:
         table=series.table,
         motion=moved.motion,
         reference_mask=draft.mask,
-        reference_to_anatomy=anatomy.forward if anatomy else None,
+        reference_to_anatomy=anatomy.transform if anatomy else None,
         anatomical_mask=graph.from_pipeline("anatomical", "brain_mask"),
     )
     tensor = graph.step(
         "fit_tensor", fit_tensor(cfg), dwi=final.dwi, table=final.table, mask=final.mask
     )
-    judged = judge_alignment(graph, cfg, anatomy, draft, tensor)
+    judged = anatomy or align_to_template(graph, cfg, tensor)
     quality = graph.step(
         "quality",
         QualityTable(definitions=str(PIPELINE.folder / "quality.json")),
@@ -96,44 +96,49 @@ def fit(graph: Graph, scan: Scan, cfg: DiffusionSettings) -> None:
 
 
 def align_to_anatomy(graph: Graph, cfg: DiffusionSettings, means: Step, draft: Step) -> Step | None:
-    """Register the b=0 to the T1w, where there is one."""
+    """Register the b=0 to the T1w, where there is one, and refuse a failed registration."""
     t1w = graph.from_pipeline("anatomical", "preproc")
     mask = graph.from_pipeline("anatomical", "brain_mask")
     if t1w is None:
         return None
+    # whole heads differ in how much neck they show, so brains are aligned to start from
+    brain = graph.step("mask_anatomy", MaskImage(), image=t1w, mask=mask)
+    b0_brain = graph.step("mask_b0", MaskImage(), image=means.b0, mask=draft.mask)
     found = graph.step(
         "register_to_anatomy",
         Register(stages=cfg.rigid_stages, n_threads=cfg.registration_threads),
-        fixed=t1w,
-        moving=means.b0,
+        fixed=brain.image,
+        moving=b0_brain.image,
         fixed_mask=mask,
     )
     pair = graph.step(
         "draw_anatomy",
         DrawPair(label="white matter"),
-        fixed=t1w,
+        fixed=brain.image,
         moved=found.moved,
         mask=mask,
         outline=graph.from_pipeline("anatomical", "wm"),
     )
-    graph.save("reference_to_anatomy", found.forward)
+    judged = graph.step(
+        "judge_alignment",
+        JudgeAlignment(
+            name="anatomy_overlap",
+            first_threshold=0.5,
+            second_threshold=0.5,
+            least=cfg.least_overlap,
+        ),
+        first=mask,
+        second=draft.mask,
+        second_to_first=found.forward,
+    )
+    graph.save("reference_to_anatomy", judged.transform)
     graph.figure("anatomy", pair.before, part="before")
     graph.figure("anatomy", pair.after, part="after")
-    return found
+    return judged
 
 
-def judge_alignment(
-    graph: Graph, cfg: DiffusionSettings, anatomy: Step | None, draft: Step, tensor: Step
-) -> Step:
-    """Overlap after registration to the T1w; without one the FA is registered to the template."""
-    if anatomy is not None:
-        return graph.step(
-            "judge_alignment",
-            JudgeAlignment(name="anatomy_overlap", first_threshold=0.5, second_threshold=0.5),
-            first=graph.from_pipeline("anatomical", "brain_mask"),
-            second=draft.mask,
-            second_to_first=anatomy.forward,
-        )
+def align_to_template(graph: Graph, cfg: DiffusionSettings, tensor: Step) -> Step:
+    """Register the FA to the template's white matter, for want of a T1w."""
     template = graph.step(
         "template", LoadTemplate(name=graph.template, resolution_mm=cfg.fa_resolution_mm)
     )
@@ -143,14 +148,20 @@ def judge_alignment(
         fixed=template.wm,
         moving=tensor.fa,
     )
-    graph.save("fa_to_template", found.forward)
-    return graph.step(
+    judged = graph.step(
         "judge_alignment",
-        JudgeAlignment(name="template_overlap", first_threshold=0.5, second_threshold=0.3),
+        JudgeAlignment(
+            name="template_overlap",
+            first_threshold=0.5,
+            second_threshold=cfg.tract_min_fa,
+            least=cfg.least_template_overlap,
+        ),
         first=template.wm,
         second=tensor.fa,
         second_to_first=found.forward,
     )
+    graph.save("fa_to_template", judged.transform)
+    return judged
 
 
 def draw_fit(
