@@ -42,6 +42,7 @@ SETTINGS = EddySettings(
     mask_margin_mm=6.0,
     contrast_margin_mm=3.0,
     contrast_fwhm_mm=1.5,
+    shading_fwhm_mm=40.0,
     outlier_threshold_sd=4.0,
     outlier_min_change=0.1,
     outlier_both_signs=False,

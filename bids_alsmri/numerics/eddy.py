@@ -71,6 +71,8 @@ class EddySettings:
         Voxels this near to the brain's border do not count where the contrast differs.
     contrast_fwhm_mm : float
         Smoothing where the contrast differs.
+    shading_fwhm_mm : float
+        Width over which the b=0 is averaged to estimate the coils' shading.
     outlier_threshold_sd : float
         Slices at least this many robust standard deviations below prediction are replaced.
     outlier_min_change : float
@@ -99,6 +101,7 @@ class EddySettings:
     mask_margin_mm: float
     contrast_margin_mm: float
     contrast_fwhm_mm: float
+    shading_fwhm_mm: float
     outlier_threshold_sd: float
     outlier_min_change: float
     outlier_both_signs: bool
@@ -367,6 +370,7 @@ def _align_shells(series: _Series, state: _State, near: NDArray[np.bool_]) -> No
             phase_axis=series.settings.phase_axis,
             start=np.zeros(6),
             fwhm_mm=series.settings.contrast_fwhm_mm,
+            shading_fwhm_mm=series.settings.shading_fwhm_mm,
             tolerance_mm=series.settings.tolerance_mm,
         )
         _move_shell(series, state, shell, frame_transform(fit.parameters, "rigid", 0))
@@ -573,6 +577,7 @@ def _register_across(series: _Series, state: _State, volumes: NDArray[np.intp]) 
             phase_axis=settings.phase_axis,
             start=state.parameters[volume],
             fwhm_mm=settings.contrast_fwhm_mm,
+            shading_fwhm_mm=settings.shading_fwhm_mm,
             tolerance_mm=settings.tolerance_mm,
         )
 

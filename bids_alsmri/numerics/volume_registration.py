@@ -643,6 +643,41 @@ def contrast_map(source: ArrayLike, goal: ArrayLike) -> tuple[Float, Float]:
     return knots, np.asarray(np.linalg.solve(normal, right_side), dtype=np.float64)
 
 
+def coil_shading(
+    reference: Float, mask: NDArray[np.bool_], fwhm_mm: float, frame: ImageFrame
+) -> Float:
+    """Mean signal of the brain's neighbourhood, as an estimate of the coils' sensitivity.
+
+    Parameters
+    ----------
+    reference : (X, Y, Z) array
+        Such as the b=0.
+    mask : (X, Y, Z) array of bool
+        Brain.
+    fwhm_mm : float
+        Width of the neighbourhood, in mm.
+    frame : ImageFrame
+        Gives the voxel size.
+
+    Returns
+    -------
+    (X, Y, Z) array
+        Over its mean in the brain, so near 1.
+
+    Examples
+    --------
+    >>> flat = np.full((5, 5, 5), 7.0)
+    >>> coil_shading(flat, flat > 0, 9.0, image_frame(np.eye(4), flat.shape))[2, 2, 2].round(6)
+    np.float64(1.0)
+    """
+    total = smooth(np.where(mask, reference, 0.0), fwhm_mm, frame)
+    count = smooth(mask.astype(np.float64), fwhm_mm, frame)
+    # a floor on the count keeps far background finite; it has no weight
+    local = np.maximum(total, 0.0) / np.maximum(count, 1e-3)
+    mean = max(float(reference[mask].mean()), 1e-30)
+    return np.asarray(np.maximum(local / mean, 0.05), dtype=np.float64)
+
+
 def register_across_contrasts(
     volume: Float,
     reference: Float,
@@ -653,6 +688,7 @@ def register_across_contrasts(
     phase_axis: int,
     start: Float,
     fwhm_mm: float,
+    shading_fwhm_mm: float,
     tolerance_mm: float,
 ) -> VolumeFit:
     """Parameters that align a volume with a reference of another contrast.
@@ -673,6 +709,9 @@ def register_across_contrasts(
         Where to begin, in mm.
     fwhm_mm : float
         Smoothing of both. Near the voxel size: wide smoothing blends fluid into brain.
+    shading_fwhm_mm : float
+        Both are divided by the reference smoothed this widely within the mask: where coils
+        brighten the cortex, no single curve leads from one contrast to the other.
     tolerance_mm : float
         Steps below this end the search.
 
@@ -692,11 +731,13 @@ def register_across_contrasts(
     >>> ball = np.exp(-(x**2 + 2 * y**2 + z**2) / 20)
     >>> fit = register_across_contrasts(
     ...     1 - ball, ball, ball > 0.05, frame=image_frame(np.eye(4), ball.shape), model="rigid",
-    ...     phase_axis=1, start=np.zeros(6), fwhm_mm=0.0, tolerance_mm=0.01)
+    ...     phase_axis=1, start=np.zeros(6), fwhm_mm=0.0, shading_fwhm_mm=90.0, tolerance_mm=0.01)
     >>> bool(np.abs(fit.parameters[:3]).max() < 0.05)
     True
     """
-    seen, known = smooth(volume, fwhm_mm, frame), smooth(reference, fwhm_mm, frame)
+    shading = coil_shading(reference, mask, shading_fwhm_mm, frame)
+    seen = smooth(volume / shading, fwhm_mm, frame)
+    known = smooth(reference / shading, fwhm_mm, frame)
     fit = VolumeFit(start, 1.0, 0)
     for _ in range(MAX_CONTRAST_TURNS):
         transform = frame_transform(fit.parameters, model, phase_axis)

@@ -79,7 +79,7 @@ def test_work_folder_of_a_lost_record_spares_all_steps_but_saves(toy, raw, table
 def test_change_of_apply_setting_reuses_the_fits(toy, raw, tables):
     dataset = raw(s01="1 2 3")
     assert toy.run(dataset, "out", "participant", "--n-procs", 1).returncode == 0
-    shutil.rmtree(toy.folder / "bids_alsmri_work")
+    shutil.rmtree(toy.folder / "out_work")
     code = toy.run(dataset, "out", "participant", "--n-procs", 1, "--first-decimals", 1)
     assert code.returncode == 0, code.stderr
     assert "fits are reused; other decimals (3, now 1)" in code.stderr

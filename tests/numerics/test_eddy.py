@@ -33,6 +33,7 @@ SETTINGS = EddySettings(
     mask_margin_mm=10.0,
     contrast_margin_mm=4.0,
     contrast_fwhm_mm=0.0,
+    shading_fwhm_mm=40.0,
     outlier_threshold_sd=4.0,
     outlier_min_change=0.1,
     outlier_both_signs=False,
@@ -183,16 +184,18 @@ def test_planted_motion_and_distortion_are_found(moving, moving_found):
         replace(moving_found, reference_to_volume=np.tile(np.eye(4), (15, 1, 1))), moving
     )
     assert uncorrected[1:].mean() > 1.5
-    # a tenth of the 4 mm voxel; predictions from 14 directions are themselves imperfect
-    assert landmark_mm(moving_found, moving).max() < 0.4
-    assert rotation_deg(moving_found, moving).max() < 0.5
+    # an eighteenth of the 4 mm voxel; predictions from 14 directions are themselves imperfect
+    assert relative_mm(moving_found, moving).max() < 0.22
+    # the common place comes from another contrast, in a head of 9000 voxels
+    assert landmark_mm(moving_found, moving).max() < 0.7
+    assert rotation_deg(moving_found, moving).max() < 0.6
 
 
 @pytest.mark.slow
 def test_motion_table_agrees_with_planted_rotations(moving, moving_found):
     truth = motion_parameters(moving_found.rigid, CENTRE)[:, 3:]
     planted = Rotation.from_matrix(moving.rotations).as_euler("xyz", degrees=True)
-    assert_allclose(truth, planted, atol=0.5)  # as above
+    assert_allclose(truth, planted, atol=0.6)  # as above
     assert_allclose(moving_found.motion[:, 3:], truth, atol=1e-9)
 
 
@@ -290,6 +293,15 @@ def test_small_second_shell_is_registered_to_the_shell_below():
 def test_interspersed_b0_are_registered():
     series = plant([0] + [1000] * 6 + [0] + [1000] * 6, motion=2.0)
     assert landmark_mm(correct(series), series)[7] < 0.1  # same contrast: noise alone
+
+
+@pytest.mark.slow
+def test_coil_shading_does_not_move_the_head(moving):
+    # surface coils: twice as bright at the border as in the middle
+    radius = np.linalg.norm(GRID_MM - CENTRE, axis=1).reshape(SHAPE) / 60
+    found = correct(replace_data(moving, moving.data * (1 + radius**2)[..., None]))
+    assert relative_mm(found, moving).max() < 0.4  # mm, a tenth of a voxel
+    assert landmark_mm(found, moving).max() < 1.0  # twice the bound without shading
 
 
 @pytest.mark.slow
