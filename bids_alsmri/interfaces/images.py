@@ -12,6 +12,7 @@ import pandas as pd
 from nipype.interfaces.base import File, InputMultiObject, isdefined, traits
 from numpy.typing import NDArray
 
+from bids_alsmri.interfaces.base import read_image, write_image
 from bids_alsmri.interfaces.node import AlsInterface, NodeInputSpec, NodeOutputSpec, write_facts
 from bids_alsmri.interfaces.registration import Stage, apply_transforms, register
 

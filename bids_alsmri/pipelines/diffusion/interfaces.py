@@ -35,6 +35,7 @@ from bids_alsmri.pipelines.diffusion.steps import (
     draft_brain_mask,
     measure,
     measure_tissues,
+    require_overlap,
     tensor_facts,
     unring_series,
 )
