@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# Read once, when numba, ITK or BLAS are first imported. Compiled kernels are kept between runs and
+# shared by the processes of a parallel run, each of which would compile for a minute otherwise.
 PROJECT = Path(__file__).resolve().parents[1]
+os.environ.setdefault("NUMBA_CACHE_DIR", str(PROJECT / ".pytest_cache" / "numba"))
+for _name in ("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+os.environ["NIPYPE_NO_ET"] = "1"
 
 # The same cases on every run; no deadline, since first calls import and compile.
 settings.register_profile("bids_alsmri", derandomize=True, deadline=None)
