@@ -11,6 +11,7 @@ from bids_alsmri.errors import NumericsError
 from bids_alsmri.numerics.diffusion import fit_tensor
 from bids_alsmri.numerics.diffusion_quality import (
     check_gradient_orientation,
+    eddy_current_shift,
     framewise_displacement,
     neighbouring_dwi_correlation,
     scale_runs_by_b0,
@@ -301,3 +302,29 @@ def test_real_table_fits_best_and_a_flipped_one_is_noticed(test_data):
         found = judge(fit.v1, fit.fa, image.affine)
         assert ("y negated" in found.warning) == warned
         assert (found.best == 0) != warned
+
+
+def test_eddy_shift_is_parted_from_motion_and_left_alone_without_it():
+    rng = np.random.default_rng(5)
+    directions = rng.standard_normal((30, 3))
+    directions /= np.linalg.norm(directions, axis=1)[:, np.newaxis]
+    table = GradientTable(np.r_[0.0, np.full(30, 2500.0)], np.vstack([np.zeros(3), directions]))
+    eddy = np.r_[0.0, directions @ [1.0, -2.0, 0.5]]
+    motion = 0.2 * rng.standard_normal(31)
+    found = eddy_current_shift(eddy + motion, table, max_p_value=0.01)
+    # three slopes fitted to noise of 0.2 mm take sqrt(3 / 30) of it along
+    assert np.sqrt(np.mean((found - eddy) ** 2)) < 2 * 0.2 * np.sqrt(3 / 30)
+    assert_allclose(eddy_current_shift(motion, table, max_p_value=0.01), 0)
+
+
+def test_eddy_shift_keeps_its_error_rate_without_eddy_currents():
+    rng = np.random.default_rng(6)
+    directions = rng.standard_normal((20, 3))
+    directions /= np.linalg.norm(directions, axis=1)[:, np.newaxis]
+    table = GradientTable(np.full(20, 1000.0), directions)
+    hits = sum(
+        bool(np.any(eddy_current_shift(rng.standard_normal(20), table, max_p_value=0.05)))
+        for _ in range(400)
+    )
+    # 99.9 % interval of a binomial of 400 draws at 5 %
+    assert 7 <= hits <= 36

@@ -282,6 +282,7 @@ class CorrectMotionInputSpec(NodeInputSpec):
     max_b0_registered_s_mm2 = traits.Float(mandatory=True, desc="above it never to the b=0")
     align_shells = traits.Bool(mandatory=True, desc="align shells to the b=0")
     radius_mm = traits.Float(mandatory=True, desc="for the framewise displacement, mm")
+    eddy_shift_max_p = traits.Float(mandatory=True, desc="significance of the eddy shift")
     n_threads = traits.Int(mandatory=True, nohash=True, desc="volumes at a time")
 
 

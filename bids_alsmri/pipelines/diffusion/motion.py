@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bids_alsmri.interfaces.base import ImageData
-from bids_alsmri.numerics.diffusion_quality import framewise_displacement
+from bids_alsmri.numerics.diffusion_quality import eddy_current_shift, framewise_displacement
 from bids_alsmri.numerics.eddy import EddyResult, EddySettings, correct_series, register_to_b0
 from bids_alsmri.numerics.outliers import multiband_groups
 from bids_alsmri.numerics.resampling import grid_points, points_to_volume, resample_series
@@ -36,12 +36,15 @@ class MotionChoices:
         What the numerics need; its axes are those of the series' table.
     radius_mm : float
         For the framewise displacement.
+    eddy_shift_max_p : float
+        Significance from which shifts are put down to eddy currents.
     """
 
     target: str
     replace_outliers: bool
     eddy: EddySettings
     radius_mm: float
+    eddy_shift_max_p: float
 
     @classmethod
     def of(cls, inputs: Any) -> MotionChoices:
@@ -66,7 +69,9 @@ class MotionChoices:
             max_b0_registered_s_mm2=inputs.max_b0_registered_s_mm2,
             threads=inputs.n_threads,
         )
-        return cls(inputs.target, inputs.replace_outliers, eddy, inputs.radius_mm)
+        return cls(
+            inputs.target, inputs.replace_outliers, eddy, inputs.radius_mm, inputs.eddy_shift_max_p
+        )
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,10 @@ class Corrected:
         The series on its own grid.
     result : EddyResult
         Transforms and outliers.
+    head : (N, 6) array
+        Motion of the head: translations in mm, rotations in degrees.
+    eddy_shift_mm : (N,) array
+        Shift along the phase axis that follows the gradients.
     displacement_mm : (N,) array
         Framewise displacement; NaN for the first volume.
     slice_share : (n_slices, N) array
@@ -89,6 +98,8 @@ class Corrected:
 
     data: Float
     result: EddyResult
+    head: Float
+    eddy_shift_mm: Float
     displacement_mm: Float
     slice_share: Float
     facts: Facts
@@ -103,8 +114,8 @@ class Corrected:
         from bids_alsmri.reports.figures import draw_motion
 
         return draw_motion(
-            self.result.motion[:, :3],
-            self.result.motion[:, 3:],
+            self.head[:, :3],
+            self.head[:, 3:],
             self.displacement_mm,
             b_values_s_mm2=np.array(table.b_values_s_mm2),
             outlier_share=self.slice_share,
@@ -155,8 +166,14 @@ def correct_motion(
         ),
     )
     result = _register(image, mask, table, target, settings)
+    axis = image.affine[:3, table.phase_axis] / image.voxel_mm[table.phase_axis]
+    shift = eddy_current_shift(
+        result.motion[:, :3] @ axis, table.gradients, max_p_value=choices.eddy_shift_max_p
+    )
+    head = result.rigid.copy()
+    head[:, :3, 3] -= shift[:, np.newaxis] * axis
     displacement = framewise_displacement(
-        result.rigid, centre_mm=_centre_mm(mask, image), radius_mm=choices.radius_mm
+        head, centre_mm=_centre_mm(mask, image), radius_mm=choices.radius_mm
     )
     share = _slice_share(result, image.data.shape[table.slice_axis])
     measures = [
@@ -166,7 +183,9 @@ def correct_motion(
     ]
     facts = {"measures": measures, "warnings": warnings, "notes": notes}
     data = result.data if choices.replace_outliers else image.data
-    return Corrected(data, result, displacement.per_volume_mm, share, facts)
+    translations = result.motion[:, :3] - shift[:, np.newaxis] * axis
+    motion = np.column_stack([translations, result.motion[:, 3:]])
+    return Corrected(data, result, motion, shift, displacement.per_volume_mm, share, facts)
 
 
 def _register(
@@ -225,10 +244,12 @@ def motion_table(found: Corrected) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Translations in mm, rotations in degrees, framewise displacement in mm, and the matrices.
+        Translations in mm, rotations in degrees, the eddy currents' shift along the phase axis in
+        mm, framewise displacement in mm, and the matrices, which hold the shift too.
     """
     names = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
-    columns: dict[str, Float] = {n: found.result.motion[:, i] for i, n in enumerate(names)}
+    columns: dict[str, Float] = {n: found.head[:, i] for i, n in enumerate(names)}
+    columns["eddy_shift"] = found.eddy_shift_mm
     columns["framewise_displacement"] = found.displacement_mm
     columns["replaced_slices"] = found.slice_share.sum(axis=0)
     return pd.DataFrame({**columns, **motion_columns(found.motion)})

@@ -366,6 +366,15 @@ class DiffusionSettings(SettingsModel):
         source="jeurissen2014",
         help="Number of fibres followed for that check.",
     )
+    eddy_shift_max_p: float = setting(
+        0.01,
+        unit="1",
+        ge=0,
+        le=1,
+        source="andersson2016",
+        help="Shifts along the phase axis are put down to eddy currents, and not to the head, "
+        "where their regression on the gradients is significant at this level.",
+    )
     displacement_radius_mm: float = setting(
         50.0,
         unit="mm",

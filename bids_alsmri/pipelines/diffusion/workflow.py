@@ -292,6 +292,7 @@ def correct_motion(cfg: DiffusionSettings, n_threads: int) -> CorrectMotion:
         max_b0_registered_s_mm2=cfg.motion_max_b_for_b0_s_mm2,
         align_shells=cfg.align_shells,
         radius_mm=cfg.displacement_radius_mm,
+        eddy_shift_max_p=cfg.eddy_shift_max_p,
         n_threads=n_threads,
     )
 
