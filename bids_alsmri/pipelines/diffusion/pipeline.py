@@ -119,9 +119,9 @@ class DiffusionSettings(SettingsModel):
         "along the phase axis, a free affine transform, or rigid motion alone.",
     )
     motion_smoothing_fwhm_mm: tuple[float, ...] = setting(
-        (8.0, 4.0),
+        (4.0, 2.0),
         unit="mm",
-        source="andersson2016",
+        source="benchmarks/eddy.py",
         help="Smoothing of volume and prediction in each round of the motion correction.",
     )
     motion_tolerance_mm: float = setting(
@@ -141,7 +141,7 @@ class DiffusionSettings(SettingsModel):
         help="How far outside the brain voxels count when contrasts are alike.",
     )
     contrast_margin_mm: float = setting(
-        4.0,
+        3.0,
         unit="mm",
         ge=0,
         le=30,
@@ -149,7 +149,7 @@ class DiffusionSettings(SettingsModel):
         help="How near to the brain's border voxels do not count when contrasts differ.",
     )
     contrast_fwhm_mm: float = setting(
-        2.0,
+        1.5,
         unit="mm",
         ge=0,
         le=30,
@@ -157,7 +157,7 @@ class DiffusionSettings(SettingsModel):
         help="Smoothing where contrasts differ.",
     )
     shading_fwhm_mm: float = setting(
-        90.0,
+        40.0,
         unit="mm",
         gt=0,
         le=500,
@@ -194,7 +194,7 @@ class DiffusionSettings(SettingsModel):
         help="Smallest change of a slice, as a share of its prediction, that is replaced.",
     )
     outlier_min_voxels: int = setting(
-        50,
+        100,
         unit="voxel",
         ge=1,
         le=10000,
