@@ -14,6 +14,7 @@ class DiffusionSettings(SettingsModel):
     combine_runs: bool = setting(
         True,
         paper=False,
+        source="as QSIPrep does (Cieslak 2021, doi:10.1038/s41592-021-01185-5)",
         paper_source="elmendili2022",
         help="Fit one tensor to all runs of one protocol, brought to one scale by their b=0.",
     )

@@ -160,12 +160,14 @@ def combine_runs(
                 f"{first.path}; set --no-diffusion-combine-runs or leave the run out"
             )
     means = [run.image.data[..., run.table.is_b0].mean(axis=-1) for run in runs]
-    bright = means[0] > np.median(means[0][means[0] > 0])
+    # bright in every run: where only the first chose, the head's motion would darken the others
+    bright = np.all([mean > np.median(mean[mean > 0]) for mean in means], axis=0)
     ratios = scale_runs_by_b0(np.array([mean[bright] for mean in means]))
     data = np.concatenate(
         [run.image.data * np.float32(ratio) for run, ratio in zip(runs, ratios, strict=True)],
         axis=3,
     )
     text = ", ".join(f"{ratio:.3f}" for ratio in ratios)
+    farthest = float(ratios[np.argmax(np.abs(np.log(ratios)))])
     table = replace(table, notes=[*table.notes, f"runs were scaled by {text} to one b=0 signal"])
-    return data, first.affine, table, [measure("largest_run_ratio", float(np.max(ratios)))]
+    return data, first.affine, table, [measure("largest_run_ratio", farthest)]
