@@ -55,7 +55,7 @@ class Candidate:
         smooth = tuple(0.0 if s == 1 else s * self.grid_mm / 2.355 for s in shrink)
         linear_shrink = tuple(max(1, round(mm / self.grid_mm)) for mm in (8, 4))
         linear = [
-            Stage(t, "mi", 32, 1.0, 0.1, (50, 25), linear_shrink, (4.0, 2.0), 1e-6)
+            Stage(t, "mi", 32, 1.0, 0.1, (50, 25), linear_shrink, (4.0, 2.0), 1e-6, 10)
             for t in ("rigid", "affine")
         ]
         syn = Stage(
@@ -68,7 +68,9 @@ class Candidate:
             shrink,
             smooth,
             1e-6,
+            10,
             update_smoothing=self.update,
+            total_smoothing=0.0,
         )
         return [*linear, syn] if any(self.iterations) else linear
 
@@ -113,7 +115,13 @@ def measure(
     nib.save(nib.Nifti1Image(brain, image.affine), moving)
     start = time.process_time()
     found = register(
-        fixed, moving, stages=candidate.stages(), out_prefix=folder / "b_", seed=1, n_threads=1
+        fixed,
+        moving,
+        stages=candidate.stages(),
+        winsor_percentiles=(0.5, 99.5),
+        out_prefix=folder / "b_",
+        seed=1,
+        n_threads=1,
     )
     seconds = time.process_time() - start
     tissue = np.argwhere(template.gm.get_fdata() + template.wm.get_fdata() > 0.5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,48 +30,79 @@ class BrainSearch:
 
     Parameters
     ----------
+    head_grid_mm : float
+        Voxel size at which head and thick tissue are told from the rest, in mm.
+    head_threshold_share, head_smoothing_voxels : float
+        See `numerics.anatomy.head_mask`.
     head_depth_mm : float
         Height of the box under the vertex that holds the brain, in mm.
     reach_mm : float
         How far the brain's centre may lie from the box's, in mm.
     pitches_deg, scales : tuple of float
         Nods (degrees) and sizes relative to the template that are tried.
+    grids_mm : tuple of float
+        Voxel sizes, coarse to fine: poses are searched at the first and refined at each, in mm.
     n_starts : int
         Best poses that are refined.
+    refine_iterations, refine_bins : int
+        Most iterations of each refinement and bins of its mutual information.
+    refine_step, refine_convergence, refine_convergence_window : float, float, int
+        See `interfaces.registration.Stage`.
+    winsor_percentiles : (float, float)
+        See `interfaces.registration.register`.
     rim_mm : float
         Width around the template's brain where the image should be dark, in mm.
     flatten_mm : float
         Width of the Gaussian that takes out the coil's bias, in mm.
+    flatten_cap : float
+        Multiple of the local mean above which a voxel counts no more in that mean.
     tissue_range : (float, float)
         Intensities that may be brain in the search, in multiples of the local mean.
     opening_mm, depth_mm : float
         Radius and least half-thickness of what is kept in the search, in mm.
     brain_range : (float, float)
         Intensities that may be brain in the mask, in multiples of white matter.
+    white_share : float
+        Share of the largest value of the template's white matter from which a voxel is white.
     mask_grid_mm : float
         Voxel size at which the mask is made, in mm.
     mask_reach_mm, mask_core_mm, mask_opening_mm, mask_closing_mm : float
         See `numerics.anatomy.brain_from_prior`, in mm.
+    stripped_ratio : float
+        Multiple of the brain's volume below which the image holds a brain and no head.
     least_overlap : float
         Dice coefficient with the template's mask below which the result is refused.
     """
 
+    head_grid_mm: float
+    head_threshold_share: float
+    head_smoothing_voxels: float
     head_depth_mm: float
     reach_mm: float
     pitches_deg: tuple[float, ...]
     scales: tuple[float, ...]
+    grids_mm: tuple[float, ...]
     n_starts: int
+    refine_iterations: int
+    refine_bins: int
+    refine_step: float
+    refine_convergence: float
+    refine_convergence_window: int
+    winsor_percentiles: tuple[float, float]
     rim_mm: float
     flatten_mm: float
+    flatten_cap: float
     tissue_range: tuple[float, float]
     opening_mm: float
     depth_mm: float
     brain_range: tuple[float, float]
+    white_share: float
     mask_grid_mm: float
     mask_reach_mm: float
     mask_core_mm: float
     mask_opening_mm: float
     mask_closing_mm: float
+    stripped_ratio: float
     least_overlap: float
 
 
@@ -249,7 +280,7 @@ def extract_brain(
     expected = _bring(template.mask, pose, head) > 0.5
     voxel_mm3 = float(np.prod(head.voxel_mm))
     # A head's box holds about twice its brain; a stripped brain fills its own.
-    was_stripped = head_mm3 < 1.35 * expected.sum() * voxel_mm3
+    was_stripped = head_mm3 < search.stripped_ratio * expected.sum() * voxel_mm3
     if was_stripped:
         filled = anatomy.close_mm(head.values > 0, search.mask_closing_mm, head.voxel_mm)
         mask = anatomy.largest_component(filled)
@@ -267,16 +298,23 @@ def extract_brain(
 
 
 def _thick_head(head: _Volume, search: BrainSearch) -> tuple[_Volume, float, NDArray[np.float64]]:
-    """Head at 2 mm without thin and bright parts; volume and centre of its upper box."""
-    coarse = head.at(2.0)
-    # Far below Otsu's threshold: deep brain can be half as bright as cortex near the coil.
-    inside = anatomy.head_mask(coarse.values, threshold_share=0.3, smoothing_voxels=0.5)
+    """Coarse head without thin and bright parts; volume and centre of its upper box."""
+    coarse = head.at(search.head_grid_mm)
+    inside = anatomy.head_mask(
+        coarse.values,
+        threshold_share=search.head_threshold_share,
+        smoothing_voxels=search.head_smoothing_voxels,
+    )
     centre_mm = anatomy.head_centre_mm(inside, coarse.affine, depth_mm=search.head_depth_mm)
     floor_mm = centre_mm[2] - search.head_depth_mm / 2
     heights_mm = coarse.affine[2, 2] * np.arange(inside.shape[2]) + coarse.affine[2, 3]
-    volume_mm3 = float(inside[:, :, heights_mm > floor_mm].sum()) * 8.0
+    volume_mm3 = float(inside[:, :, heights_mm > floor_mm].sum()) * search.head_grid_mm**3
     flat = anatomy.flatten(
-        coarse.values, inside, coarse.voxel_mm, width_mm=search.flatten_mm, cap=1.8
+        coarse.values,
+        inside,
+        coarse.voxel_mm,
+        width_mm=search.flatten_mm,
+        cap=search.flatten_cap,
     )
     thick = anatomy.thick_tissue(
         np.where(inside, flat, np.float32(0)),
@@ -303,7 +341,7 @@ def _find_pose(
     mask = _load(template.mask)
     rim = anatomy.dilate_mm(mask.values > 0, search.rim_mm, mask.voxel_mm)
     weight = _Volume(rim.astype(np.float32), mask.affine)
-    image, pattern, where = thick.at(8.0), brain.at(8.0), weight.at(8.0)
+    image, pattern, where = (v.at(search.grids_mm[0]) for v in (thick, brain, weight))
     poses = anatomy.search_pose(
         image.values,
         pattern.values,
@@ -315,17 +353,45 @@ def _find_pose(
         centre_mm=centre_mm,
         reach_mm=search.reach_mm,
     )
-    best: list[tuple[float, NDArray[np.float64]]] = []
-    for spacing_mm, transforms in ((8.0, ("rigid", "affine")), (4.0, ("affine",))):
+    starts = [p.template_to_image for p in poses[: search.n_starts]]
+    transforms: tuple[Literal["rigid", "affine"], ...] = ("rigid", "affine")
+    correlation = 0.0
+    for spacing_mm in search.grids_mm:
         image, pattern, where = (v.at(spacing_mm) for v in (thick, brain, weight))
-        starts = [p.template_to_image for p in poses[: search.n_starts]]
-        starts = [best[0][1]] if best else starts
+        stages = [_refining(transform, search) for transform in transforms]
         found = [
-            _refine(image, pattern, where, start, transforms, work_dir, seed, n_threads)
+            _refine(
+                image,
+                pattern,
+                where,
+                start,
+                stages,
+                search.winsor_percentiles,
+                work_dir,
+                seed,
+                n_threads,
+            )
             for start in starts
         ]
-        best = sorted(found, key=lambda pair: -pair[0])
-    return best[0][1], best[0][0]
+        correlation, pose = max(found, key=lambda pair: pair[0])
+        starts, transforms = [pose], ("affine",)
+    return starts[0], correlation
+
+
+def _refining(transform: Literal["rigid", "affine"], search: BrainSearch) -> Stage:
+    """Stage of a refinement, on the one grid it is given."""
+    return Stage(
+        transform,
+        metric="mi",
+        metric_parameter=search.refine_bins,
+        sampling=1.0,
+        gradient_step=search.refine_step,
+        iterations=(search.refine_iterations,),
+        shrink_factors=(1,),
+        smoothing_mm=(0.0,),
+        convergence=search.refine_convergence,
+        convergence_window=search.refine_convergence_window,
+    )
 
 
 def _refine(
@@ -333,20 +399,18 @@ def _refine(
     pattern: _Volume,
     where: _Volume,
     start: NDArray[np.float64],
-    transforms: tuple[str, ...],
+    stages: list[Stage],
+    winsor_percentiles: tuple[float, float],
     work_dir: Path,
     seed: int,
     n_threads: int,
 ) -> tuple[float, NDArray[np.float64]]:
     """Correlation and affine after a registration from one start."""
-    stages = [
-        Stage(t, "mi", 32, 1.0, 0.1, (30,), (1,), (0.0,), 1e-6)  # type: ignore[arg-type]
-        for t in transforms
-    ]
     found = register(
         _save(pattern.values, pattern, work_dir / "brain_fixed.nii.gz"),
         _save(image.values, image, work_dir / "brain_moving.nii.gz"),
         stages=stages,
+        winsor_percentiles=winsor_percentiles,
         out_prefix=work_dir / "brain_",
         seed=seed,
         n_threads=n_threads,
@@ -383,14 +447,18 @@ def _mask_near(
     fine = head.at(search.mask_grid_mm)
     expected = _bring(template.mask, pose, fine) > 0.5
     flat = anatomy.flatten(
-        fine.values, expected, fine.voxel_mm, width_mm=search.flatten_mm, cap=1.8
+        fine.values,
+        expected,
+        fine.voxel_mm,
+        width_mm=search.flatten_mm,
+        cap=search.flatten_cap,
     )
     white = _bring(template.wm if template.wm is not None else template.t1w, pose, fine)
     mask = anatomy.brain_from_prior(
         flat,
         expected,
         fine.voxel_mm,
-        white_level=float(np.median(flat[white > 0.8 * white.max()])),
+        white_level=float(np.median(flat[white > search.white_share * white.max()])),
         low=search.brain_range[0],
         high=search.brain_range[1],
         reach_mm=search.mask_reach_mm,

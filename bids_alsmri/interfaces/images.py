@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from bids_alsmri.interfaces.base import read_image, write_image
 from bids_alsmri.interfaces.node import AlsInterface, NodeInputSpec, NodeOutputSpec, write_facts
 from bids_alsmri.interfaces.registration import Stage, apply_transforms, register
+from bids_alsmri.numerics.anatomy import dilate_mm
 
 
 def optional_path(value: Any) -> Path | None:
@@ -79,6 +80,9 @@ class RegisterInputSpec(NodeInputSpec):
     moving_mask = File(exists=True, desc="where the metric is taken, moving image")
     initial = File(exists=True, desc="transform to start from")
     stages = traits.List(traits.Dict(), mandatory=True, desc="arguments of each stage")
+    winsor_percentiles = traits.Tuple(
+        traits.Float(), traits.Float(), mandatory=True, desc="range of intensities, percentiles"
+    )
     seed = traits.Int(mandatory=True, desc="seed of the metric's sampling")
     n_threads = traits.Int(mandatory=True, desc="ITK threads")
 
@@ -103,6 +107,7 @@ class Register(AlsInterface):
             Path(self.inputs.fixed),
             Path(self.inputs.moving),
             stages=as_stages(self.inputs.stages),
+            winsor_percentiles=self.inputs.winsor_percentiles,
             out_prefix=self.file(runtime, "found"),
             seed=self.inputs.seed,
             n_threads=self.inputs.n_threads,
@@ -149,6 +154,34 @@ class MaskImage(AlsInterface):
         path = self.file(runtime, "masked.nii.gz")
         write_image(np.where(mask, image.data, 0).astype(np.float32), image.affine, path)
         return self.give(runtime, {"image": path})
+
+
+class DilateMaskInputSpec(NodeInputSpec):
+    """Inputs of :class:`DilateMask`."""
+
+    mask = File(exists=True, mandatory=True, desc="mask")
+    radius_mm = traits.Float(mandatory=True, desc="how far it grows, mm")
+
+
+class DilateMaskOutputSpec(NodeOutputSpec):
+    """Outputs of :class:`DilateMask`."""
+
+    mask = File(exists=True, desc="wider mask")
+
+
+class DilateMask(AlsInterface):
+    """Let a mask grow by a rim."""
+
+    input_spec = DilateMaskInputSpec
+    output_spec = DilateMaskOutputSpec
+    memory_gb = 1.0
+
+    def _run_interface(self, runtime: Any) -> Any:
+        image = read_image(Path(self.inputs.mask), ndim=3)
+        wide = dilate_mm(image.data > 0, self.inputs.radius_mm, np.array(image.voxel_mm))
+        path = self.file(runtime, "mask.nii.gz")
+        write_image(wide, image.affine, path)
+        return self.give(runtime, {"mask": path})
 
 
 class QualityTableInputSpec(NodeInputSpec):

@@ -55,8 +55,11 @@ class Stage:
         Standard deviation of the Gaussian at each level, in mm.
     convergence : float
         Slope of the metric below which a level ends.
-    update_smoothing, total_smoothing : float
-        Variances by which "syn" smooths the update and the total field, in voxels squared.
+    convergence_window : int
+        Iterations over which that slope is taken.
+    update_smoothing, total_smoothing : float, optional
+        Variances by which "syn" smooths the update and the total field, in voxels squared; given
+        for "syn" and for nothing else.
     """
 
     transform: Literal["rigid", "similarity", "affine", "syn"]
@@ -68,8 +71,9 @@ class Stage:
     shrink_factors: tuple[int, ...]
     smoothing_mm: tuple[float, ...]
     convergence: float
-    update_smoothing: float = 3.0
-    total_smoothing: float = 0.0
+    convergence_window: int
+    update_smoothing: float | None = None
+    total_smoothing: float | None = None
 
     def __post_init__(self) -> None:
         lengths = {len(self.iterations), len(self.shrink_factors), len(self.smoothing_mm)}
@@ -83,6 +87,12 @@ class Stage:
             raise SettingsError(
                 f"stage {self.transform}: sampling is {self.sampling:g}; it must lie above 0 "
                 "and at most 1"
+            )
+        smoothings = (self.update_smoothing, self.total_smoothing)
+        if any((value is None) == (self.transform == "syn") for value in smoothings):
+            raise SettingsError(
+                f"stage {self.transform}: update_smoothing and total_smoothing are {smoothings}; "
+                'give both for "syn" and neither for other transforms'
             )
 
 
@@ -147,6 +157,7 @@ def register(
     moving: Path,
     *,
     stages: Sequence[Stage],
+    winsor_percentiles: tuple[float, float],
     out_prefix: Path,
     seed: int,
     n_threads: int,
@@ -162,6 +173,8 @@ def register(
         3D NIfTI images.
     stages : sequence of Stage
         Stages in order, such as rigid, affine, syn.
+    winsor_percentiles : (float, float)
+        Percentiles of the intensities to which darker and brighter voxels are set, 0 to 100.
     out_prefix : Path
         Start of the names of the files written.
     seed : int
@@ -182,7 +195,7 @@ def register(
     Raises
     ------
     SettingsError
-        If no stage is given.
+        If no stage is given, or the percentiles do not rise within 0 to 100.
     RunError
         If ANTs fails.
 
@@ -193,12 +206,17 @@ def register(
     """
     if not stages:
         raise SettingsError("stages is empty; give at least one stage of registration")
+    low, high = winsor_percentiles
+    if not 0 <= low < high <= 100:
+        raise SettingsError(
+            f"winsor_percentiles are {low:g} and {high:g}; they must rise and lie from 0 to 100"
+        )
     start = f"[{fixed},{moving},1]" if initial is None else str(initial)
     arguments = [
         *("--dimensionality", "3", "--float", "1", "--verbose", "0"),
         *("--random-seed", str(seed), "--write-composite-transform", "1"),
         *("--output", str(out_prefix), "--initial-moving-transform", start),
-        *("--winsorize-image-intensities", "[0.005,0.995]"),
+        *("--winsorize-image-intensities", f"[{low / 100:g},{high / 100:g}]"),
     ]
     if fixed_mask is not None or moving_mask is not None:
         arguments += ["--masks", _mask_pair(fixed_mask, moving_mask)]
@@ -232,9 +250,11 @@ def _stage_arguments(stage: Stage, fixed: Path, moving: Path) -> list[str]:
     metric = f"{stage.metric.upper()}[{fixed},{moving},1,{stage.metric_parameter}"
     # With every voxel taken nothing is drawn, so nothing depends on the seed.
     metric += "]" if stage.sampling == 1 else f",Regular,{stage.sampling:g}]"
+    iterations = "x".join(map(str, stage.iterations))
     return [
         *("--transform", f"{name[stage.transform]}[{step}]", "--metric", metric),
-        *("--convergence", f"[{'x'.join(map(str, stage.iterations))},{stage.convergence:g},10]"),
+        "--convergence",
+        f"[{iterations},{stage.convergence:g},{stage.convergence_window}]",
         *("--shrink-factors", "x".join(map(str, stage.shrink_factors))),
         *("--smoothing-sigmas", "x".join(f"{mm:g}" for mm in stage.smoothing_mm) + "mm"),
     ]

@@ -27,25 +27,39 @@ from bids_alsmri.interfaces.registration import (
 from bids_alsmri.numerics.anatomy import dice, rotation_about_x, sample_through
 from bids_alsmri.spaces.templates import get_template
 
-RIGID = Stage("rigid", "mi", 32, 1.0, 0.1, (60, 30), (2, 1), (4.0, 0.0), 1e-6)
-SYN = Stage("syn", "mi", 32, 1.0, 0.2, (10, 5), (2, 1), (4.0, 0.0), 1e-6)
+RIGID = Stage("rigid", "mi", 32, 1.0, 0.1, (60, 30), (2, 1), (4.0, 0.0), 1e-6, 10)
+SYN = Stage("syn", "mi", 32, 1.0, 0.2, (10, 5), (2, 1), (4.0, 0.0), 1e-6, 10, 3.0, 0.0)
+WINSOR = (0.5, 99.5)
 SEARCH = BrainSearch(
+    head_grid_mm=2.0,
+    head_threshold_share=0.3,
+    head_smoothing_voxels=0.5,
     head_depth_mm=140.0,
     reach_mm=50.0,
     pitches_deg=tuple(float(p) for p in range(-40, 41, 10)),
     scales=(0.8, 0.9, 1.0),
+    grids_mm=(8.0, 4.0),
     n_starts=2,
+    refine_iterations=30,
+    refine_bins=32,
+    refine_step=0.1,
+    refine_convergence=1e-6,
+    refine_convergence_window=10,
+    winsor_percentiles=WINSOR,
     rim_mm=10.0,
     flatten_mm=20.0,
+    flatten_cap=1.8,
     tissue_range=(0.35, 1.6),
     opening_mm=4.0,
     depth_mm=10.0,
     brain_range=(0.45, 1.35),
+    white_share=0.8,
     mask_grid_mm=1.5,
     mask_reach_mm=6.0,
     mask_core_mm=10.0,
     mask_opening_mm=2.0,
     mask_closing_mm=6.0,
+    stripped_ratio=1.35,
     least_overlap=0.8,
 )
 
@@ -102,6 +116,7 @@ def warp(pair, tmp_path_factory):
         pair[0],
         pair[1]["t1w"],
         stages=[RIGID, SYN],
+        winsor_percentiles=WINSOR,
         out_prefix=folder / "first_",
         seed=3,
         n_threads=1,
@@ -115,6 +130,7 @@ def test_rigid_registration_finds_a_known_displacement(pair, contrast, tmp_path)
         pair[0],
         pair[1][contrast],
         stages=[RIGID],
+        winsor_percentiles=WINSOR,
         out_prefix=tmp_path / "r_",
         seed=1,
         n_threads=1,
@@ -130,6 +146,7 @@ def test_registration_repeats_bit_for_bit(pair, warp, tmp_path):
         pair[0],
         pair[1]["t1w"],
         stages=[RIGID, SYN],
+        winsor_percentiles=WINSOR,
         out_prefix=tmp_path / "again_",
         seed=3,
         n_threads=1,
@@ -210,23 +227,63 @@ def test_every_volume_of_a_series_moves_alike(tmp_path):
 def test_other_thread_count_runs_in_a_child(pair, tmp_path, monkeypatch):
     monkeypatch.setenv("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "7")
     found = register(
-        pair[0], pair[1]["t1w"], stages=[RIGID], out_prefix=tmp_path / "c_", seed=1, n_threads=1
+        pair[0],
+        pair[1]["t1w"],
+        stages=[RIGID],
+        winsor_percentiles=WINSOR,
+        out_prefix=tmp_path / "c_",
+        seed=1,
+        n_threads=1,
     )
     monkeypatch.setenv("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "1")
     here = register(
-        pair[0], pair[1]["t1w"], stages=[RIGID], out_prefix=tmp_path / "h_", seed=1, n_threads=1
+        pair[0],
+        pair[1]["t1w"],
+        stages=[RIGID],
+        winsor_percentiles=WINSOR,
+        out_prefix=tmp_path / "h_",
+        seed=1,
+        n_threads=1,
     )
     assert_array_equal(read_linear(found.forward), read_linear(here.forward))
 
 
 def test_stage_with_unequal_levels_is_refused():
     with pytest.raises(SettingsError, match="2 iterations, 1 shrink_factors"):
-        Stage("rigid", "mi", 32, 1.0, 0.1, (10, 5), (2,), (1.0, 0.0), 1e-6)
+        Stage("rigid", "mi", 32, 1.0, 0.1, (10, 5), (2,), (1.0, 0.0), 1e-6, 10)
+
+
+@pytest.mark.parametrize(("transform", "smoothing"), [("rigid", 3.0), ("syn", None)])
+def test_only_syn_smooths_its_field(transform, smoothing):
+    with pytest.raises(SettingsError, match='give both for "syn" and neither for other'):
+        Stage(transform, "mi", 32, 1.0, 0.1, (10,), (1,), (0.0,), 1e-6, 10, smoothing, smoothing)
+
+
+@pytest.mark.parametrize("percentiles", [(99.5, 0.5), (-1.0, 50.0), (0.5, 101.0)])
+def test_percentiles_that_do_not_rise_from_0_to_100_are_refused(percentiles, tmp_path):
+    with pytest.raises(SettingsError, match="must rise and lie from 0 to 100"):
+        register(
+            Path("a"),
+            Path("b"),
+            stages=[RIGID],
+            winsor_percentiles=percentiles,
+            out_prefix=tmp_path / "x_",
+            seed=1,
+            n_threads=1,
+        )
 
 
 def test_registration_without_stages_is_refused(tmp_path):
     with pytest.raises(SettingsError, match="stages is empty"):
-        register(Path("a"), Path("b"), stages=[], out_prefix=tmp_path / "x_", seed=1, n_threads=1)
+        register(
+            Path("a"),
+            Path("b"),
+            stages=[],
+            winsor_percentiles=WINSOR,
+            out_prefix=tmp_path / "x_",
+            seed=1,
+            n_threads=1,
+        )
 
 
 def test_one_invert_flag_per_transform(tmp_path):
@@ -240,7 +297,15 @@ def test_one_invert_flag_per_transform(tmp_path):
 def test_failure_of_ants_names_its_arguments(tmp_path):
     missing = tmp_path / "missing.nii.gz"
     with pytest.raises(RunError, match=r"missing\.nii\.gz"):
-        register(missing, missing, stages=[RIGID], out_prefix=tmp_path / "x_", seed=1, n_threads=1)
+        register(
+            missing,
+            missing,
+            stages=[RIGID],
+            winsor_percentiles=WINSOR,
+            out_prefix=tmp_path / "x_",
+            seed=1,
+            n_threads=1,
+        )
 
 
 @pytest.fixture(scope="module")

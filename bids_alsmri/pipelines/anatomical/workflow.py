@@ -73,7 +73,11 @@ def to_template(graph: Graph, cfg: AnatomicalSettings, start: Ref | None) -> Non
     )
     found = graph.step(
         "register",
-        Register(stages=cfg.template_stages, n_threads=cfg.registration_threads),
+        Register(
+            stages=cfg.template_stages,
+            winsor_percentiles=cfg.winsor_percentiles,
+            n_threads=cfg.registration_threads,
+        ),
         fixed=template.t1w,
         moving=masked.image,
         initial=start,

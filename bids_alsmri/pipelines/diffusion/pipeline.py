@@ -7,6 +7,8 @@ from typing import Any, Literal
 from bids_alsmri.engine.pipeline import Pipeline
 from bids_alsmri.options import SettingsModel, setting
 
+SCRIPT = "antsRegistrationSyN.sh of ANTs"
+
 
 class DiffusionSettings(SettingsModel):
     """Settings of the diffusion pipeline."""
@@ -210,28 +212,81 @@ class DiffusionSettings(SettingsModel):
         source="common practice",
         help="Largest step between neighbouring b-values of one shell.",
     )
+    start_iterations: tuple[int, ...] = setting(
+        (100, 50),
+        unit="1",
+        source="benchmarks/registration.py",
+        help="Iterations per level of the first, brain to brain registration to the T1w.",
+    )
+    start_shrink_factors: tuple[int, ...] = setting(
+        (4, 2), unit="1", source="benchmarks/registration.py", help="Down-sampling per level of it."
+    )
+    start_smoothing_mm: tuple[float, ...] = setting(
+        (4.0, 2.0),
+        unit="mm",
+        source="benchmarks/registration.py",
+        help="Smoothing per level of it.",
+    )
+    anatomy_rim_mm: float = setting(
+        10.0,
+        unit="mm",
+        ge=0,
+        le=50,
+        source="benchmarks/registration.py",
+        help="Rim around the T1w's brain that takes part in the registration of the b=0.",
+    )
     rigid_iterations: tuple[int, ...] = setting(
-        (500, 250, 100),
+        (50, 25),
         unit="1",
         source="benchmarks/registration.py",
         help="Iterations per level of the registration of the b=0 to the T1w.",
     )
     rigid_shrink_factors: tuple[int, ...] = setting(
-        (4, 2, 1), unit="1", source="benchmarks/registration.py", help="Down-sampling per level."
+        (2, 1), unit="1", source="benchmarks/registration.py", help="Down-sampling per level."
     )
     rigid_smoothing_mm: tuple[float, ...] = setting(
-        (4.0, 2.0, 0.0), unit="mm", source="benchmarks/registration.py", help="Smoothing per level."
+        (2.0, 0.0), unit="mm", source="benchmarks/registration.py", help="Smoothing per level."
     )
     rigid_bins: int = setting(
         32, unit="1", ge=8, le=256, source="mattes2003", help="Bins of the mutual information."
     )
     rigid_sampling: float = setting(
-        0.25,
+        1.0,
         unit="1",
         gt=0,
         le=1,
         source="benchmarks/registration.py",
         help="Share of voxels that the mutual information is computed from.",
+    )
+    rigid_step: float = setting(
+        0.1,
+        unit="1",
+        gt=0,
+        le=1,
+        source=SCRIPT,
+        help="Gradient step of rigid and affine registrations.",
+    )
+    registration_convergence: float = setting(
+        1e-6,
+        unit="1",
+        gt=0,
+        le=0.01,
+        source=SCRIPT,
+        help="Slope of the metric below which a level of a registration ends.",
+    )
+    registration_convergence_window: int = setting(
+        10,
+        unit="1",
+        ge=2,
+        le=100,
+        source=SCRIPT,
+        help="Iterations over which that slope is taken.",
+    )
+    winsor_percentiles: tuple[float, float] = setting(
+        (0.5, 99.5),
+        unit="%",
+        source=SCRIPT,
+        help="Percentiles to which darker and brighter voxels are set in registrations.",
     )
     fa_resolution_mm: float = setting(
         2.0,
@@ -240,6 +295,24 @@ class DiffusionSettings(SettingsModel):
         le=4,
         source="benchmarks/registration.py",
         help="Without a T1w: voxel size at which the FA is registered to the template.",
+    )
+    fa_affine_iterations: tuple[int, ...] = setting(
+        (50, 25),
+        unit="1",
+        source="benchmarks/registration.py",
+        help="Without a T1w: iterations per level of the affine registration.",
+    )
+    fa_affine_shrink_factors: tuple[int, ...] = setting(
+        (4, 2),
+        unit="1",
+        source="benchmarks/registration.py",
+        help="Down-sampling per level of it.",
+    )
+    fa_affine_smoothing_mm: tuple[float, ...] = setting(
+        (4.0, 2.0),
+        unit="mm",
+        source="benchmarks/registration.py",
+        help="Smoothing per level of it.",
     )
     fa_iterations: tuple[int, ...] = setting(
         (100, 50, 0),
@@ -255,6 +328,38 @@ class DiffusionSettings(SettingsModel):
         unit="mm",
         source="benchmarks/registration.py",
         help="Smoothing per level.",
+    )
+    fa_radius: int = setting(
+        2,
+        unit="voxel",
+        ge=1,
+        le=8,
+        source="avants2008",
+        help="Without a T1w: radius of SyN's local cross-correlation.",
+    )
+    fa_step: float = setting(
+        0.2,
+        unit="voxel",
+        gt=0,
+        le=1,
+        source="avants2008",
+        help="Without a T1w: gradient step of SyN.",
+    )
+    fa_update_smoothing: float = setting(
+        3.0,
+        unit="voxel2",
+        ge=0,
+        le=20,
+        source=SCRIPT,
+        help="Without a T1w: variance of the Gaussian that smooths each update of SyN.",
+    )
+    fa_total_smoothing: float = setting(
+        0.0,
+        unit="voxel2",
+        ge=0,
+        le=20,
+        source=SCRIPT,
+        help="Without a T1w: variance of the Gaussian that smooths the whole field of SyN.",
     )
     least_overlap: float = setting(
         0.6,
@@ -412,32 +517,52 @@ class DiffusionSettings(SettingsModel):
                 "metric": "mi",
                 "metric_parameter": self.rigid_bins,
                 "sampling": self.rigid_sampling,
-                "gradient_step": 0.1,
+                "gradient_step": self.rigid_step,
                 "iterations": list(self.rigid_iterations),
                 "shrink_factors": list(self.rigid_shrink_factors),
                 "smoothing_mm": list(self.rigid_smoothing_mm),
-                "convergence": 1e-6,
+                "convergence": self.registration_convergence,
+                "convergence_window": self.registration_convergence_window,
+            }
+        ]
+
+    @property
+    def start_stages(self) -> list[dict[str, Any]]:
+        """The first, coarse registration of the b=0's brain to the T1w's."""
+        return [
+            {
+                **self.rigid_stages[0],
+                "iterations": list(self.start_iterations),
+                "shrink_factors": list(self.start_shrink_factors),
+                "smoothing_mm": list(self.start_smoothing_mm),
             }
         ]
 
     @property
     def fa_stages(self) -> list[dict[str, Any]]:
         """Stages of the registration of the FA to the template's white matter."""
-        affine = {**self.rigid_stages[0], "transform": "affine"}
-        return [
-            affine,
-            {
-                "transform": "syn",
-                "metric": "cc",
-                "metric_parameter": 2,
-                "sampling": 1.0,
-                "gradient_step": 0.2,
-                "iterations": list(self.fa_iterations),
-                "shrink_factors": list(self.fa_shrink_factors),
-                "smoothing_mm": list(self.fa_smoothing_mm),
-                "convergence": 1e-6,
-            },
-        ]
+        affine = {
+            **self.rigid_stages[0],
+            "transform": "affine",
+            "iterations": list(self.fa_affine_iterations),
+            "shrink_factors": list(self.fa_affine_shrink_factors),
+            "smoothing_mm": list(self.fa_affine_smoothing_mm),
+        }
+        syn = {
+            "transform": "syn",
+            "metric": "cc",
+            "metric_parameter": self.fa_radius,
+            "sampling": 1.0,  # local correlation is taken at every voxel
+            "gradient_step": self.fa_step,
+            "iterations": list(self.fa_iterations),
+            "shrink_factors": list(self.fa_shrink_factors),
+            "smoothing_mm": list(self.fa_smoothing_mm),
+            "convergence": self.registration_convergence,
+            "convergence_window": self.registration_convergence_window,
+            "update_smoothing": self.fa_update_smoothing,
+            "total_smoothing": self.fa_total_smoothing,
+        }
+        return [affine, syn]
 
 
 def kept_apart(settings: DiffusionSettings) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bids_alsmri.bids.query import Scan
 from bids_alsmri.engine.graph import Graph, Step
 from bids_alsmri.interfaces.drawing import DrawColourFa, DrawDenoising, DrawMap, DrawPair
-from bids_alsmri.interfaces.images import MaskImage, QualityTable, Register
+from bids_alsmri.interfaces.images import DilateMask, MaskImage, QualityTable, Register
 from bids_alsmri.interfaces.templates import LoadTemplate
 from bids_alsmri.pipelines.diffusion.interfaces import (
     AverageSeries,
@@ -104,17 +104,34 @@ def align_to_anatomy(graph: Graph, cfg: DiffusionSettings, means: Step, draft: S
     # whole heads differ in how much neck they show, so brains are aligned to start from
     brain = graph.step("mask_anatomy", MaskImage(), image=t1w, mask=mask)
     b0_brain = graph.step("mask_b0", MaskImage(), image=means.b0, mask=draft.mask)
-    found = graph.step(
-        "register_to_anatomy",
-        Register(stages=cfg.rigid_stages, n_threads=cfg.registration_threads),
+    start = graph.step(
+        "start_to_anatomy",
+        Register(
+            stages=cfg.start_stages,
+            winsor_percentiles=cfg.winsor_percentiles,
+            n_threads=cfg.registration_threads,
+        ),
         fixed=brain.image,
         moving=b0_brain.image,
-        fixed_mask=mask,
+    )
+    # the b=0's brain mask is rough: a rim of skull and scalp keeps its border from pulling
+    rim = graph.step("rim", DilateMask(radius_mm=cfg.anatomy_rim_mm), mask=mask)
+    found = graph.step(
+        "register_to_anatomy",
+        Register(
+            stages=cfg.rigid_stages,
+            winsor_percentiles=cfg.winsor_percentiles,
+            n_threads=cfg.registration_threads,
+        ),
+        fixed=t1w,
+        moving=means.b0,
+        fixed_mask=rim.mask,
+        initial=start.forward,
     )
     pair = graph.step(
         "draw_anatomy",
         DrawPair(label="white matter"),
-        fixed=brain.image,
+        fixed=t1w,
         moved=found.moved,
         mask=mask,
         outline=graph.from_pipeline("anatomical", "wm"),
@@ -144,7 +161,11 @@ def align_to_template(graph: Graph, cfg: DiffusionSettings, tensor: Step) -> Ste
     )
     found = graph.step(
         "register_fa",
-        Register(stages=cfg.fa_stages, n_threads=cfg.registration_threads),
+        Register(
+            stages=cfg.fa_stages,
+            winsor_percentiles=cfg.winsor_percentiles,
+            n_threads=cfg.registration_threads,
+        ),
         fixed=template.wm,
         moving=tensor.fa,
     )
