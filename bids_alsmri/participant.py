@@ -127,6 +127,10 @@ def run_jobs(
     todo = [job for job in plan.jobs if job.work != "nothing"]
     for job in plan.jobs:
         log.info("%s %s: %s", job.scan.label, job.pipeline.name, job.reason)
+    for skip in plan.skips:
+        session = "" if skip.session is None else f"_ses-{skip.session}"
+        level = logging.ERROR if skip.is_error else logging.INFO
+        log.log(level, "sub-%s%s %s: %s", skip.participant, session, skip.pipeline, skip.reason)
     if not todo:
         log.info("everything was done before")
         return {}

@@ -11,6 +11,7 @@ from typing import Any
 from nipype.interfaces.base import File, isdefined, traits
 
 from bids_alsmri.bids.sink import sidecar_path, write_atomically, write_json
+from bids_alsmri.errors import RunError
 from bids_alsmri.interfaces.node import AlsInterface, NodeInputSpec, NodeOutputSpec
 
 NO_SIDECAR = (".bval", ".bvec", ".json", ".svg", ".png", ".html")
@@ -47,6 +48,11 @@ class SaveDerivative(AlsInterface):
     def _run_interface(self, runtime: Any) -> Any:
         destination = Path(self.inputs.destination)
         source = Path(self.inputs.in_file)
+        if source.suffix != destination.suffix:
+            raise RunError(
+                f"{source.name} is to be saved as {destination.name}, which would belie its "
+                f"format; give the output the extension {source.suffix!r} in io_spec.json"
+            )
         write_atomically(destination, partial(_copy, source))
         if self.inputs.sidecar:
             sidecar = json.loads(self.inputs.sidecar)

@@ -215,7 +215,8 @@ def test_sidecar_of_the_apply_lists_all_settings(build, tmp_path):
 
 def test_gradient_tables_and_figures_have_no_sidecar(build, tmp_path):
     graph = build()
-    graph.save("bval", scaled(graph).out_file)
+    (tmp_path / "table.bval").write_text("0 1000\n")
+    graph.save("bval", tmp_path / "table.bval")
     for part in ("before", "after"):
         drawn = graph.step(f"draw_{part}", Draw(), in_file=graph.files("t1w")[0])
         graph.figure("map", drawn.out_file, part=part)
@@ -226,6 +227,14 @@ def test_gradient_tables_and_figures_have_no_sidecar(build, tmp_path):
         "sub-01_dir-AP_desc-mapbefore_dwi.svg",
         "sub-01_dir-AP_desc-mapafter_dwi.svg",
     }
+
+
+def test_file_is_not_saved_under_an_extension_that_belies_its_format(build):
+    graph = build()
+    graph.save("bval", scaled(graph).out_file)  # a table of another kind
+    graph.workflow.config["execution"]["crashdump_dir"] = graph.workflow.base_dir
+    with pytest.raises(Exception, match=r"belie its format; .* extension '\.tsv' in io_spec"):
+        graph.workflow.run()
 
 
 def test_sources_do_not_depend_on_whether_upstream_was_made_in_this_run(build, tmp_path):
