@@ -38,7 +38,7 @@ CHEAP: dict[str, dict[str, Any]] = {
     "diffusion": {
         "template_resolution_mm": 4.0,
         "unringing_shifts": 1,
-        "rigid_iterations": (100, 50, 0),
+        "rigid_iterations": (100, 50),
         # of 4 mm; the default of 4 voxels is wider than gyri there
         "mask_median_radius": 2,
         "fa_resolution_mm": 4.0,
