@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from bids_alsmri.errors import DataError
 from bids_alsmri.interfaces.registration import (
     Stage,
+    apply_transforms,
     read_linear,
     register,
     run_ants,
@@ -470,6 +471,57 @@ def _mask_near(
         mask.astype(np.float32), fine.affine, np.eye(4), head.values.shape, head.affine
     )
     return anatomy.largest_component(back > 0.5)
+
+
+def bring_priors(
+    template: Template,
+    template_to_t1w: Path,
+    t1w: Path,
+    *,
+    work_dir: Path,
+    n_threads: int,
+) -> dict[str, Path] | None:
+    """Tissue maps of a template on the grid of a T1w image.
+
+    Parameters
+    ----------
+    template : Template
+        Of any resolution.
+    template_to_t1w : Path
+        Linear transform file from template to T1w coordinates, such as that of a brain
+        extraction.
+    t1w : Path
+        Image that gives the grid.
+    work_dir : Path
+        Existing folder for the files.
+    n_threads : int
+        ITK threads.
+
+    Returns
+    -------
+    dict of str to Path or None
+        Probabilities of "CSF", "GM" and "WM", 0 to 1; None where the template has no such maps.
+
+    Raises
+    ------
+    RunError
+        If ANTs fails.
+    """
+    held = template.save(work_dir)
+    if not {tissue.lower() for tissue in TISSUES} <= held.keys():
+        return None
+    return {
+        tissue: apply_transforms(
+            held[tissue.lower()],
+            t1w,
+            [template_to_t1w],
+            work_dir / f"brought_{tissue}.nii.gz",
+            interpolation="Linear",
+            n_threads=n_threads,
+            invert=[True],
+        )
+        for tissue in TISSUES
+    }
 
 
 def segment_tissues(

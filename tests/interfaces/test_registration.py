@@ -1,16 +1,19 @@
 """Registrations against known transforms; brain and tissues against the phantom's truth."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.ndimage import map_coordinates
 
 from bids_alsmri.errors import DataError, RunError, SettingsError
 from bids_alsmri.interfaces.anatomy import (
     TISSUES,
     BrainSearch,
+    bring_priors,
     correct_bias,
     extract_brain,
     segment_tissues,
@@ -24,11 +27,12 @@ from bids_alsmri.interfaces.registration import (
     register,
     write_linear,
 )
-from bids_alsmri.numerics.anatomy import dice, rotation_about_x, sample_through
+from bids_alsmri.numerics.anatomy import dice, dilate_mm, rotation_about_x, sample_through
 from bids_alsmri.spaces.templates import get_template
 
 RIGID = Stage("rigid", "mi", 32, 1.0, 0.1, (60, 30), (2, 1), (4.0, 0.0), 1e-6, 10)
 SYN = Stage("syn", "mi", 32, 1.0, 0.2, (10, 5), (2, 1), (4.0, 0.0), 1e-6, 10, 3.0, 0.0)
+CORRELATION = Stage("syn", "cc", 2, 1.0, 0.2, (40, 20), (2, 1), (3.4, 0.0), 1e-6, 10, 3.0, 0.0)
 WINSOR = (0.5, 99.5)
 SEARCH = BrainSearch(
     head_grid_mm=2.0,
@@ -175,6 +179,25 @@ def test_field_of_a_composite_is_what_it_does_to_points(pair, warp, tmp_path):
     shift_lps = np.squeeze(field.get_fdata())[tuple(voxel)]
     moved = move_points(point[None], [warp.forward])[0]
     assert_allclose(moved - point, shift_lps * [-1, -1, 1], atol=1e-3)  # float32 fields
+
+
+@pytest.mark.slow
+def test_local_correlation_repeats_bit_for_bit(pair, tmp_path):
+    fields = []
+    for name in ("first", "again"):
+        found = register(
+            pair[0],
+            pair[1]["t1w"],
+            stages=[RIGID, replace(CORRELATION, iterations=(10, 5))],
+            winsor_percentiles=WINSOR,
+            out_prefix=tmp_path / name,
+            seed=3,
+            n_threads=1,
+        )
+        field = compose_to_field(pair[0], [found.forward], tmp_path / f"{name}.nii.gz", n_threads=1)
+        fields.append(nib.load(field).get_fdata())
+    assert np.ptp(fields[0]) > 0
+    assert_array_equal(fields[0], fields[1])
 
 
 def test_linear_transform_survives_its_file(tmp_path):
@@ -438,6 +461,98 @@ def test_tissues_of_the_phantom_are_told_apart(head, tmp_path):
     # At 3 mm most cortical voxels are mixed; what is wholly one tissue must be named right.
     pure = mask & (true.max(axis=-1) > 0.95)
     assert (winner == truth)[pure].mean() > 0.95
+
+
+@pytest.mark.slow
+def test_warp_of_a_person_is_found(head, template, tmp_path):
+    """Stages and region as in the anatomical pipeline, on a template of 4 mm."""
+    image, mask = nib.load(head["T1w"]), nib.load(head["desc-brain_mask"]).get_fdata() > 0
+    brain = tmp_path / "brain.nii.gz"
+    nib.save(nib.Nifti1Image((image.get_fdata() * mask).astype("f4"), image.affine), brain)
+    held = template.save(tmp_path)
+    rim = dilate_mm(template.mask.get_fdata() > 0, 6.0, np.full(3, 4.0))
+    region = tmp_path / "region.nii.gz"
+    nib.save(nib.Nifti1Image(rim.astype(np.uint8), template.mask.affine), region)
+    affine = Stage("affine", "mi", 32, 1.0, 0.1, (50, 25), (2, 1), (4.0, 2.0), 1e-6, 10)
+    tissue = np.argwhere(template.gm.get_fdata() + template.wm.get_fdata() > 0.5)
+    points = nib.affines.apply_affine(template.t1w.affine, tissue)
+    points = np.random.default_rng(0).choice(points, 1000, replace=False)
+    true = points + field_at(head["from-MNI152NLin2009aSym_to-T1w_mode-points_xfm"], points)
+    errors_mm = []
+    for stages in ([RIGID, affine], [RIGID, affine, CORRELATION]):
+        found = register(
+            held["t1w"],
+            brain,
+            stages=stages,
+            winsor_percentiles=WINSOR,
+            out_prefix=tmp_path / f"stages{len(stages)}_",
+            seed=1,
+            n_threads=1,
+            fixed_mask=region,
+        )
+        moved = move_points(points, [found.forward])
+        errors_mm.append(np.linalg.norm(moved - true, axis=1).mean())
+    linear_mm, warped_mm = errors_mm
+    assert warped_mm < 0.5 * linear_mm  # the warp explains more than half of what affine leaves
+    assert warped_mm < 2.0  # half a voxel of the template's
+
+
+def field_at(path, points_mm):
+    """Displacement of points by the phantom's field, in RAS and mm."""
+    field = nib.load(path)
+    index = nib.affines.apply_affine(np.linalg.inv(field.affine), points_mm).T
+    parts = np.squeeze(field.get_fdata())
+    return np.stack([map_coordinates(parts[..., a], index, order=3) for a in range(3)], axis=1)
+
+
+@pytest.mark.slow
+def test_template_tissues_bring_the_segmentation_nearer_to_the_truth(head, template, tmp_path):
+    corrected = correct_bias(
+        head["T1w"],
+        tmp_path / "n4.nii.gz",
+        mask=head["desc-brain_mask"],
+        shrink_factor=2,
+        iterations=(20, 20),
+        convergence=1e-3,
+        spline_mm=100.0,
+        n_threads=1,
+    )
+    brain = extract_brain(
+        head["T1w"],
+        template,
+        tmp_path / "mask.nii.gz",
+        search=SEARCH,
+        work_dir=tmp_path,
+        seed=1,
+        n_threads=1,
+    )
+    start = write_linear(brain.template_to_t1w, tmp_path / "start.txt")
+    priors = bring_priors(template, start, corrected, work_dir=tmp_path, n_threads=1)
+    true = {t: nib.load(head[f"label-{t}_probseg"]).get_fdata() for t in TISSUES}
+    overlaps = []
+    for found_with, weight in ((None, 0.0), (priors, 0.25)):
+        maps = segment_tissues(
+            corrected,
+            head["desc-brain_mask"],
+            {tissue: tmp_path / f"{tissue}_{weight}.nii.gz" for tissue in TISSUES},
+            priors=found_with,
+            prior_weight=weight,
+            smoothness=0.1,
+            iterations=5,
+            work_dir=tmp_path,
+            n_threads=1,
+        )
+        overlaps.append([dice(nib.load(maps[t]).get_fdata() > 0.5, true[t] > 0.5) for t in TISSUES])
+    # The phantom is the template deformed, so its own maps must help, most of all the thin CSF.
+    assert overlaps[1][0] > overlaps[0][0] + 0.02
+    assert min(np.subtract(overlaps[1], overlaps[0])) > -0.01  # and cost no tissue a per cent
+
+
+def test_template_without_tissues_gives_no_priors(template, tmp_path):
+    bare = replace(template, gm=None, wm=None, csf=None)
+    step = write_linear(np.eye(4), tmp_path / "step.txt")
+    t1w = template.save(tmp_path)["t1w"]
+    assert bring_priors(bare, step, t1w, work_dir=tmp_path, n_threads=1) is None
 
 
 @pytest.mark.data

@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 from nipype.interfaces.base import File, traits
 
-from bids_alsmri.interfaces.anatomy import BrainSearch, correct_bias, extract_brain, segment_tissues
+from bids_alsmri.interfaces.anatomy import (
+    BrainSearch,
+    bring_priors,
+    correct_bias,
+    extract_brain,
+    segment_tissues,
+)
 from bids_alsmri.interfaces.base import read_image, write_image
 from bids_alsmri.interfaces.images import optional_path, with_tuples
 from bids_alsmri.interfaces.node import AlsInterface, NodeInputSpec, NodeOutputSpec, write_facts
@@ -141,6 +147,10 @@ class SegmentTissuesInputSpec(NodeInputSpec):
 
     image = File(exists=True, mandatory=True, desc="bias-corrected T1w")
     mask = File(exists=True, mandatory=True, desc="brain mask")
+    template = traits.Str(mandatory=True, desc="template space")
+    template_mm = traits.Float(mandatory=True, desc="voxel size of the template, mm")
+    start = File(exists=True, mandatory=True, desc="affine from template to T1w, ITK")
+    prior_weight = traits.Float(mandatory=True, desc="weight of the template's tissues")
     iterations = traits.Int(mandatory=True, desc="most iterations")
     smoothness = traits.Float(mandatory=True, desc="weight of the random field")
     n_threads = traits.Int(mandatory=True, desc="ITK threads")
@@ -164,12 +174,13 @@ class SegmentTissues(AlsInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         names = ("gm", "wm", "csf")
+        image = Path(self.inputs.image)
         files = segment_tissues(
-            Path(self.inputs.image),
+            image,
             Path(self.inputs.mask),
             {name.upper(): self.file(runtime, f"{name}.nii.gz") for name in names},
-            priors=None,
-            prior_weight=0.0,
+            priors=self._priors(image, Path(runtime.cwd)),
+            prior_weight=self.inputs.prior_weight,
             smoothness=self.inputs.smoothness,
             iterations=self.inputs.iterations,
             work_dir=Path(runtime.cwd),
@@ -182,6 +193,17 @@ class SegmentTissues(AlsInterface):
                 **{name: files[name.upper()] for name in names},
                 "facts": write_facts(self.file(runtime, "facts.json"), facts),
             },
+        )
+
+    def _priors(self, image: Path, work_dir: Path) -> dict[str, Path] | None:
+        if self.inputs.prior_weight == 0:
+            return None
+        return bring_priors(
+            get_template(self.inputs.template, self.inputs.template_mm),
+            Path(self.inputs.start),
+            image,
+            work_dir=work_dir,
+            n_threads=self.inputs.n_threads,
         )
 
 

@@ -242,6 +242,14 @@ class AnatomicalSettings(SettingsModel):
         source="avants2011",
         help="Weight of the Markov random field in the segmentation.",
     )
+    tissue_prior_weight: float = setting(
+        0.25,
+        unit="1",
+        ge=0,
+        le=1,
+        source="benchmarks/tissues.py",
+        help="Weight of the template's tissues in the segmentation; 0 takes the T1w alone.",
+    )
     affine_iterations: tuple[int, ...] = setting(
         (50, 25), unit="1", source=MEASURED, help="Iterations per level of the affine registration."
     )
@@ -300,8 +308,16 @@ class AnatomicalSettings(SettingsModel):
         source=MEASURED,
         help="Voxel size of the template to which the T1w is registered.",
     )
+    template_rim_mm: float = setting(
+        6.0,
+        unit="mm",
+        ge=0,
+        le=50,
+        source=MEASURED,
+        help="Rim around the template's brain that takes part in the registration to it.",
+    )
     syn_iterations: tuple[int, ...] = setting(
-        (100, 50, 0), unit="1", source=MEASURED, help="Iterations per level of SyN."
+        (40, 20, 0), unit="1", source=MEASURED, help="Iterations per level of SyN."
     )
     syn_shrink_factors: tuple[int, ...] = setting(
         (4, 2, 1), unit="1", source=MEASURED, help="Down-sampling per level of SyN."

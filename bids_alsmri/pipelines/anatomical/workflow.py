@@ -5,7 +5,7 @@ from __future__ import annotations
 from bids_alsmri.bids.query import Scan
 from bids_alsmri.engine.graph import Graph, Ref
 from bids_alsmri.interfaces.drawing import DrawOutlines, DrawPair
-from bids_alsmri.interfaces.images import MaskImage, QualityTable, Register
+from bids_alsmri.interfaces.images import DilateMask, MaskImage, QualityTable, Register
 from bids_alsmri.interfaces.templates import LoadTemplate
 from bids_alsmri.pipelines.anatomical.interfaces import (
     CheckT1w,
@@ -31,13 +31,10 @@ def fit(graph: Graph, scan: Scan, cfg: AnatomicalSettings) -> None:
     flat = graph.step("correct_bias", correct_bias(cfg), image=checked.image, mask=brain.mask)
     tissues = graph.step(
         "segment_tissues",
-        SegmentTissues(
-            iterations=cfg.tissue_iterations,
-            smoothness=cfg.tissue_smoothness,
-            n_threads=cfg.registration_threads,
-        ),
+        segment_tissues(cfg, graph.template),
         image=flat.image,
         mask=brain.mask,
+        start=brain.start,
     )
     graph.save("preproc", flat.image)
     graph.save("brain_mask", brain.mask)
@@ -71,6 +68,7 @@ def to_template(graph: Graph, cfg: AnatomicalSettings, start: Ref | None) -> Non
     template = graph.step(
         "template", LoadTemplate(name=graph.template, resolution_mm=cfg.template_registration_mm)
     )
+    rim = graph.step("template_rim", DilateMask(radius_mm=cfg.template_rim_mm), mask=template.mask)
     found = graph.step(
         "register",
         Register(
@@ -80,6 +78,7 @@ def to_template(graph: Graph, cfg: AnatomicalSettings, start: Ref | None) -> Non
         ),
         fixed=template.t1w,
         moving=masked.image,
+        fixed_mask=rim.mask,
         initial=start,
     )
     graph.save("t1w_to_template", found.forward)
@@ -138,6 +137,18 @@ def correct_bias(cfg: AnatomicalSettings) -> CorrectBias:
         iterations=list(cfg.bias_iterations),
         convergence=cfg.bias_convergence,
         spline_mm=cfg.bias_spline_mm,
+        n_threads=cfg.registration_threads,
+    )
+
+
+def segment_tissues(cfg: AnatomicalSettings, template: str) -> SegmentTissues:
+    """Node of the segmentation."""
+    return SegmentTissues(
+        template=template,
+        template_mm=cfg.template_registration_mm,
+        prior_weight=cfg.tissue_prior_weight,
+        iterations=cfg.tissue_iterations,
+        smoothness=cfg.tissue_smoothness,
         n_threads=cfg.registration_threads,
     )
 

@@ -296,6 +296,14 @@ class DiffusionSettings(SettingsModel):
         source="benchmarks/registration.py",
         help="Without a T1w: voxel size at which the FA is registered to the template.",
     )
+    fa_rim_mm: float = setting(
+        6.0,
+        unit="mm",
+        ge=0,
+        le=50,
+        source="benchmarks/registration.py",
+        help="Without a T1w: rim around the template's brain that takes part.",
+    )
     fa_affine_iterations: tuple[int, ...] = setting(
         (50, 25),
         unit="1",
@@ -315,7 +323,7 @@ class DiffusionSettings(SettingsModel):
         help="Smoothing per level of it.",
     )
     fa_iterations: tuple[int, ...] = setting(
-        (100, 50, 0),
+        (40, 20, 0),
         unit="1",
         source="benchmarks/registration.py",
         help="Without a T1w: iterations per level of SyN.",

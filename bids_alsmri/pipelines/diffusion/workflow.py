@@ -159,6 +159,7 @@ def align_to_template(graph: Graph, cfg: DiffusionSettings, tensor: Step) -> Ste
     template = graph.step(
         "template", LoadTemplate(name=graph.template, resolution_mm=cfg.fa_resolution_mm)
     )
+    rim = graph.step("template_rim", DilateMask(radius_mm=cfg.fa_rim_mm), mask=template.mask)
     found = graph.step(
         "register_fa",
         Register(
@@ -168,6 +169,7 @@ def align_to_template(graph: Graph, cfg: DiffusionSettings, tensor: Step) -> Ste
         ),
         fixed=template.wm,
         moving=tensor.fa,
+        fixed_mask=rim.mask,
     )
     judged = graph.step(
         "judge_alignment",
