@@ -287,7 +287,7 @@ class Graph:
     def _sidecar(self, spec: OutputSpec) -> dict[str, Any]:
         place = self.surroundings
         paths = [path for name in self.spec.inputs for path in self.scan.inputs.get(name, ())]
-        paths += self.upstream_files()
+        paths += [*sorted(self.adopted.values()), *self.upstream_files()]
         depends_on_all = {**self.settings["fit"], **self.settings["apply"]}
         return sidecar(
             self.scan,

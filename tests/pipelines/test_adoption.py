@@ -101,7 +101,7 @@ def test_run_with_adopted_anatomy_gives_its_results(smriprep, finished, app, tmp
     assert len(same) == 8
     assert {name: found[name] for name in same} == {name: expected[name] for name in same}
     sidecar = json.loads((out / "sub-01/anat/sub-01_desc-brain_mask.json").read_text())
-    assert any("smriprep" in source for source in sidecar["Sources"])
+    assert "bids:smriprep:sub-01/anat/sub-01_desc-brain_mask.nii.gz" in sidecar["Sources"]
     quality = "sub-01/anat/sub-01_desc-quality_stats.tsv"
     tables = [
         pd.read_csv(folder / quality, sep="\t").set_index("measure")["value"]
