@@ -20,6 +20,14 @@ settings.register_profile("bids_alsmri", derandomize=True, deadline=None)
 settings.load_profile("bids_alsmri")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep tests that look at one dear run on one worker, where the run is made once."""
+    for item in items:
+        folder = item.path.parent.name
+        if folder in ("pipelines", "data") and item.path.parent.parent.name == "tests":
+            item.add_marker(pytest.mark.xdist_group(folder))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
