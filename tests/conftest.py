@@ -20,6 +20,7 @@ settings.register_profile("bids_alsmri", derandomize=True, deadline=None)
 settings.load_profile("bids_alsmri")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep tests that look at one dear run on one worker, where the run is made once."""
     for item in items:
