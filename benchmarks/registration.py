@@ -1,8 +1,9 @@
 """Accuracy of the T1w registration against its time, on a phantom with known deformation.
 
-Run as ``python benchmarks/registration.py T1W MASK FIELD [--candidates A,B]``: a phantom's T1w
-image, its true brain mask and its true field ``from-MNI152NLin2009aSym_to-T1w_mode-points_xfm``.
-Prints a markdown table, one row for each schedule.
+Run as ``python benchmarks/registration.py T1W MASK FIELD [--initial START] [--candidates A,B]``: a
+phantom's T1w image, its true brain mask and its true field
+``from-MNI152NLin2009aSym_to-T1w_mode-points_xfm``. Prints a markdown table, one row for each
+schedule.
 The error is the distance, over template voxels of grey or white matter, between where the
 registration and where the truth put a template point in the person.
 """
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from bids_alsmri.interfaces.registration import Stage, move_points, register
+from bids_alsmri.numerics.anatomy import dilate_mm
 from bids_alsmri.spaces.templates import EMBEDDED_TEMPLATE, get_template
 
 N_POINTS = 3000
@@ -41,22 +43,24 @@ class Candidate:
     iterations: tuple[int, ...]
     step: float = 0.2
     update: float = 3.0
+    rim_mm: float | None = None
 
     @property
     def name(self) -> str:
         """Label of the row."""
         its = "x".join(map(str, self.iterations))
-        return f"{self.metric.upper()}{self.parameter} {its}, step {self.step:g}"
+        region = "" if self.rim_mm is None else f", brain and {self.rim_mm:g} mm"
+        return f"{self.metric.upper()}{self.parameter} {its}, step {self.step:g}{region}"
 
-    def stages(self) -> list[Stage]:
-        """Affine from the centre of mass, then SyN over halved grids down to the template's."""
+    def stages(self, has_start: bool) -> list[Stage]:
+        """Rigid without a start, affine, then SyN over halved grids down to the template's."""
         n = len(self.iterations)
         shrink = tuple(2 ** (n - 1 - k) for k in range(n))
         smooth = tuple(0.0 if s == 1 else s * self.grid_mm / 2.355 for s in shrink)
         linear_shrink = tuple(max(1, round(mm / self.grid_mm)) for mm in (8, 4))
         linear = [
             Stage(t, "mi", 32, 1.0, 0.1, (50, 25), linear_shrink, (4.0, 2.0), 1e-6, 10)
-            for t in ("rigid", "affine")
+            for t in (("affine",) if has_start else ("rigid", "affine"))
         ]
         syn = Stage(
             "syn",
@@ -82,6 +86,11 @@ CANDIDATES = {
     "4mm-cc-long": Candidate(4.0, "cc", 2, (100, 70)),
     "2mm-mi": Candidate(2.0, "mi", 32, (40, 20, 0)),
     "2mm-mi-fine": Candidate(2.0, "mi", 32, (100, 70, 20)),
+    "2mm-cc-brief-rim": Candidate(2.0, "cc", 2, (40, 20, 0), rim_mm=6.0),
+    "2mm-cc-short-rim": Candidate(2.0, "cc", 2, (60, 30, 0), rim_mm=6.0),
+    "2mm-cc-coarse-rim": Candidate(2.0, "cc", 2, (100, 50, 0), rim_mm=6.0),
+    "2mm-cc-rim": Candidate(2.0, "cc", 2, (40, 20, 10), rim_mm=6.0),
+    "4mm-cc-long-rim": Candidate(4.0, "cc", 2, (100, 50), rim_mm=6.0),
     "2mm-cc-coarse": Candidate(2.0, "cc", 2, (100, 50, 0)),
     "2mm-cc": Candidate(2.0, "cc", 2, (40, 20, 10)),
     "2mm-cc-fine": Candidate(2.0, "cc", 2, (100, 50, 20)),
@@ -104,7 +113,7 @@ def true_points(field: Path, points: NDArray[np.float64]) -> NDArray[np.float64]
 
 
 def measure(
-    candidate: Candidate, t1w: Path, mask: Path, field: Path, folder: Path
+    candidate: Candidate, t1w: Path, mask: Path, field: Path, initial: Path | None, folder: Path
 ) -> tuple[float, float, float, float]:
     """Processor time in s; mean, 95th percentile and maximum of the error in mm."""
     template = get_template(EMBEDDED_TEMPLATE, candidate.grid_mm)
@@ -113,15 +122,22 @@ def measure(
     brain = np.asarray(image.dataobj, np.float32) * (np.asarray(nib.load(mask).dataobj) > 0)
     moving = folder / "brain.nii.gz"
     nib.save(nib.Nifti1Image(brain, image.affine), moving)
+    region = None
+    if candidate.rim_mm is not None:
+        rim = dilate_mm(template.mask.get_fdata() > 0, candidate.rim_mm, [candidate.grid_mm] * 3)
+        region = folder / "rim.nii.gz"
+        nib.save(nib.Nifti1Image(rim.astype(np.uint8), template.mask.affine), region)
     start = time.process_time()
     found = register(
         fixed,
         moving,
-        stages=candidate.stages(),
+        stages=candidate.stages(initial is not None),
         winsor_percentiles=(0.5, 99.5),
         out_prefix=folder / "b_",
         seed=1,
         n_threads=1,
+        initial=initial,
+        fixed_mask=region,
     )
     seconds = time.process_time() - start
     tissue = np.argwhere(template.gm.get_fdata() + template.wm.get_fdata() > 0.5)
@@ -139,13 +155,16 @@ def main() -> None:
     parser.add_argument("t1w", type=Path, help="bias-corrected or raw T1w image of the phantom")
     parser.add_argument("mask", type=Path, help="its brain mask")
     parser.add_argument("field", type=Path, help="true displacement field, template to T1w")
+    parser.add_argument("--initial", type=Path, help="linear transform, template to T1w, to start")
     parser.add_argument("--candidates", default=",".join(CANDIDATES), help="names, with commas")
     chosen = parser.parse_args()
     print("| grid | SyN | CPU s | mean mm | 95 % mm | max mm | peak GB |\n" + "|---" * 7 + "|")
     for name in chosen.candidates.split(","):
         candidate = CANDIDATES[name]
         with tempfile.TemporaryDirectory() as folder:
-            row = measure(candidate, chosen.t1w, chosen.mask, chosen.field, Path(folder))
+            row = measure(
+                candidate, chosen.t1w, chosen.mask, chosen.field, chosen.initial, Path(folder)
+            )
         peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         numbers = " | ".join(f"{value:.2f}" for value in row[1:])
         print(

@@ -215,16 +215,16 @@ class DiffusionSettings(SettingsModel):
     start_iterations: tuple[int, ...] = setting(
         (100, 50),
         unit="1",
-        source="benchmarks/registration.py",
+        source="benchmarks/alignment.py",
         help="Iterations per level of the first, brain to brain registration to the T1w.",
     )
     start_shrink_factors: tuple[int, ...] = setting(
-        (4, 2), unit="1", source="benchmarks/registration.py", help="Down-sampling per level of it."
+        (4, 2), unit="1", source="benchmarks/alignment.py", help="Down-sampling per level of it."
     )
     start_smoothing_mm: tuple[float, ...] = setting(
         (4.0, 2.0),
         unit="mm",
-        source="benchmarks/registration.py",
+        source="benchmarks/alignment.py",
         help="Smoothing per level of it.",
     )
     anatomy_rim_mm: float = setting(
@@ -232,20 +232,20 @@ class DiffusionSettings(SettingsModel):
         unit="mm",
         ge=0,
         le=50,
-        source="benchmarks/registration.py",
+        source="benchmarks/alignment.py",
         help="Rim around the T1w's brain that takes part in the registration of the b=0.",
     )
     rigid_iterations: tuple[int, ...] = setting(
         (50, 25),
         unit="1",
-        source="benchmarks/registration.py",
+        source="benchmarks/alignment.py",
         help="Iterations per level of the registration of the b=0 to the T1w.",
     )
     rigid_shrink_factors: tuple[int, ...] = setting(
-        (2, 1), unit="1", source="benchmarks/registration.py", help="Down-sampling per level."
+        (4, 2), unit="1", source="benchmarks/alignment.py", help="Down-sampling per level."
     )
     rigid_smoothing_mm: tuple[float, ...] = setting(
-        (2.0, 0.0), unit="mm", source="benchmarks/registration.py", help="Smoothing per level."
+        (4.0, 1.0), unit="mm", source="benchmarks/alignment.py", help="Smoothing per level."
     )
     rigid_bins: int = setting(
         32, unit="1", ge=8, le=256, source="mattes2003", help="Bins of the mutual information."
@@ -255,7 +255,7 @@ class DiffusionSettings(SettingsModel):
         unit="1",
         gt=0,
         le=1,
-        source="benchmarks/registration.py",
+        source="benchmarks/alignment.py",
         help="Share of voxels that the mutual information is computed from.",
     )
     rigid_step: float = setting(
