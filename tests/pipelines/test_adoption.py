@@ -9,8 +9,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-# all look at one run, which another worker would have to repeat
-pytestmark = pytest.mark.xdist_group("pipelines")
 OURS = "MNI152NLin2009aSym"
 THEIRS = "MNI152NLin2009cAsym"
 NATIVE = [

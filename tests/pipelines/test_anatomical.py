@@ -11,8 +11,7 @@ from scipy.ndimage import gaussian_filter
 from bids_alsmri.interfaces.registration import move_points
 from bids_alsmri.spaces.templates import get_template
 
-# all look at one run, which another worker would have to repeat
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pipelines")]
+pytestmark = pytest.mark.slow
 TEMPLATE = "MNI152NLin2009aSym"
 
 

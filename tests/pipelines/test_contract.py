@@ -27,8 +27,6 @@ from bids_alsmri.options import Option, options_of
 from bids_alsmri.planning import make_plan
 from bids_alsmri.settings import RunSettings
 
-# all look at one run, which another worker would have to repeat
-pytestmark = pytest.mark.xdist_group("pipelines")
 PROJECT = Path(__file__).resolve().parents[2]
 OPTIONS = [
     (name, option)

@@ -18,8 +18,6 @@ from bids_alsmri.numerics.gradients import GradientTable
 from bids_alsmri.phantom.__main__ import main as simulate
 from bids_alsmri.pipelines.diffusion.runs import read_run
 
-# all look at one run, which another worker would have to repeat
-pytestmark = pytest.mark.xdist_group("pipelines")
 TEMPLATE = "MNI152NLin2009aSym"
 MOTION = "dir-AP_desc-motion_timeseries"
 TENSOR = "dir-AP_model-tensor_param-{}_desc-truth_dwimap"
