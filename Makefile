@@ -26,7 +26,7 @@ demo: setup
 	@echo "Reports:"; ls $(DEMO)/derivatives/*.html
 
 test: setup lint
-	$(BIN)/python -m pytest -n auto --dist loadgroup
+	$(BIN)/python -m pytest -n auto
 
 lint: setup
 	$(BIN)/ruff check .

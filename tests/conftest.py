@@ -3,9 +3,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
 # Read once, when numba, ITK or BLAS are first imported. Compiled kernels are kept between runs and
 # shared by the processes of a parallel run, each of which would compile for a minute otherwise.
@@ -20,13 +22,17 @@ settings.register_profile("bids_alsmri", derandomize=True, deadline=None)
 settings.load_profile("bids_alsmri")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests that look at one dear run on one worker, where the run is made once."""
-    for item in items:
-        folder = item.path.parent.name
-        if folder in ("pipelines", "data") and item.path.parent.parent.name == "tests":
-            item.add_marker(pytest.mark.xdist_group(folder))
+class FolderScheduling(LoadFileScheduling):
+    """Hands the tests of a file to one worker, and of a folder that shares a dear run likewise."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        shared = next((f for f in ("tests/pipelines/", "tests/data/") if f in nodeid), "")
+        return shared or str(super()._split_scope(nodeid))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FolderScheduling:
+    """Take the scheduling above, whatever ``--dist`` says."""
+    return FolderScheduling(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
