@@ -75,7 +75,7 @@ def test_white_matter_is_more_anisotropic_than_grey(results):
     fa = values(fa_file)
     wm = tissue(results / "sub-01" / "anat" / "sub-01_label-WM_probseg.nii.gz", fa_file)
     gm = tissue(results / "sub-01" / "anat" / "sub-01_label-GM_probseg.nii.gz", fa_file)
-    assert np.nanmedian(fa[wm > 0.95]) > 1.3 * np.nanmedian(fa[gm > 0.95])
+    assert np.nanmedian(fa[wm > 0.8]) > 1.3 * np.nanmedian(fa[gm > 0.8])
 
 
 def test_diffusivities_are_those_of_a_brain_at_b_2500(results):
@@ -83,10 +83,10 @@ def test_diffusivities_are_those_of_a_brain_at_b_2500(results):
     md = values(md_file)
     wm = tissue(results / "sub-01" / "anat" / "sub-01_label-WM_probseg.nii.gz", md_file)
     # kurtosis lowers the apparent diffusivity of 0.7e-3 at b=1000 by a fifth to a third
-    assert 0.4e-3 < np.nanmedian(md[wm > 0.95]) < 0.8e-3
+    assert 0.4e-3 < np.nanmedian(md[wm > 0.8]) < 0.8e-3
     csf = tissue(results / "sub-01" / "anat" / "sub-01_label-CSF_probseg.nii.gz", md_file)
     # free water would be 3.0e-3, but its signal is below the noise floor at b=2500
-    assert 1.0e-3 < np.nanmedian(md[(csf > 0.95) & (md > 0)]) < 2.0e-3
+    assert 1.0e-3 < np.nanmedian(md[(csf > 0.8) & (md > 0)]) < 2.0e-3
 
 
 @pytest.mark.peer

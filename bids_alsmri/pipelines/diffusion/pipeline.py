@@ -498,7 +498,7 @@ class DiffusionSettings(SettingsModel):
         help="Radius on which rotations become displacements in the framewise displacement.",
     )
     tissue_min_probability: float = setting(
-        0.9,
+        0.8,
         unit="1",
         gt=0,
         le=1,
