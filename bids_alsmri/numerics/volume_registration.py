@@ -18,6 +18,12 @@ from scipy.spatial.transform import Rotation
 from bids_alsmri.errors import NumericsError
 from bids_alsmri.numerics.checks import as_float
 from bids_alsmri.numerics.compile import kernel
+from bids_alsmri.numerics.sampling import (
+    move_mask,
+    sample_moved_grid,
+    spline_coefficients,
+    spline_weights,
+)
 
 Float = NDArray[np.float64]
 Model = Literal["rigid", "eddy", "affine"]
@@ -239,28 +245,13 @@ def motion_parameters(rigid_world: ArrayLike, centre_mm: ArrayLike) -> Float:
 
 
 @kernel
-def _spline_weights(position: float, weights: Float, slopes: Float) -> int:
-    # cubic B-spline and its derivative at the four knots around `position`; returns the first
-    first = int(np.floor(position)) - 1
+def _spline_slopes(position: float, slopes: Float) -> None:
+    # derivatives of the four knots' weights around `position`, per voxel
     t = position - np.floor(position)
-    weights[0] = (1.0 - t) ** 3 / 6.0
-    weights[1] = 2.0 / 3.0 - t * t + 0.5 * t * t * t
-    weights[2] = 1.0 / 6.0 + 0.5 * t + 0.5 * t * t - 0.5 * t * t * t
-    weights[3] = t * t * t / 6.0
     slopes[0] = -0.5 * (1.0 - t) ** 2
     slopes[1] = -2.0 * t + 1.5 * t * t
     slopes[2] = 0.5 + t - 1.5 * t * t
     slopes[3] = 0.5 * t * t
-    return first
-
-
-@kernel
-def _mirror(index: int, size: int) -> int:
-    if index < 0:
-        index = -index
-    if index >= size:
-        index = 2 * (size - 1) - index
-    return min(max(index, 0), size - 1)
 
 
 @kernel
@@ -274,7 +265,9 @@ def _accumulate(
     sums: Float,
 ) -> None:
     # sums: 0 n, 1 oo, 2 op, 3 pp, then 12 o*dp, 12 p*dp, 78 dp*dp (upper triangle)
-    nx, ny, nz = coefficients.shape
+    top_x = float(coefficients.shape[0] - 2 * 2 - 1)  # sampling.PAD
+    top_y = float(coefficients.shape[1] - 2 * 2 - 1)
+    top_z = float(coefficients.shape[2] - 2 * 2 - 1)
     wx, wy, wz = np.empty(4), np.empty(4), np.empty(4)
     sx, sy, sz = np.empty(4), np.empty(4), np.empty(4)
     slope = np.empty(12)
@@ -284,27 +277,28 @@ def _accumulate(
         x = to_voxel[0, 0] * px + to_voxel[0, 1] * py + to_voxel[0, 2] * pz + to_voxel[0, 3]
         y = to_voxel[1, 0] * px + to_voxel[1, 1] * py + to_voxel[1, 2] * pz + to_voxel[1, 3]
         z = to_voxel[2, 0] * px + to_voxel[2, 1] * py + to_voxel[2, 2] * pz + to_voxel[2, 3]
-        if not (0.0 <= x <= nx - 1 and 0.0 <= y <= ny - 1 and 0.0 <= z <= nz - 1):
+        if not (0.0 <= x <= top_x and 0.0 <= y <= top_y and 0.0 <= z <= top_z):
             continue
-        ix, iy, iz = (
-            _spline_weights(x, wx, sx),
-            _spline_weights(y, wy, sy),
-            _spline_weights(z, wz, sz),
-        )
+        ix, iy, iz = spline_weights(x, wx), spline_weights(y, wy), spline_weights(z, wz)
+        _spline_slopes(x, sx)
+        _spline_slopes(y, sy)
+        _spline_slopes(z, sz)
         value = gx = gy = gz = 0.0
         for a in range(4):
-            ja = _mirror(ix + a, nx)
+            plane = plane_gy = plane_gz = 0.0
             for b in range(4):
-                jb = _mirror(iy + b, ny)
+                knots = coefficients[ix + a, iy + b]
                 line = line_slope = 0.0
                 for c in range(4):
-                    coefficient = coefficients[ja, jb, _mirror(iz + c, nz)]
-                    line += wz[c] * coefficient
-                    line_slope += sz[c] * coefficient
-                value += wx[a] * wy[b] * line
-                gx += sx[a] * wy[b] * line
-                gy += wx[a] * sy[b] * line
-                gz += wx[a] * wy[b] * line_slope
+                    line += wz[c] * knots[iz + c]
+                    line_slope += sz[c] * knots[iz + c]
+                plane += wy[b] * line
+                plane_gy += sy[b] * line
+                plane_gz += wy[b] * line_slope
+            value += wx[a] * plane
+            gx += sx[a] * plane
+            gy += wx[a] * plane_gy
+            gz += wx[a] * plane_gz
         for axis in range(3):
             g = (
                 gx * frame_to_voxel[0, axis]
@@ -448,7 +442,7 @@ def register_volume(
     index = np.argwhere(used).astype(np.float64)
     points = index @ frame.voxel_to_frame[:3, :3].T + frame.voxel_to_frame[:3, 3]
     misfit = _Misfit(
-        ndimage.spline_filter(target, order=3, mode="mirror"),
+        spline_coefficients(target),
         np.ascontiguousarray(points),
         np.ascontiguousarray(volume[used], dtype=np.float64),
         np.ascontiguousarray(weights[used], dtype=np.float64),
@@ -496,10 +490,7 @@ def sample_image(image: Float, here_to_image: Float, frame: ImageFrame) -> Float
     True
     """
     matrix = np.linalg.inv(frame.voxel_to_frame) @ here_to_image @ frame.voxel_to_frame
-    sampled: Float = ndimage.affine_transform(
-        image, matrix[:3, :3], matrix[:3, 3], order=3, mode="nearest", output=np.float64
-    )
-    return sampled
+    return sample_moved_grid(image, matrix, frame.shape)
 
 
 def resample_to_reference(volume: Float, reference_to_volume: Float, frame: ImageFrame) -> Float:
@@ -588,10 +579,7 @@ def mask_in_volume(
     True
     """
     matrix = np.linalg.inv(frame.voxel_to_frame) @ np.linalg.inv(transform) @ frame.voxel_to_frame
-    moved: NDArray[np.uint8] = ndimage.affine_transform(
-        mask.astype(np.uint8), matrix[:3, :3], matrix[:3, 3], order=0, output=np.uint8
-    )
-    return moved > 0
+    return move_mask(mask, matrix, frame.shape)
 
 
 def contrast_map(source: ArrayLike, goal: ArrayLike) -> tuple[Float, Float]:
