@@ -99,7 +99,8 @@ def main() -> None:
             print(f"| {step} | {seconds:.0f} |")
     dear = sum(s for step, s in times.items() if step.split(": ")[1] in DEAR)
     total = sum(times.values())
-    print(f"\nwall {wall_s:.0f} s, steps {total:.0f} s, peak {peak_gb:.2f} GB, second run {again_s:.1f} s")
+    print(f"\nwall {wall_s:.0f} s, steps {total:.0f} s, peak {peak_gb:.2f} GB")
+    print(f"second run {again_s:.1f} s")
     print(f"outside registration, denoising, correction and fitting: {1 - dear / total:.1%}")
 
 
