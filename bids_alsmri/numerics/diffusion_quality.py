@@ -567,7 +567,7 @@ def eddy_current_shift(
     Returns
     -------
     shift_mm : (N,) array
-        What a linear function of :math:`b\,g` explains, in mm; zeros for b=0 and where the
+        What a linear function of :math:`\sqrt{b}\,g` explains, in mm; zeros for b=0 and where the
         regression is not significant or has too few volumes.
 
     Raises
@@ -580,7 +580,8 @@ def eddy_current_shift(
     A constant field of an eddy current moves the whole image along phase encoding, as the head
     may do; but it is a linear function of the diffusion gradient while the head's motion is not
     (second-level model of Andersson and Sotiropoulos 2016,
-    doi:10.1016/j.neuroimage.2015.10.019). The F test has 3 and n - 4 degrees of freedom.
+    doi:10.1016/j.neuroimage.2015.10.019). The gradient's amplitude goes as :math:`\sqrt{b}`,
+    since all shells of a protocol share one timing. The F test has 3 and n - 4 degrees of freedom.
 
     Examples
     --------
@@ -602,7 +603,7 @@ def eddy_current_shift(
     explained = np.zeros(len(shifts))
     if n_weighted < 6:
         return explained
-    strength = gradients.b_values_s_mm2[weighted] / gradients.b_values_s_mm2.max()
+    strength = np.sqrt(gradients.b_values_s_mm2[weighted] / gradients.b_values_s_mm2.max())
     slopes = strength[:, np.newaxis] * gradients.directions_world[weighted]
     design = np.column_stack([slopes, np.ones(n_weighted)])
     beta, *_ = np.linalg.lstsq(design, shifts[weighted], rcond=None)

@@ -317,6 +317,18 @@ def test_eddy_shift_is_parted_from_motion_and_left_alone_without_it():
     assert_allclose(eddy_current_shift(motion, table, max_p_value=0.01), 0)
 
 
+@pytest.mark.parametrize("b_values", [(1000.0, 4000.0), (700.0, 2800.0)])
+def test_eddy_shift_grows_with_the_gradient_not_with_its_square(b_values):
+    # b = (gamma G delta)^2 (Delta - delta / 3): four times the b-value is twice the gradient
+    rng = np.random.default_rng(7)
+    directions = rng.standard_normal((40, 3))
+    directions /= np.linalg.norm(directions, axis=1)[:, np.newaxis]
+    table = GradientTable(np.repeat(b_values, 20), directions)
+    eddy = np.repeat([0.5, 1.0], 20) * (directions @ [1.0, -2.0, 0.5])
+    found = eddy_current_shift(eddy, table, max_p_value=0.01)
+    assert_allclose(found, eddy, atol=1e-9)  # mm; noise-free, so rounding alone
+
+
 def test_eddy_shift_keeps_its_error_rate_without_eddy_currents():
     rng = np.random.default_rng(6)
     directions = rng.standard_normal((20, 3))
