@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from bids_alsmri.pipelines.diffusion.runs import combine_runs, read_run
 from bids_alsmri.pipelines.diffusion.steps import (
     OrientationLimits,
     TensorChoices,
+    coverage_facts,
     denoise_series,
     draft_brain_mask,
     measure,
@@ -431,6 +433,7 @@ class ResampleInputSpec(NodeInputSpec):
     voxel_mm = traits.Float(mandatory=True, desc="edge of the voxels, mm; 0 for the series' own")
     margin_mm = traits.Float(mandatory=True, desc="kept around the brain, mm")
     interpolation = traits.Enum("cubic", "linear", mandatory=True, desc="interpolation")
+    definitions = File(exists=True, mandatory=True, desc="range of each measure of quality")
 
 
 class ResampleOutputSpec(SeriesOutputSpec):
@@ -464,6 +467,8 @@ class Resample(AlsInterface):
         write_image(data, place.grid.affine, self.file(runtime, "dwi.nii.gz"), space="aligned")
         write_image(mask, place.grid.affine, self.file(runtime, "mask.nii.gz"), space="aligned")
         files = tables.write_bids_gradients(turned, place.grid.affine, self.file(runtime, "dwi"))
+        definitions = json.loads(Path(self.inputs.definitions).read_text(encoding="utf-8"))
+        facts = coverage_facts(mask, place.mask, least=definitions["brain_coverage"]["low"])
         return self.give(
             runtime,
             {
@@ -472,7 +477,7 @@ class Resample(AlsInterface):
                 "table": turned.write(self.file(runtime, "table.json")),
                 "b_values": files[0],
                 "b_vectors": files[1],
-                "facts": write_facts(self.file(runtime, "facts.json"), {}),
+                "facts": write_facts(self.file(runtime, "facts.json"), facts),
             },
         )
 
@@ -590,6 +595,7 @@ class MeasureTissuesInputSpec(NodeInputSpec):
     gm = File(exists=True, mandatory=True, desc="probability of grey matter")
     wm = File(exists=True, mandatory=True, desc="probability of white matter")
     csf = File(exists=True, mandatory=True, desc="probability of cerebrospinal fluid")
+    mask = File(exists=True, mandatory=True, desc="brain that the series covers")
     min_probability = traits.Float(mandatory=True, desc="a voxel belongs to a tissue from here")
 
 
@@ -618,17 +624,19 @@ class MeasureTissues(AlsInterface):
             name: resample_like(Path(getattr(self.inputs, name)), maps["fa"])
             for name in ("gm", "wm", "csf")
         }
+        mask = read_image(Path(self.inputs.mask), ndim=3).data > 0
         units = {"fa": "1", "md": "mm2/s", "ad": "mm2/s", "rd": "mm2/s"}
         rows = measure_tissues(
             {name: (image.data, units[name]) for name, image in maps.items()},
             tissues,
+            mask,
             min_probability=self.inputs.min_probability,
         )
         table, figure = self.file(runtime, "tissues.tsv"), self.file(runtime, "histogram.svg")
         pd.DataFrame(rows).to_csv(table, sep="\t", index=False, na_rep="n/a", float_format="%.6g")
         drawn = draw_histograms(
             {
-                name: maps["fa"].data[probability >= self.inputs.min_probability]
+                name: maps["fa"].data[mask & (probability >= self.inputs.min_probability)]
                 for name, probability in tissues.items()
             },
             xlabel="fractional anisotropy",

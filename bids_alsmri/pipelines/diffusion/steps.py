@@ -219,7 +219,7 @@ def unring_series(
     table : SeriesTable
         Tells the slice axis and the partial Fourier factor.
     n_points : int
-        Sub-voxel shifts that are tried per voxel.
+        Neighbours on either side over which the variation of a voxel is summed.
     is_wanted : bool
         Whether it was asked for.
     n_threads : int
@@ -470,8 +470,41 @@ def require_overlap(overlap: float, least: float, name: str) -> None:
         )
 
 
+def coverage_facts(covered: NDArray[np.bool_], brain: NDArray[np.bool_], *, least: float) -> Facts:
+    """How much of the brain the series covers, and a warning where much is missing.
+
+    Parameters
+    ----------
+    covered : (X, Y, Z) array of bool
+        Brain that all volumes cover.
+    brain : (X, Y, Z) array of bool
+        The whole brain.
+    least : float
+        Share of the brain below which to warn, 0 to 1.
+
+    Returns
+    -------
+    dict
+        Measures and warnings.
+    """
+    n_brain = int(np.count_nonzero(brain))
+    share = float(np.count_nonzero(covered & brain) / n_brain) if n_brain else float("nan")
+    warnings = []
+    if share < least:
+        warnings.append(
+            f"The diffusion series covers {share:.0%} of the brain; expected at least {least:.0%}. "
+            "The rest does not enter the maps and tables, so values of tissues describe another "
+            "part of the brain than those of other participants: look where the series ends"
+        )
+    return {"measures": [measure("brain_coverage", share)], "warnings": warnings}
+
+
 def measure_tissues(
-    maps: Mapping[str, tuple[Float, str]], tissues: Mapping[str, Float], *, min_probability: float
+    maps: Mapping[str, tuple[Float, str]],
+    tissues: Mapping[str, Float],
+    mask: NDArray[np.bool_],
+    *,
+    min_probability: float,
 ) -> list[Facts]:
     """Maps summarised over tissues, in long form.
 
@@ -481,17 +514,19 @@ def measure_tissues(
         Map and unit by the name of the measure.
     tissues : mapping of array
         Probability of each tissue on the grid of the maps.
+    mask : (X, Y, Z) array of bool
+        Brain that the series covers; voxels outside it, or without a tensor, do not count.
     min_probability : float
         A voxel belongs to a tissue where its probability is at least this.
 
     Returns
     -------
     list of dict
-        Rows with region, measure, value, unit and number of voxels.
+        Rows with region, measure, value, unit and number of voxels that count.
     """
     labels = np.zeros(next(iter(tissues.values())).shape, dtype=np.int16)
     for index, probability in enumerate(tissues.values(), start=1):
-        labels[probability >= min_probability] = index
+        labels[mask & (probability >= min_probability)] = index
     rows = []
     for name, (values, unit) in maps.items():
         summary = summarise_regions(values, labels, labels=list(range(1, len(tissues) + 1)))

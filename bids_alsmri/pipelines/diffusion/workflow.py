@@ -61,7 +61,7 @@ def fit(graph: Graph, scan: Scan, cfg: DiffusionSettings) -> None:
     anatomy = align_to_anatomy(graph, cfg, means, draft)
     final = graph.step(
         "resample",
-        Resample(voxel_mm=cfg.voxel_mm, margin_mm=cfg.margin_mm, interpolation=cfg.interpolation),
+        resample(cfg),
         dwi=moved.dwi,
         table=series.table,
         motion=moved.motion,
@@ -76,7 +76,7 @@ def fit(graph: Graph, scan: Scan, cfg: DiffusionSettings) -> None:
     quality = graph.step(
         "quality",
         QualityTable(definitions=str(PIPELINE.folder / "quality.json")),
-        facts=[series.facts, quiet.facts, sharp.facts, moved.facts, tensor.facts, judged.facts],
+        facts=[step.facts for step in (series, quiet, sharp, moved, final, tensor, judged)],
     )
     graph.save("corrected_dwi", moved.dwi)
     graph.save("corrected_bval", series.b_values)
@@ -269,6 +269,7 @@ def apply(graph: Graph, scan: Scan, cfg: DiffusionSettings) -> None:
             gm=graph.from_pipeline("anatomical", "gm"),
             wm=graph.from_pipeline("anatomical", "wm"),
             csf=graph.from_pipeline("anatomical", "csf"),
+            mask=graph.saved("brain_mask"),
         )
         graph.save("tissue_stats", tissues.table)
         graph.figure("histogram", tissues.figure)
@@ -317,6 +318,16 @@ def correct_motion(cfg: DiffusionSettings, n_threads: int) -> CorrectMotion:
         radius_mm=cfg.displacement_radius_mm,
         eddy_shift_max_p=cfg.eddy_shift_max_p,
         n_threads=n_threads,
+    )
+
+
+def resample(cfg: DiffusionSettings) -> Resample:
+    """Node of the one interpolation."""
+    return Resample(
+        voxel_mm=cfg.voxel_mm,
+        margin_mm=cfg.margin_mm,
+        interpolation=cfg.interpolation,
+        definitions=str(PIPELINE.folder / "quality.json"),
     )
 
 

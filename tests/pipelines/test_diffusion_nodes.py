@@ -1,0 +1,108 @@
+"""Single nodes of the diffusion pipeline on images whose truth is known in closed form."""
+
+from __future__ import annotations
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose
+
+from bids_alsmri.interfaces.base import write_image
+from bids_alsmri.interfaces.registration import write_linear
+from bids_alsmri.pipelines.diffusion.interfaces import MeasureTissues, Resample
+from bids_alsmri.pipelines.diffusion.places import Motion, motion_columns
+from bids_alsmri.pipelines.diffusion.series import SeriesTable
+from bids_alsmri.pipelines.diffusion.steps import coverage_facts
+from bids_alsmri.pipelines.diffusion.workflow import PIPELINE
+
+TISSUES = ("gm", "wm", "csf")
+
+
+@pytest.fixture
+def half_covered(tmp_path, monkeypatch):
+    """White matter of FA 0.6 of which the series covers the upper half; maps are 0 below."""
+    monkeypatch.chdir(tmp_path)
+    affine = np.diag([2.0, 2, 2, 1])
+    covered = np.zeros((4, 4, 8), dtype=bool)
+    covered[..., 4:] = True
+    inputs = {"mask": covered.astype(np.uint8)}
+    inputs |= {name: np.where(covered, 0.6, 0.0) for name in ("fa", "md", "ad", "rd")}
+    # one voxel of the covered brain has no tensor
+    inputs["fa"][0, 0, 7] = np.nan
+    inputs |= {name: np.full(covered.shape, 0.9 if name == "wm" else 0.05) for name in TISSUES}
+    for name, values in inputs.items():
+        nib.Nifti1Image(values.astype(np.float32), affine).to_filename(f"{name}.nii.gz")
+    return {name: str(tmp_path / f"{name}.nii.gz") for name in inputs}
+
+
+def test_brain_that_the_series_does_not_cover_does_not_count_in_tissues(half_covered):
+    MeasureTissues(**half_covered, min_probability=0.8).run()
+    table = pd.read_csv("tissues.tsv", sep="\t").set_index(["region", "measure"])
+    assert_allclose(table.loc[("wm", "fa_mean"), "value"], 0.6, rtol=1e-6)  # float32
+    assert_allclose(table.loc[("wm", "md_median"), "value"], 0.6, rtol=1e-6)
+
+
+def test_table_of_tissues_tells_how_many_voxels_count(half_covered):
+    MeasureTissues(**half_covered, min_probability=0.8).run()
+    table = pd.read_csv("tissues.tsv", sep="\t").set_index(["region", "measure"])
+    assert table.loc[("wm", "fa_mean"), "n"] == 4 * 4 * 4 - 1
+    assert table.loc[("wm", "md_mean"), "n"] == 4 * 4 * 4
+
+
+def test_histogram_shows_only_voxels_that_count(half_covered, monkeypatch):
+    from bids_alsmri.reports import figures
+
+    shown = {}
+    draw = figures.draw_histograms
+
+    def spy(values_by_tissue, **words):
+        shown.update(values_by_tissue)
+        return draw(values_by_tissue, **words)
+
+    monkeypatch.setattr(figures, "draw_histograms", spy)
+    MeasureTissues(**half_covered, min_probability=0.8).run()
+    assert_allclose(shown["wm"][np.isfinite(shown["wm"])], 0.6, rtol=1e-6)  # float32
+
+
+def test_share_of_the_brain_outside_the_field_of_view_is_measured_and_warned_of(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    affine = np.diag([2.0, 2, 2, 1])
+    brain = np.zeros((12, 12, 12), dtype=np.uint8)
+    brain[2:10, 2:10, 2:10] = 1
+    write_image(brain, affine, tmp_path / "brain.nii.gz")
+    # the series starts two slices above the lower end of a brain of eight
+    lifted = affine.copy()
+    lifted[2, 3] = 2 * 4
+    write_image(np.ones((12, 12, 8, 2), np.float32), lifted, tmp_path / "dwi.nii.gz")
+    write_image(brain[..., 4:], lifted, tmp_path / "b0_brain.nii.gz")
+    write_linear(np.eye(4), tmp_path / "rigid.txt")
+    still = np.tile(np.eye(4), (2, 1, 1))
+    pd.DataFrame(motion_columns(Motion(still, still))).to_csv("motion.tsv", sep="\t", index=False)
+    table = SeriesTable(
+        [0.0, 1000.0], [[0, 0, 0], [1, 0, 0]], 1, 2, True, None, None, None, [], []
+    ).write(tmp_path / "table.json")
+    Resample(
+        dwi=str(tmp_path / "dwi.nii.gz"),
+        table=str(table),
+        motion=str(tmp_path / "motion.tsv"),
+        reference_to_anatomy=str(tmp_path / "rigid.txt"),
+        anatomical_mask=str(tmp_path / "brain.nii.gz"),
+        reference_mask=str(tmp_path / "b0_brain.nii.gz"),
+        voxel_mm=0,
+        margin_mm=2,
+        interpolation="linear",
+        definitions=str(PIPELINE.folder / "quality.json"),
+    ).run()
+    facts = json.loads((tmp_path / "facts.json").read_text())
+    assert facts["measures"] == [{"measure": "brain_coverage", "value": 0.75}]
+    assert "covers 75% of the brain; expected at least 95%" in facts["warnings"][0]
+
+
+def test_series_that_covers_nearly_all_of_the_brain_is_not_warned_of():
+    brain = np.ones(100, dtype=bool)
+    assert coverage_facts(np.arange(100) >= 4, brain, least=0.95)["warnings"] == []
