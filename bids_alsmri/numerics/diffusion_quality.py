@@ -334,7 +334,7 @@ class OrientationCheck:
     names : tuple of str
         One per candidate, such as "x negated"; the table as given is first.
     matrices : (24, 3, 3) array
-        What each candidate does to vectors along image axes.
+        What each candidate does to the vectors of the bvec file.
     mean_length_mm : (24,) array
         Mean length of the streamlines, in mm: the coherence index.
     best : int
@@ -362,7 +362,7 @@ def _candidates() -> tuple[tuple[str, ...], FloatArray]:
                 said.append("axes in the order " + "".join("xyz"[axis] for axis in order))
             if min(flip) < 0:
                 said.append(f"{'xyz'[flip.index(-1)]} negated")
-            names.append(", ".join(said) or "as given")
+            names.append(", then ".join(said) or "as given")
             matrices.append(np.diag(flip).astype(np.float64) @ np.eye(3)[list(order)])
     return tuple(names), np.array(matrices)
 
@@ -441,6 +441,7 @@ def check_gradient_orientation(
     fa: NDArray[np.floating],
     affine: ArrayLike,
     *,
+    bvec_to_world: ArrayLike,
     min_fa: float,
     max_bend_deg: float,
     min_gain: float,
@@ -456,6 +457,10 @@ def check_gradient_orientation(
         Fractional anisotropy.
     affine : (4, 4) array_like
         Of both images, in mm.
+    bvec_to_world : (3, 3) array_like
+        Rotation, with its reflection, from the frame of the bvec file in question to the world of
+        the images. Image axes do not tell it: BIDS negates x where the determinant of the series'
+        affine is positive, and the images may lie on another grid than the series.
     min_fa : float
         Fibres are followed where FA is at least this, 0 to 1.
     max_bend_deg : float
@@ -468,7 +473,7 @@ def check_gradient_orientation(
     Returns
     -------
     OrientationCheck
-        All 24 candidates; `warning` says what to do.
+        All 24 candidates; `warning` says what to do to the bvec file.
 
     Raises
     ------
@@ -491,12 +496,19 @@ def check_gradient_orientation(
     >>> v1[..., 0] = 1
     >>> check = check_gradient_orientation(
     ...     v1, np.pad(np.ones((9, 1, 1)), ((0, 0), (1, 1), (1, 1))), np.eye(4),
+    ...     bvec_to_world=np.diag([-1, 1, 1]),
     ...     min_fa=0.2, max_bend_deg=45, min_gain=0.1, n_seeds=100,
     ... )
     >>> check.warning, check.names[8], check.mean_length_mm[0] > 3 * check.mean_length_mm[8]
     ('', 'axes in the order yxz', np.True_)
     """
     matrix = as_float("affine", affine, ndim=2)
+    frame = as_float("bvec_to_world", bvec_to_world, ndim=2)
+    if frame.shape != (3, 3) or not np.allclose(frame @ frame.T, np.eye(3), atol=1e-4):
+        raise NumericsError(
+            f"bvec_to_world of shape {frame.shape} is no rotation; give the orthogonal (3, 3) "
+            "matrix that turns vectors of the bvec file into the world of the images"
+        )
     if v1_world.shape != (*fa.shape, 3) or fa.ndim != 3 or matrix.shape != (4, 4):
         raise NumericsError(
             f"v1_world has shape {v1_world.shape}, fa {fa.shape} and affine {matrix.shape}; "
@@ -515,20 +527,21 @@ def check_gradient_orientation(
     axes = rotation_part(matrix[:3, :3] / sizes_mm)
     along_axes = np.where(inside[..., np.newaxis], v1_world, 0.0).astype(np.float64) @ axes
     names, matrices = _candidates()
+    file_to_axes = axes.T @ frame
     lengths_mm = np.array(
         [
             step_mm
             * _mean_steps(
                 along_axes,
                 inside,
-                turn,
+                np.ascontiguousarray(file_to_axes @ change @ file_to_axes.T),
                 seeds,
                 sizes_mm,
                 step_mm,
                 int(200 / step_mm),
                 float(np.cos(np.radians(max_bend_deg))),
             )
-            for turn in matrices
+            for change in matrices
         ]
     )
     return _judged(names, matrices, lengths_mm, min_gain)
@@ -543,7 +556,7 @@ def _judged(
     if gain > min_gain:
         warning = (
             f"Fibres are {100 * gain:.0f} % longer ({lengths_mm[best]:.1f} against "
-            f"{lengths_mm[_IDENTITY]:.1f} mm) with the b-vectors' {names[best]}. The bvec file is "
+            f"{lengths_mm[_IDENTITY]:.1f} mm) with the bvec file's {names[best]}. The bvec file is "
             "probably not in the BIDS frame: convert the scans again or correct it. FA and MD "
             "hardly depend on it, directions do."
         )

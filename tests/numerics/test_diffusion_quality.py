@@ -197,9 +197,22 @@ def oblique_grid(mirror):
     return affine, turn * [-1 if mirror else 1, 1, 1]
 
 
-def judge(v1, fa, affine):
+def bids_frame(affine):
+    """Frame of a bvec file: image axes, x negated where the determinant is positive."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return axes * [-np.sign(np.linalg.det(axes)), 1, 1]
+
+
+def judge(v1, fa, affine, frame=None):
     return check_gradient_orientation(
-        v1, fa, affine, min_fa=0.3, max_bend_deg=45, min_gain=0.1, n_seeds=2000
+        v1,
+        fa,
+        affine,
+        bvec_to_world=bids_frame(affine) if frame is None else frame,
+        min_fa=0.3,
+        max_bend_deg=45,
+        min_gain=0.1,
+        n_seeds=2000,
     )
 
 
@@ -237,15 +250,34 @@ FAULTS = {
 @pytest.mark.parametrize("mirror", [False, True])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_planted_fault_is_found_and_its_cure_named(bundles, mirror, fault):
-    affine, axes, fa, v1 = bundles[mirror]
-    # the fault happens along image axes; the tensor follows its b-vectors
-    faulty = (v1 @ axes) @ FAULTS[fault].T @ axes.T
+    affine, _, fa, v1 = bundles[mirror]
+    # the fault happens in the file; the tensor follows its b-vectors
+    frame = bids_frame(affine)
+    faulty = (v1 @ frame) @ FAULTS[fault].T @ frame.T
     found = judge(faulty, fa, affine)
     cured = found.matrices[found.best] @ FAULTS[fault]
     # the cure undoes the fault up to the sign that an axis does not have
     assert_allclose(np.abs(np.trace(cured)), 3, atol=1e-12)
     assert found.names[found.best] in found.warning
     assert "bvec file is probably not in the BIDS frame" in found.warning
+
+
+@pytest.mark.parametrize("fault", ["x and y swapped", "y negated", "turned round"])
+def test_cure_is_that_of_the_file_where_the_maps_lie_on_other_axes(bundles, fault):
+    affine, _, fa, v1 = bundles[True]
+    # a series stored along other axes than the T1w, and turned a little against it
+    turn = Rotation.from_rotvec([0.1, -0.05, 0.2]).as_matrix()
+    frame = turn @ np.eye(3)[[2, 0, 1]] * [-1, 1, 1]
+    faulty = (v1 @ frame) @ FAULTS[fault].T @ frame.T
+    found = judge(faulty, fa, affine, frame)
+    cured = found.matrices[found.best] @ FAULTS[fault]
+    assert_allclose(np.abs(np.trace(cured)), 3, atol=1e-12)
+
+
+def test_frame_that_is_no_rotation_is_refused(bundles):
+    affine, _, fa, v1 = bundles[False]
+    with pytest.raises(NumericsError, match=r"bvec_to_world of shape \(3, 3\) is no rotation"):
+        judge(v1, fa, affine, affine[:3, :3])
 
 
 def test_faulty_table_in_a_refit_gives_the_same_answer_as_turning_the_field(bundles):

@@ -9,13 +9,21 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
+from scipy.spatial.transform import Rotation
 
 from bids_alsmri.interfaces.base import write_image
 from bids_alsmri.interfaces.registration import write_linear
+from bids_alsmri.numerics.gradients import bvecs_to_world
 from bids_alsmri.pipelines.diffusion.interfaces import MeasureTissues, Resample
-from bids_alsmri.pipelines.diffusion.places import Motion, motion_columns
+from bids_alsmri.pipelines.diffusion.places import (
+    Motion,
+    Place,
+    bvec_frame,
+    motion_columns,
+    turned_table,
+)
 from bids_alsmri.pipelines.diffusion.series import SeriesTable
-from bids_alsmri.pipelines.diffusion.steps import coverage_facts
+from bids_alsmri.pipelines.diffusion.steps import Grid, coverage_facts
 from bids_alsmri.pipelines.diffusion.workflow import PIPELINE
 
 TISSUES = ("gm", "wm", "csf")
@@ -106,3 +114,32 @@ def test_share_of_the_brain_outside_the_field_of_view_is_measured_and_warned_of(
 def test_series_that_covers_nearly_all_of_the_brain_is_not_warned_of():
     brain = np.ones(100, dtype=bool)
     assert coverage_facts(np.arange(100) >= 4, brain, least=0.95)["warnings"] == []
+
+
+@pytest.mark.parametrize("x_mm", [-2.0, 2.0])
+def test_frame_of_the_bvec_file_gives_the_directions_that_the_fit_takes(tmp_path, x_mm):
+    affine = np.diag([x_mm, 2, 2, 1])
+    write_image(np.ones((2, 2, 2, 2), np.float32), affine, tmp_path / "dwi.nii.gz")
+    rigid = np.eye(4)
+    rigid[:3, :3] = Rotation.from_rotvec([1.2, -0.4, 0.3]).as_matrix()
+    write_linear(rigid, tmp_path / "rigid.txt")
+    b_vectors = np.eye(3)
+    table = SeriesTable(
+        [1000.0] * 3,
+        bvecs_to_world(b_vectors, affine).tolist(),
+        1,
+        2,
+        True,
+        None,
+        None,
+        None,
+        [],
+        [],
+    )
+    still = np.tile(np.eye(4), (3, 1, 1))
+    one = np.ones((1, 1, 1), dtype=bool)
+    place = Place(Grid(one.shape, np.eye(4)), one, one, np.zeros((1, 3)), rigid)
+    expected = turned_table(table, Motion(still, still), place).directions_world
+    frame = bvec_frame(tmp_path / "dwi.nii.gz", tmp_path / "rigid.txt")
+    # the transform is read in single precision
+    assert_allclose(b_vectors @ frame.T, expected, atol=1e-7)

@@ -21,6 +21,7 @@ from bids_alsmri.pipelines.diffusion.motion import (
     outlier_table,
 )
 from bids_alsmri.pipelines.diffusion.places import (
+    bvec_frame,
     output_place,
     read_motion,
     resample_like,
@@ -498,6 +499,8 @@ class FitTensorInputSpec(TensorInputSpec):
     dwi = File(exists=True, mandatory=True, desc="resampled series")
     table = File(exists=True, mandatory=True, desc="its table")
     mask = File(exists=True, mandatory=True, desc="brain mask")
+    acquired = File(exists=True, mandatory=True, desc="series that the bvec file goes with")
+    reference_to_anatomy = File(exists=True, desc="rigid transform of the b=0 to the T1w, ITK")
     min_fa = traits.Float(mandatory=True, desc="FA from which fibres are followed")
     max_bend_deg = traits.Float(mandatory=True, desc="largest bend of a fibre, degrees")
     min_gain = traits.Float(mandatory=True, desc="gain that makes a table suspect")
@@ -530,10 +533,20 @@ class FitTensor(AlsInterface):
         limits = OrientationLimits(
             self.inputs.min_fa, self.inputs.max_bend_deg, self.inputs.min_gain, self.inputs.n_seeds
         )
+        frame = bvec_frame(
+            Path(self.inputs.acquired), optional_path(self.inputs.reference_to_anatomy)
+        )
         with concerning(image.path):
             fit = choices.fit(image.data, mask, table)
             facts = tensor_facts(
-                fit, image.data, mask, image.affine, table, choices=choices, limits=limits
+                fit,
+                image.data,
+                mask,
+                image.affine,
+                table,
+                bvec_to_world=frame,
+                choices=choices,
+                limits=limits,
             )
         results = {}
         for name in ("fa", "md", "ad", "rd", "v1"):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bids_alsmri.interfaces.base import ImageData, read_image, write_image
 from bids_alsmri.interfaces.registration import compose_to_field, read_linear
-from bids_alsmri.numerics.gradients import rotate_directions
+from bids_alsmri.numerics.gradients import bvecs_to_world, rotate_directions, rotation_part
 from bids_alsmri.numerics.resampling import grid_points, points_to_volume, resample_series
 from bids_alsmri.pipelines.diffusion.series import SeriesTable
 from bids_alsmri.pipelines.diffusion.steps import Grid, TensorChoices, brain_grid
@@ -179,6 +179,30 @@ def resample_like(path: Path, grid: Grid | ImageData) -> NDArray[np.floating[Any
         image.data, matrix[:3, :3], matrix[:3, 3], output_shape=shape[:3], order=1
     )
     return resampled
+
+
+def bvec_frame(series: Path, reference_to_anatomy: Path | None) -> Array:
+    """Rotation from the frame of a series' bvec file to the world of the output grid.
+
+    Parameters
+    ----------
+    series : Path
+        The series as acquired; only its affine counts.
+    reference_to_anatomy : Path or None
+        Transform that resamples the b=0 onto the T1w.
+
+    Returns
+    -------
+    (3, 3) array
+        Orthogonal, with a reflection where the affine has one; motion of the head is left aside.
+    """
+    import nibabel as nib
+
+    image: Any = nib.load(series)
+    to_scanner = bvecs_to_world(np.eye(3), image.affine).T
+    if reference_to_anatomy is None:
+        return to_scanner
+    return rotation_part(read_linear(reference_to_anatomy)[:3, :3]).T @ to_scanner
 
 
 def template_place(template: str, resolution_mm: float, chain: list[Path], way: Path) -> Place:

@@ -392,6 +392,7 @@ def tensor_facts(
     affine: Float,
     table: SeriesTable,
     *,
+    bvec_to_world: Float,
     choices: TensorChoices,
     limits: OrientationLimits,
 ) -> Facts:
@@ -409,6 +410,8 @@ def tensor_facts(
         Of the grid.
     table : SeriesTable
         Weighting of the series.
+    bvec_to_world : (3, 3) array
+        From the frame of the acquired series' bvec file to the world of the grid.
     choices : TensorChoices
         How it was fitted.
     limits : OrientationLimits
@@ -427,6 +430,7 @@ def tensor_facts(
         fit.v1,
         np.where(mask, fit.fa, 0),
         affine,
+        bvec_to_world=bvec_to_world,
         min_fa=limits.min_fa,
         max_bend_deg=limits.max_bend_deg,
         min_gain=limits.min_gain,

@@ -70,7 +70,13 @@ def fit(graph: Graph, scan: Scan, cfg: DiffusionSettings) -> None:
         anatomical_mask=graph.from_pipeline("anatomical", "brain_mask"),
     )
     tensor = graph.step(
-        "fit_tensor", fit_tensor(cfg), dwi=final.dwi, table=final.table, mask=final.mask
+        "fit_tensor",
+        fit_tensor(cfg),
+        dwi=final.dwi,
+        table=final.table,
+        mask=final.mask,
+        acquired=series.dwi,
+        reference_to_anatomy=anatomy.transform if anatomy else None,
     )
     judged = anatomy or align_to_template(graph, cfg, tensor)
     quality = graph.step(
