@@ -198,7 +198,7 @@ class DrawDenoisingInputSpec(NodeInputSpec):
     after = File(exists=True, mandatory=True, desc="series after")
     noise = File(exists=True, mandatory=True, desc="standard deviation of the noise")
     mask = File(exists=True, mandatory=True, desc="brain")
-    volume = traits.Int(mandatory=True, desc="volume that is shown; counts from the end if < 0")
+    volume = traits.Int(mandatory=True, desc="volume that is shown, from 0")
     unit = traits.Str(mandatory=True, desc="unit of the signal")
 
 

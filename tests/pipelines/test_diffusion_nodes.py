@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from bids_alsmri.interfaces.base import write_image
 from bids_alsmri.interfaces.registration import write_linear
 from bids_alsmri.numerics.gradients import bvecs_to_world
-from bids_alsmri.pipelines.diffusion.interfaces import MeasureTissues, Resample
+from bids_alsmri.pipelines.diffusion.interfaces import Denoise, MeasureTissues, Resample
 from bids_alsmri.pipelines.diffusion.places import (
     Motion,
     Place,
@@ -143,3 +143,29 @@ def test_frame_of_the_bvec_file_gives_the_directions_that_the_fit_takes(tmp_path
     frame = bvec_frame(tmp_path / "dwi.nii.gz", tmp_path / "rigid.txt")
     # the transform is read in single precision
     assert_allclose(b_vectors @ frame.T, expected, atol=1e-7)
+
+
+def test_figure_of_denoising_shows_a_weighted_volume_where_the_series_ends_with_b0(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    signal = np.random.default_rng(0).normal(100, 5, (6, 6, 6, 8)).astype(np.float32)
+    write_image(signal, np.diag([2.0, 2, 2, 1]), tmp_path / "dwi.nii.gz")
+    write_image(np.ones((6, 6, 6), np.uint8), np.diag([2.0, 2, 2, 1]), tmp_path / "mask.nii.gz")
+    is_weighted = [0, 1, 1, 1, 1, 1, 0, 0]
+    table = SeriesTable(
+        [1000.0 * w for w in is_weighted],
+        [[float(w), 0, 0] for w in is_weighted],
+        *(1, 2, True, None, None, None, [], []),
+    ).write(tmp_path / "table.json")
+    found = Denoise(
+        dwi=str(tmp_path / "dwi.nii.gz"),
+        table=str(table),
+        mask=str(tmp_path / "mask.nii.gz"),
+        method="off",
+        patch_radius=0,
+        patch_step=1,
+        noise_smoothing_voxels=0.0,
+        n_threads=1,
+    ).run()
+    assert found.outputs.shown_volume == 5

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from nipype.interfaces.base import File, InputMultiObject, traits
 
@@ -182,6 +183,7 @@ class DenoiseOutputSpec(NodeOutputSpec):
 
     dwi = File(exists=True, desc="denoised series")
     noise = File(exists=True, desc="standard deviation of the noise")
+    shown_volume = traits.Int(desc="last diffusion-weighted volume, for the figure")
     facts = File(exists=True, desc="findings, JSON")
 
 
@@ -214,6 +216,7 @@ class Denoise(AlsInterface):
             {
                 "dwi": self.file(runtime, "dwi.nii.gz"),
                 "noise": self.file(runtime, "noise.nii.gz"),
+                "shown_volume": int(np.flatnonzero(~table.is_b0)[-1]),
                 "facts": write_facts(self.file(runtime, "facts.json"), facts),
             },
         )

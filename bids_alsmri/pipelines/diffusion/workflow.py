@@ -206,11 +206,12 @@ def draw_fit(
     """Draw the figures of the estimation."""
     denoising = graph.step(
         "draw_denoising",
-        DrawDenoising(volume=-1, unit="arbitrary"),
+        DrawDenoising(unit="arbitrary"),
         before=series.dwi,
         after=quiet.dwi,
         noise=quiet.noise,
         mask=draft.mask,
+        volume=quiet.shown_volume,
     )
     correction = graph.step(
         "draw_correction",
