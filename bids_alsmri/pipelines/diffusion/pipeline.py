@@ -421,8 +421,9 @@ class DiffusionSettings(SettingsModel):
         paper="ols",
         source="veraart2013",
         paper_source="elmendili2022",
-        help="Estimator of the tensor: least squares weighted by the fit, by the signal, or not at "
-        "all (as FSL's dtifit), or robust against outliers.",
+        help="Estimator of the tensor: least squares unweighted (ols, as FSL's dtifit), weighted "
+        "by the signal that the ols fit predicts (wls), once more by that of the wls fit (iwls), "
+        "or weighted without outliers (robust).",
     )
     tensor_max_b_s_mm2: float = setting(
         1500.0,
@@ -437,7 +438,7 @@ class DiffusionSettings(SettingsModel):
         unit="SD",
         gt=0,
         le=20,
-        source="chang2005",
+        source="collier2015",
         help="For robust: residuals beyond it are left out.",
     )
     tract_min_fa: float = setting(
