@@ -3,8 +3,10 @@
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from bids_alsmri.errors import DataError, SettingsError
+from bids_alsmri.spaces import templates
 from bids_alsmri.spaces.templates import EMBEDDED_TEMPLATE, get_template
 
 
@@ -54,6 +56,45 @@ def test_brain_stays_in_place_at_any_resolution(resolution_mm, embedded):
     other = get_template(EMBEDDED_TEMPLATE, resolution_mm, environment={})
     # A quarter of the coarser voxel.
     np.testing.assert_allclose(centre(other), centre(embedded), atol=1.0)
+
+
+@pytest.mark.slow
+def test_embedded_brain_is_that_of_nilearns_own_function(embedded):
+    datasets = pytest.importorskip("nilearn.datasets")
+    theirs = datasets.load_mni152_template(resolution=1)
+    ours = get_template(EMBEDDED_TEMPLATE, 1.0, environment={})
+    inside = np.asarray(ours.mask.dataobj) > 0
+    np.testing.assert_array_equal(
+        np.asarray(ours.t1w.dataobj)[inside], np.asarray(theirs.dataobj)[inside]
+    )
+    np.testing.assert_array_equal(ours.t1w.affine, theirs.affine)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_mask_is_closed_and_filled_as_scipy_does(seed):
+    noise = np.random.default_rng(seed).standard_normal((30, 34, 28))
+    mask = ndimage.gaussian_filter(noise, 2) > 0.03
+    closed = ndimage.binary_closing(np.pad(mask, 5), iterations=4)
+    labels, _ = ndimage.label(ndimage.binary_fill_holes(closed)[5:-5, 5:-5, 5:-5])
+    largest = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
+    np.testing.assert_array_equal(templates._filled(mask), largest)
+
+
+@pytest.mark.parametrize("resolution_mm", [1.5, 2.0, 3.0])
+@pytest.mark.parametrize("low", [0, 9])
+def test_maps_are_resampled_as_scipy_does(resolution_mm, low):
+    array = np.zeros((31, 30, 29), np.float32)
+    array[low:20, low:22, low:20] = np.random.default_rng(0).random((20, 22, 20))[low:, low:, low:]
+    sigma = np.sqrt(resolution_mm**2 - 1) / 2.355
+    shape = tuple(int(np.ceil(n / resolution_mm)) for n in array.shape)
+    expected = ndimage.affine_transform(
+        ndimage.gaussian_filter(array, sigma),
+        np.diag([resolution_mm] * 3),
+        output_shape=shape,
+        order=1,
+    )
+    found, _ = templates._resampled(array, np.eye(4), resolution_mm)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_templateflow_files_are_used_where_present(tmp_path):
