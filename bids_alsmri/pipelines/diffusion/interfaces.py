@@ -228,8 +228,8 @@ class UnringInputSpec(NodeInputSpec):
     dwi = File(exists=True, mandatory=True, desc="series")
     table = File(exists=True, mandatory=True, desc="its table")
     is_wanted = traits.Bool(mandatory=True, desc="whether to do it")
-    n_points = traits.Int(mandatory=True, desc="sub-voxel shifts tried")
-    n_threads = traits.Int(mandatory=True, nohash=True, desc="processes")
+    n_points = traits.Int(mandatory=True, desc="neighbours in the variation")
+    n_threads = traits.Int(mandatory=True, nohash=True, desc="slices at a time")
 
 
 class CorrectedOutputSpec(NodeOutputSpec):

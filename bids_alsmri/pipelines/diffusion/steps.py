@@ -28,6 +28,7 @@ from bids_alsmri.numerics.gradients import (
 )
 from bids_alsmri.numerics.regions import summarise_regions
 from bids_alsmri.numerics.resampling import resolution_grid
+from bids_alsmri.numerics.unringing import remove_ringing
 from bids_alsmri.pipelines.diffusion.series import SeriesTable
 
 Float = NDArray[np.floating[Any]]
@@ -223,7 +224,7 @@ def unring_series(
     is_wanted : bool
         Whether it was asked for.
     n_threads : int
-        Threads.
+        Slices worked on at once.
 
     Returns
     -------
@@ -234,12 +235,10 @@ def unring_series(
 
     Notes
     -----
-    Local subvoxel shifts (Kellner 2016, doi:10.1002/mrm.26054), by dipy. The method presumes a
-    symmetric k-space: with partial Fourier the ringing has another period along the phase axis
+    Local subvoxel shifts (Kellner 2016, doi:10.1002/mrm.26054). The method presumes a symmetric
+    k-space: with partial Fourier the ringing has another period along the phase axis
     (Lee 2021, doi:10.1002/mrm.28830), so the step is left out there.
     """
-    from dipy.denoise.gibbs import gibbs_removal
-
     if not is_wanted:
         return data, {"notes": ["Gibbs ringing was left in (setting)"]}
     if table.partial_fourier is not None and table.partial_fourier < 1:
@@ -255,14 +254,10 @@ def unring_series(
             "Gibbs ringing was taken off on the assumption of a full k-space: the sidecar "
             "lacks PartialFourier"
         ]
-    cleaned = gibbs_removal(
-        data,
-        slice_axis=table.slice_axis,
-        n_points=n_points,
-        inplace=False,
-        num_processes=n_threads,
+    cleaned = remove_ringing(
+        data, slice_axis=table.slice_axis, n_points=n_points, threads=n_threads
     )
-    return np.maximum(cleaned, 0).astype(np.float32), {"notes": notes}
+    return cleaned.astype(np.float32, copy=False), {"notes": notes}
 
 
 @dataclass(frozen=True)
