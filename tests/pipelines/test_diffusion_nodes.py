@@ -23,7 +23,7 @@ from bids_alsmri.pipelines.diffusion.places import (
     turned_table,
 )
 from bids_alsmri.pipelines.diffusion.series import SeriesTable
-from bids_alsmri.pipelines.diffusion.steps import Grid, coverage_facts
+from bids_alsmri.pipelines.diffusion.steps import Grid, coverage_facts, draft_brain_mask
 from bids_alsmri.pipelines.diffusion.workflow import PIPELINE
 
 TISSUES = ("gm", "wm", "csf")
@@ -169,3 +169,14 @@ def test_figure_of_denoising_shows_a_weighted_volume_where_the_series_ends_with_
         n_threads=1,
     ).run()
     assert found.outputs.shown_volume == 5
+
+
+@pytest.mark.parametrize("passes", [1, 4])
+def test_rough_brain_mask_is_that_of_dipy(passes):
+    mask_module = pytest.importorskip("dipy.segment.mask")
+    rng = np.random.default_rng(3)
+    distance = np.linalg.norm(np.indices((20, 22, 18)).T - [10, 11, 9], axis=-1).T
+    b0 = (np.where(distance < 7, 900, 40) + rng.normal(0, 30, distance.shape)).astype(np.float32)
+    _, expected = mask_module.median_otsu(b0, median_radius=2, numpass=passes, dilate=1)
+    found = draft_brain_mask(b0, median_radius=2, passes=passes)
+    np.testing.assert_array_equal(found, expected)
