@@ -48,6 +48,7 @@ Predict = Callable[[int], Float]
 T = TypeVar("T")
 
 N_SAMPLES = 2000  # voxels that choose the covariance
+BORDER_TOLERANCE = 1e-3  # voxels by which a layer may miss a margin and still be within it
 MIN_REGRESSED = 8  # volumes from which four coefficients are told with an error below half
 
 
@@ -68,7 +69,8 @@ class EddySettings:
     mask_margin_mm : float
         Voxels this far outside the brain still count where the contrast is the same.
     contrast_margin_mm : float
-        Voxels this near to the brain's border do not count where the contrast differs.
+        Voxels this near to the brain's border do not count where the contrast differs; above 0, its
+        outermost layer never does.
     contrast_fwhm_mm : float
         Smoothing where the contrast differs.
     shading_fwhm_mm : float
@@ -263,10 +265,16 @@ def _in_volume(image: Float, transform: Float, frame: ImageFrame) -> Float:
 
 
 def _moved_border(mask: NDArray[np.bool_], outward_mm: float, frame: ImageFrame) -> Any:
+    # distances are between voxel centres, so a layer lies at a voxel's edge length; that length
+    # differs by rounding between headers, and large voxels lose their outer layer all the same
     spacing_mm = np.linalg.norm(frame.voxel_to_frame[:3, :3], axis=0)
-    if outward_mm >= 0:
-        return ndimage.distance_transform_edt(~mask, sampling=spacing_mm) <= outward_mm
-    inner = ndimage.distance_transform_edt(mask, sampling=spacing_mm) > -outward_mm
+    slack_mm = BORDER_TOLERANCE * float(spacing_mm.min())
+    if outward_mm == 0:
+        return mask
+    if outward_mm > 0:
+        return ndimage.distance_transform_edt(~mask, sampling=spacing_mm) <= outward_mm + slack_mm
+    inner = ndimage.distance_transform_edt(mask, sampling=spacing_mm) > slack_mm - outward_mm
+    inner &= ndimage.binary_erosion(mask, border_value=1)
     return inner if inner.any() else mask
 
 

@@ -9,7 +9,12 @@ from scipy.spatial.transform import Rotation
 
 from bids_alsmri.errors import NumericsError
 from bids_alsmri.numerics.direction_prediction import direction_covariance, leave_one_out_weights
-from bids_alsmri.numerics.eddy import EddySettings, correct_series, register_to_b0
+from bids_alsmri.numerics.eddy import (
+    EddySettings,
+    _moved_border,
+    correct_series,
+    register_to_b0,
+)
 from bids_alsmri.numerics.outliers import multiband_groups
 from bids_alsmri.numerics.volume_registration import (
     contrast_map,
@@ -457,6 +462,34 @@ def test_contrast_map_recovers_a_curve():
     knots, values = contrast_map(source, goal)
     # about 800 voxels per knot leave 0.004 of the noise; the rest is the straight pieces' bend
     assert_allclose(values[1:-1], np.sin(knots[1:-1] / 2), atol=0.03)
+
+
+def layers_off(edge_mm, margin_mm):
+    frame = image_frame(np.diag([-edge_mm, edge_mm, edge_mm, 1]), (20, 20, 20))
+    mask = np.pad(np.ones((16, 16, 16), dtype=bool), 2)
+    kept = _moved_border(mask, -margin_mm, frame)
+    return (16 - round(kept.sum() ** (1 / 3))) / 2
+
+
+@pytest.mark.parametrize("edge_mm", [2.0, 2.5, 2.9999998, 3.0, 3.0000002, 3.5, 4.0])
+def test_border_of_3_mm_is_one_layer_of_common_voxels(edge_mm):
+    assert layers_off(edge_mm, 3.0) == 1
+
+
+def test_border_counts_whole_layers_of_small_voxels_and_none_for_no_margin():
+    assert layers_off(1.0, 3.0) == 3
+    assert layers_off(3.0, 0.0) == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_border_does_not_depend_on_the_header_s_rounding(seed):
+    turn = Rotation.from_rotvec(np.random.default_rng(seed).normal(size=3) * 0.2).as_matrix()
+    affine = np.eye(4)
+    affine[:3, :3] = np.float32(3 * turn)
+    mask = np.pad(np.ones((16, 16, 16), dtype=bool), 2)
+    for margin_mm in (3.0, -3.0):
+        plain = _moved_border(mask, margin_mm, image_frame(np.diag([3, 3, 3, 1]), (20, 20, 20)))
+        assert_array_equal(_moved_border(mask, margin_mm, image_frame(affine, (20, 20, 20))), plain)
 
 
 @pytest.mark.parametrize(
