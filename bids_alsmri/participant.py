@@ -7,7 +7,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,18 +15,22 @@ import nipype.pipeline.engine as pe
 from rich.console import Console
 
 from bids_alsmri.bids.dataset import write_description, write_descriptions
-from bids_alsmri.bids.sink import write_text
+from bids_alsmri.bids.sink import sidecar_path, write_text
 from bids_alsmri.engine.graph import Graph, Ref, Surroundings
 from bids_alsmri.engine.pipeline import registry
-from bids_alsmri.engine.records import Record, record_path, write_record
-from bids_alsmri.engine.runner import Outcome, Resources, new_workflow, run
-from bids_alsmri.errors import ExitCode
+from bids_alsmri.engine.records import Record, forget, record_path, write_record
+from bids_alsmri.engine.runner import Keeper, Outcome, Resources, new_workflow, run
+from bids_alsmri.errors import AlsMriError, ExitCode, RunError
+from bids_alsmri.interfaces.outputs import NO_SIDECAR
 from bids_alsmri.planning import Job, Plan, describe, make_plan, settings_by_stage
 from bids_alsmri.settings import RunSettings, usable_cores, usable_memory_gb
 from bids_alsmri.version import VERSION
 
 log = logging.getLogger(__name__)
 
+# ends the name under which a record lists the sidecar of an output
+SIDECAR = " sidecar"
+STOPPED = "the run was stopped before this scan was finished; the same call goes on from there"
 # the rest is for the interpreter, the layout and the file cache
 SHARE_OF_MEMORY = 0.9
 
@@ -84,13 +88,26 @@ def run_participant_level(settings: RunSettings, command_line: str, console: Con
     specs = {name: pipeline.io_spec for name, pipeline in registry().items()}
     write_descriptions(settings.output_dir, specs)
     write_text(folder / "settings.json", settings.as_json(VERSION))
-    outcomes = run_jobs(settings, plan, folder, console)
+    outcomes: dict[tuple[str, str], Outcome] = {}
+    try:
+        run_jobs(settings, plan, folder, console, outcomes)
+    except (KeyboardInterrupt, RunError):
+        # one that cannot be written must not hide why the run ended
+        with contextlib.suppress(AlsMriError):
+            write_reports(settings, _so_far(plan, outcomes, started), folder, command_line)
+        raise
     result = Result(plan, outcomes, started)
     write_reports(settings, result, folder, command_line)
     code = exit_code_of(result)
     if code is ExitCode.DONE and settings.clean_workdir:
         _remove_steps(settings.work_folder, outcomes.values())
     return code
+
+
+def _so_far(plan: Plan, outcomes: Mapping[tuple[str, str], Outcome], started: datetime) -> Result:
+    done = {outcome.graph.scan.participant for outcome in outcomes.values() if outcome.is_done}
+    participants = tuple(label for label in plan.participants if label in done)
+    return Result(replace(plan, participants=participants), outcomes, started)
 
 
 def _remove_steps(work_folder: Path, outcomes: Iterable[Outcome]) -> None:
@@ -104,8 +121,12 @@ def _remove_steps(work_folder: Path, outcomes: Iterable[Outcome]) -> None:
 
 
 def run_jobs(
-    settings: RunSettings, plan: Plan, folder: Path, console: Console
-) -> dict[tuple[str, str], Outcome]:
+    settings: RunSettings,
+    plan: Plan,
+    folder: Path,
+    console: Console,
+    outcomes: dict[tuple[str, str], Outcome],
+) -> None:
     """Build and run the steps of all jobs that have something to do, and keep records.
 
     Parameters
@@ -118,11 +139,9 @@ def run_jobs(
         Log folder of the run; crash files go there.
     console : rich Console
         Where progress is shown.
-
-    Returns
-    -------
-    dict of Outcome
-        By pipeline and label of the scan.
+    outcomes : dict of Outcome
+        Takes what became of each job, by pipeline and label of the scan; holds what is known if
+        the run is stopped.
     """
     todo = [job for job in plan.jobs if job.work != "nothing"]
     for job in plan.jobs:
@@ -133,18 +152,35 @@ def run_jobs(
         log.log(level, "sub-%s%s %s: %s", skip.participant, session, skip.pipeline, skip.reason)
     if not todo:
         log.info("everything was done before")
-        return {}
+        return
     workflow = new_workflow(
         settings.work_folder, folder / "crashes", stop_on_first_crash=settings.stop_on_first_crash
     )
     graphs = build_graphs(settings, plan, workflow)
-    outcomes = run(workflow, list(graphs.values()), resources_of(settings), console)
-    by_key = dict(zip(graphs, outcomes, strict=True))
-    for job in todo:
-        outcome = by_key[job.key]
-        if outcome.is_done:
-            _keep_record(settings, job, outcome)
-    return by_key
+    outcomes.update({key: Outcome(graph, False, (STOPPED,)) for key, graph in graphs.items()})
+    keeper = _keeper(settings, todo, outcomes)
+    found = run(workflow, list(graphs.values()), resources_of(settings), console, keeper)
+    outcomes.update(zip(graphs, found, strict=True))
+
+
+def _keeper(
+    settings: RunSettings, todo: Iterable[Job], outcomes: dict[tuple[str, str], Outcome]
+) -> Keeper:
+    # a record must never stand beside files of another run, and must stand as soon as its own
+    # are there: the run may be killed, and a work folder on a node's own disk be lost with it
+    jobs = {job.key: job for job in todo}
+
+    def before_saves(graph: Graph) -> None:
+        job = jobs[graph.scan.pipeline, graph.scan.label]
+        path = record_path(settings.output_dir, job.scan)
+        forget(path, job.record, keeps_fits=job.work == "apply")
+
+    def when_done(outcome: Outcome) -> None:
+        job = jobs[outcome.graph.scan.pipeline, outcome.graph.scan.label]
+        _keep_record(settings, job, outcome)
+        outcomes[job.key] = outcome
+
+    return Keeper(before_saves, when_done)
 
 
 def build_graphs(
@@ -180,6 +216,7 @@ def build_graphs(
         own = settings.pipelines[job.pipeline.name]
         if job.work == "everything":
             module.fit(graph, job.scan, own)
+            graph.made_by_fit = frozenset(graph.destinations)
         else:
             fits = {n for n, s in job.pipeline.io_spec.outputs.items() if s.stage == "fit"}
             graph.results.update({name: path for name, path in saved.items() if name in fits})
@@ -260,14 +297,21 @@ def _saved_before(settings: RunSettings, job: Job) -> dict[str, Ref | Path]:
 
 def _keep_record(settings: RunSettings, job: Job, outcome: Outcome) -> None:
     root = settings.output_dir
-    outputs = {n: str(p.relative_to(root)) for n, p in outcome.graph.destinations.items()}
+    saved = _with_sidecars(outcome.graph.destinations)
+    outputs = {name: str(path.relative_to(root)) for name, path in saved.items()}
+    by_fit = outcome.graph.made_by_fit
+    fits = tuple(sorted(n for n in outputs if n.removesuffix(SIDECAR) in by_fit))
     seconds = dict(outcome.seconds)
     if job.work == "apply" and job.record is not None:
-        fits = {n for n, s in job.pipeline.io_spec.outputs.items() if s.stage == "fit"}
-        outputs = {**job.record.outputs, **outputs}
-        outputs = {n: p for n, p in outputs.items() if n in fits or (root / p).is_file()}
+        fits = tuple(job.record.fits)
+        outputs = {**{n: p for n, p in job.record.outputs.items() if n in fits}, **outputs}
         seconds = {**job.record.seconds, **seconds}
-    write_record(record_path(root, job.scan), Record(job.identity, outputs, seconds))
+    write_record(record_path(root, job.scan), Record(job.identity, outputs, seconds, fits))
+
+
+def _with_sidecars(saved: Mapping[str, Path]) -> dict[str, Path]:
+    sidecars = {n: sidecar_path(p) for n, p in saved.items() if p.suffix not in NO_SIDECAR}
+    return {**saved, **{f"{name}{SIDECAR}": path for name, path in sidecars.items()}}
 
 
 def resources_of(settings: RunSettings) -> Resources:

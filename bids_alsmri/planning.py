@@ -288,8 +288,7 @@ def _job(
         ),
         upstream={n: jobs[(n, s.label)].identity.digest() for n, s in upstream.items()},
     )
-    fits = [name for name, spec in pipeline.io_spec.outputs.items() if spec.stage == "fit"]
-    work, reason = compare(record, identity, settings.output_dir, fits)
+    work, reason = compare(record, identity, settings.output_dir)
     return Job(scan, pipeline, identity, work, reason, record, upstream, adopted)
 
 

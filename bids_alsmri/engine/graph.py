@@ -110,6 +110,7 @@ class Graph:
     destinations: dict[str, Path] = field(default_factory=dict)
     nodes: list[pe.Node] = field(default_factory=list)
     adopted: dict[str, Path] = field(default_factory=dict)
+    made_by_fit: frozenset[str] = frozenset()
 
     @property
     def n_threads(self) -> int:

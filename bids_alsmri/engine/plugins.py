@@ -13,7 +13,8 @@ from traceback import format_exception
 from typing import Any
 
 import nipype.pipeline.engine as pe
-from nipype.pipeline.plugins.linear import LinearPlugin
+from nipype.pipeline import plugins
+from nipype.pipeline.plugins.base import GraphPluginBase
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, run_node
 
 from bids_alsmri.errors import RunError
@@ -152,12 +153,13 @@ class SteadyMultiProcPlugin(MultiProcPlugin):
 
 
 def make_plugin(name: str, arguments: Mapping[str, Any], callback: Callback) -> Any:
-    """Plugin that runs steps on this computer.
+    """Plugin that runs steps.
 
     Parameters
     ----------
-    name : {'Linear', 'MultiProc'}
-        One step after the other, or several at a time.
+    name : str
+        'Linear' for one step after the other, 'MultiProc' for several at a time, or the name of
+        another plugin of nipype, such as 'SLURM'.
     arguments : mapping
         Arguments of the plugin.
     callback : callable
@@ -172,6 +174,22 @@ def make_plugin(name: str, arguments: Mapping[str, Any], callback: Callback) -> 
     silence_nipype()
     if name == "MultiProc":
         return SteadyMultiProcPlugin(arguments, callback)
-    plugin = LinearPlugin(plugin_args=dict(arguments))
+    plugin = getattr(plugins, f"{name}Plugin")(plugin_args=dict(arguments))
     plugin._status_callback = callback
     return plugin
+
+
+def tells_status(plugin: Any) -> bool:
+    """Whether a plugin calls back while it runs.
+
+    Parameters
+    ----------
+    plugin : nipype plugin
+        One of :func:`make_plugin`.
+
+    Returns
+    -------
+    bool
+        False for those that hand the whole graph to a scheduler, such as SLURMGraph.
+    """
+    return not isinstance(plugin, GraphPluginBase)

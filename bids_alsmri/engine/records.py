@@ -8,16 +8,18 @@ identity is the same finds its work done; one that differs only in settings of t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from bids_alsmri.bids.query import Scan
 from bids_alsmri.bids.sink import write_text
-from bids_alsmri.errors import DataError, ExitCode
+from bids_alsmri.errors import DataError, ExitCode, RunError
 
 Work = Literal["everything", "apply", "nothing"]
 
@@ -60,14 +62,20 @@ class Record:
     identity : Identity
         What it was made from.
     outputs : dict
-        Path of every output and figure, relative to the output folder, by name.
+        Path of every output, sidecar and figure, relative to the output folder, by name.
     seconds : dict
         Run time of every step, in s.
+    fits : sequence of str
+        Names of those that the stage ``fit`` made.
+    is_whole : bool
+        Whether the stage ``apply`` has ended; its files may be of two runs if not.
     """
 
     identity: Identity
     outputs: Mapping[str, str]
     seconds: Mapping[str, float] = field(default_factory=dict)
+    fits: Sequence[str] = ()
+    is_whole: bool = True
 
 
 def record_path(output_dir: Path, scan: Scan) -> Path:
@@ -104,10 +112,16 @@ def read_record(path: Path) -> Record | None:
     try:
         parts = json.loads(path.read_text(encoding="utf-8"))
         identity = Identity(**parts.pop("identity"))
-        record = Record(identity=identity, **parts)
+        record = Record(identity=identity, fits=_names(parts.pop("fits")), **parts)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
     return record if _is_whole(record) else None
+
+
+def _names(fits: object) -> tuple[str, ...]:
+    if not isinstance(fits, list):
+        raise TypeError(f"names are a {type(fits).__name__}, not a list")
+    return tuple(fits)
 
 
 def _is_whole(record: Record) -> bool:
@@ -131,6 +145,45 @@ def write_record(path: Path, record: Record) -> None:
         What to keep.
     """
     write_text(path, json.dumps(asdict(record), indent=1, sort_keys=True) + "\n")
+
+
+def forget(path: Path, record: Record | None, *, keeps_fits: bool) -> None:
+    """Take a record back before the files that it tells of are overwritten.
+
+    Parameters
+    ----------
+    path : Path
+        Its file.
+    record : Record or None
+        What it holds.
+    keeps_fits : bool
+        Whether only what the stage ``apply`` made will be overwritten.
+
+    Raises
+    ------
+    RunError
+        If the folder cannot be written, with exit code 73: nothing may be overwritten then.
+    """
+    if record is not None and keeps_fits:
+        fits = {name: output for name, output in record.outputs.items() if name in record.fits}
+        write_record(path, replace(record, outputs=fits, is_whole=False))
+        return
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"{path}: cannot be removed ({error.strerror}); make the folder writable or choose "
+            "another output folder",
+            exit_code=ExitCode.CANNOT_WRITE,
+        ) from error
+    # without this the file may be back after a power cut, beside results of another run; some
+    # network file systems cannot sync a folder
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def fingerprint(
@@ -177,9 +230,7 @@ def fingerprint(
     return result
 
 
-def compare(
-    record: Record | None, identity: Identity, output_dir: Path, fit_outputs: Iterable[str]
-) -> tuple[Work, str]:
+def compare(record: Record | None, identity: Identity, output_dir: Path) -> tuple[Work, str]:
     """What is left to do for a scan, and why.
 
     Parameters
@@ -190,8 +241,6 @@ def compare(
         What decides the numbers now.
     output_dir : Path
         Folder of the derivatives.
-    fit_outputs : iterable of str
-        Names of the outputs of the stage ``fit``.
 
     Returns
     -------
@@ -203,12 +252,14 @@ def compare(
     if record is None:
         return "everything", "not processed before"
     missing = [n for n, p in record.outputs.items() if not (output_dir / p).is_file()]
-    fits = set(fit_outputs)
+    fits = set(record.fits)
     differs = _differences(record.identity, identity)
     if differs:
         return "everything", f"processed before with other {'; '.join(differs)}"
     if fits & set(missing):
         return "everything", f"outputs are missing: {', '.join(sorted(fits & set(missing)))}"
+    if not record.is_whole:
+        return "apply", "fits are reused; the last run did not come to its end"
     changed = _changed(record.identity.apply, identity.apply)
     if changed:
         return "apply", f"fits are reused; other {'; '.join(changed)}"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import nipype.pipeline.engine as pe
@@ -17,15 +21,15 @@ from rich.console import Console
 
 from bids_alsmri.bids.sink import write_text
 from bids_alsmri.engine.graph import Graph
-from bids_alsmri.engine.plugins import make_plugin
+from bids_alsmri.engine.plugins import make_plugin, tells_status
 from bids_alsmri.engine.progress import Reporter, step_of
-from bids_alsmri.errors import ExitCode, RunError, SettingsError
+from bids_alsmri.errors import AlsMriError, ExitCode, RunError, SettingsError
+from bids_alsmri.interfaces.outputs import SaveDerivative
 
 log = logging.getLogger(__name__)
 
 POLL_SLEEP_S = 0.1
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-LOCAL_PLUGINS = ("Linear", "MultiProc")
 
 
 @dataclass(frozen=True)
@@ -216,8 +220,103 @@ def require_memory(workflow: pe.Workflow, resources: Resources) -> None:
             )
 
 
+@dataclass(frozen=True)
+class Keeper:
+    """What is called while scans are under way; a run may end at any moment.
+
+    Parameters
+    ----------
+    before_saves : callable
+        Takes a graph before the first of its files is saved; nothing is saved if it raises.
+    when_done : callable
+        Takes the outcome of a scan as soon as all its steps have ended well.
+    """
+
+    before_saves: Callable[[Graph], None]
+    when_done: Callable[[Outcome], None]
+
+
+class _Watch:
+    """Takes the plugin's status calls, and tells a Keeper what they mean for the scans."""
+
+    def __init__(self, graphs: Sequence[Graph], reporter: Reporter, keeper: Keeper) -> None:
+        self.failed: set[str] = set()
+        self.is_interrupted = False
+        self.is_kept = [False] * len(graphs)
+        self._before = [_stamps(graph) for graph in graphs]
+        self._graphs, self._reporter, self._keeper = graphs, reporter, keeper
+        self._left = [{node.name for node in graph.nodes} for graph in graphs]
+        self._owner = {name: i for i, names in enumerate(self._left) for name in names}
+        self._begun: set[int] = set()
+        self._started: set[str] = set()
+
+    def __call__(self, node: Any, status: str) -> None:
+        self._reporter(node, status)
+        if self.is_interrupted:
+            raise KeyboardInterrupt
+        name = step_of(node.name, self._owner)
+        if name is None:
+            return
+        if status == "exception":
+            self.failed.add(name)
+            self._started.discard(name)
+        elif name != node.name:
+            return
+        elif status == "start":
+            self._started.add(name)
+            if isinstance(node.interface, SaveDerivative):
+                self.begin(self._owner[name])
+        elif name in self._started:
+            self._end(name)
+
+    @contextlib.contextmanager
+    def interrupts(self) -> Iterator[None]:
+        """Keep an interrupt in mind: nipype takes one inside a step for the step's own failure."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def interrupt(number: int, frame: FrameType | None) -> None:
+            self.is_interrupted = True
+            raise KeyboardInterrupt
+
+        earlier = signal.signal(signal.SIGINT, interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, earlier)
+
+    def begin(self, index: int) -> None:
+        if index not in self._begun:
+            self._keeper.before_saves(self._graphs[index])
+            self._begun.add(index)
+
+    def _end(self, name: str) -> None:
+        index = self._owner[name]
+        self._left[index].discard(name)
+        if not self._left[index]:
+            try:
+                self.keep(index, self.outcome(index, []))
+            except AlsMriError as error:
+                # it is tried again at the end of the run
+                log.debug("%s: %s", scan_title(self._graphs[index]), error)
+
+    def keep(self, index: int, outcome: Outcome) -> None:
+        if outcome.is_done and not self.is_kept[index]:
+            self._keeper.when_done(outcome)
+            self.is_kept[index] = True
+
+    def outcome(self, index: int, crashes: Sequence[str]) -> Outcome:
+        seconds = self._reporter.times.seconds
+        return _outcome(self._graphs[index], self._before[index], crashes, self.failed, seconds)
+
+
 def run(
-    workflow: pe.Workflow, graphs: Sequence[Graph], resources: Resources, console: Console
+    workflow: pe.Workflow,
+    graphs: Sequence[Graph],
+    resources: Resources,
+    console: Console,
+    keeper: Keeper,
 ) -> list[Outcome]:
     """Run all steps and tell what became of each scan.
 
@@ -231,6 +330,8 @@ def run(
         What the steps may take.
     console : rich Console
         Where progress is shown.
+    keeper : Keeper
+        Is told what happens to the scans while it happens.
 
     Returns
     -------
@@ -246,14 +347,18 @@ def run(
     """
     require_memory(workflow, resources)
     name, arguments = choose_plugin(resources)
-    before = {path: _stamp(path) for graph in graphs for path in graph.destinations.values()}
     crash_folder = Path(workflow.config["execution"]["crashdump_dir"])
     old_crashes = set(crash_folder.glob("crash-*.txt"))
     groups = {node.name: scan_title(graph) for graph in graphs for node in graph.nodes}
     with Reporter(groups, console) as reporter:
-        plugin = make_plugin(name, arguments, reporter) if name in LOCAL_PLUGINS else name
+        watch = _Watch(graphs, reporter, keeper)
+        plugin = make_plugin(name, arguments, watch)
+        if not tells_status(plugin):
+            for index in range(len(graphs)):
+                watch.begin(index)
         try:
-            workflow.run(plugin=plugin, plugin_args=arguments)
+            with watch.interrupts():
+                workflow.run(plugin=plugin)
         except Exception as error:  # noqa: BLE001
             # nipype raises one of the steps' errors at the end, of whatever kind; each is told
             # with its scan below
@@ -264,8 +369,9 @@ def run(
         for path in sorted(crash_folder.glob("crash-*.txt"))
         if path not in old_crashes
     ]
-    outcomes = [_outcome(graph, before, crashes, reporter.times.seconds) for graph in graphs]
-    for outcome in outcomes:
+    outcomes = [watch.outcome(index, crashes) for index in range(len(graphs))]
+    for index, outcome in enumerate(outcomes):
+        watch.keep(index, outcome)
         for message in dict.fromkeys(outcome.errors):
             log.error("%s: %s", scan_title(outcome.graph), message)
     return outcomes
@@ -278,6 +384,8 @@ def _raise_if_untold(error: Exception, crashes: set[Path]) -> None:
             "another work folder with -w",
             exit_code=ExitCode.CANNOT_WRITE,
         ) from error
+    if isinstance(error, AlsMriError):
+        raise error
     if not crashes:
         raise RunError(f"the steps could not be run: {error}") from error
 
@@ -289,6 +397,10 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_ino, status.st_mtime_ns
+
+
+def _stamps(graph: Graph) -> dict[Path, tuple[int, int] | None]:
+    return {path: _stamp(path) for path in graph.destinations.values()}
 
 
 def scan_title(graph: Graph) -> str:
@@ -311,12 +423,14 @@ def _outcome(
     graph: Graph,
     before: Mapping[Path, tuple[int, int] | None],
     crashes: Sequence[str],
+    failed: Set[str],
     seconds: Mapping[str, float],
 ) -> Outcome:
     names = {node.name for node in graph.nodes}
-    stamps = {path: _stamp(path) for path in graph.destinations.values()}
-    is_done = all(stamp is not None and stamp != before[path] for path, stamp in stamps.items())
-    traces = [] if is_done else [trace for trace in crashes if _concerns(trace, names)]
+    stamps = _stamps(graph)
+    is_saved = all(stamp is not None and stamp != before[path] for path, stamp in stamps.items())
+    traces = [trace for trace in crashes if _concerns(trace, names)]
+    is_done = is_saved and not traces and not names & failed
     errors = [_with_remedy(summary_of(trace)) for trace in traces]
     if not is_done and not errors:
         errors = ["a step that it builds on failed or was never run; see the other scans"]

@@ -53,10 +53,11 @@ class SaveDerivative(AlsInterface):
                 f"{source.name} is to be saved as {destination.name}, which would belie its "
                 f"format; give the output the extension {source.suffix!r} in io_spec.json"
             )
-        write_atomically(destination, partial(_copy, source))
         if self.inputs.sidecar:
             sidecar = json.loads(self.inputs.sidecar)
             if isdefined(self.inputs.facts):
                 sidecar.update(json.loads(Path(self.inputs.facts).read_text(encoding="utf-8")))
+            # first, since the new file is what tells that all of this was done
             write_json(sidecar_path(destination), sidecar)
+        write_atomically(destination, partial(_copy, source))
         return self.give(runtime, {"out_file": destination})

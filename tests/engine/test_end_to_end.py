@@ -192,6 +192,94 @@ def test_run_killed_at_any_moment_is_finished_by_the_next(toy, raw, tables, n_pr
         json.loads(record.read_text())
 
 
+def wait_until(run, claim):
+    deadline = time.monotonic() + 60
+    while not claim():
+        assert run.poll() is None, run.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_record_does_not_outlive_files_that_a_killed_run_overwrote(toy, raw, tables):
+    words = (raw(s01="1 2 3"), "out", "participant", "--n-procs", 1)
+    two, five = (*words, "--first-factor", 2), (*words, "--first-factor", 5)
+    assert toy.run(*two).returncode == 0
+    done = tables(toy.folder / "out")
+    scaled = toy.folder / "out/sub-s01/anat/sub-s01_desc-scaled_stats.tsv"
+    before = scaled.read_text()
+    run = toy.start(*five, TOY_SLEEP_S="1")
+    wait_until(run, lambda: scaled.read_text() != before)
+    run.send_signal(signal.SIGKILL)
+    run.communicate()
+    assert tables(toy.folder / "out") != done
+    assert toy.run(*two).returncode == 0
+    assert tables(toy.folder / "out") == done
+
+
+@pytest.mark.slow
+def test_fits_are_still_reused_after_an_apply_that_was_killed(toy, raw, tables):
+    words = (raw(s01="1 2 3"), "out", "participant", "--n-procs", 1, "--pipelines", "first")
+    assert toy.run(*words).returncode == 0
+    done = tables(toy.folder / "out")
+    joined = toy.folder / "out/sub-s01/anat/sub-s01_desc-joined_stats.tsv"
+    run = toy.start(*words, "--first-decimals", 1, TOY_SLEEP_S="1")
+    wait_until(run, lambda: joined.read_bytes() not in done.values())
+    run.send_signal(signal.SIGKILL)
+    run.communicate()
+    shutil.rmtree(toy.folder / "out_work")
+    assert toy.run(*words).returncode == 0
+    assert toy.steps() == ["join"]
+    assert tables(toy.folder / "out") == done
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stop", "n_procs"), [(signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGKILL, 2)]
+)
+def test_finished_participant_is_kept_when_the_run_is_stopped(toy, raw, n_procs, stop):
+    words = (raw(s01="1 2", s02="4 5", s03="7 8"), "out", "participant", "--n-procs", n_procs)
+    run = toy.start(*words, TOY_SLEEP_S="0.5")
+    records = toy.folder / "out" / "logs" / "scans"
+    wait_until(run, lambda: list(records.glob("sub-*_second.json")))
+    run.send_signal(stop)
+    run.communicate()
+    finished = {path.name.split("_")[0] for path in records.glob("sub-*_second.json")}
+    assert len(finished) < 3
+    if stop is signal.SIGINT:
+        assert run.returncode == 130
+        assert {path.stem for path in (toy.folder / "out").glob("*.html")} >= finished
+    # the disk of a node of a cluster is gone after the job
+    shutil.rmtree(toy.folder / "out_work")
+    assert toy.run(*words).returncode == 0
+    assert len(toy.steps()) <= (3 - len(finished)) * len(ALL_STEPS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("lost", "steps"),
+    [
+        # the picture belongs to the fit, the table of the toy "joined" to the apply
+        ("figures/sub-s01_desc-picture_T1w.svg", ["draw", "jitter", "join", "scale"]),
+        ("anat/sub-s01_desc-scaled_stats.json", ["draw", "jitter", "join", "scale"]),
+        ("anat/sub-s01_desc-joined_stats.json", ["join"]),
+    ],
+)
+def test_deleted_file_is_made_again(toy, raw, tables, lost, steps):
+    words = (raw(s01="1 2 3"), "out", "participant", "--n-procs", 1, "--pipelines", "first")
+    assert toy.run(*words).returncode == 0
+    done = tables(toy.folder / "out")
+    (toy.folder / "out" / "sub-s01" / lost).unlink()
+    shutil.rmtree(toy.folder / "out_work")
+    code = toy.run(*words)
+    assert code.returncode == 0, code.stderr
+    assert sorted(toy.steps()) == steps
+    assert tables(toy.folder / "out") == done
+    assert "Picture" in (toy.folder / "out" / "sub-s01.html").read_text()
+    assert toy.run(*words).returncode == 0
+    assert toy.steps() == []
+
+
 @pytest.mark.slow
 def test_plan_tells_what_would_happen_and_writes_nothing(toy, raw):
     dataset = raw(s01="1 2 3", s02="4 5 6")

@@ -13,11 +13,12 @@ from bids_alsmri.engine.records import (
     Record,
     compare,
     fingerprint,
+    forget,
     read_record,
     record_path,
     write_record,
 )
-from bids_alsmri.errors import DataError, ExitCode
+from bids_alsmri.errors import DataError, ExitCode, RunError
 
 IDENTITY = Identity(
     version="0.1.0",
@@ -34,7 +35,7 @@ def record(tmp_path):
     for path in outputs.values():
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_text("map")
-    return Record(IDENTITY, outputs, {"fit": 1.5})
+    return Record(IDENTITY, outputs, {"fit": 1.5}, ("fa",))
 
 
 def test_record_is_read_as_it_was_written(tmp_path, record):
@@ -48,6 +49,7 @@ GOOD = {
     "identity": {"version": "1", "fit": {}, "apply": {}, "inputs": {}, "upstream": {}},
     "outputs": {},
     "seconds": {},
+    "fits": [],
 }
 
 
@@ -68,6 +70,8 @@ def changed(**parts):
         changed(identity=None),
         changed(identity={"version": "1"}),
         changed(outputs=None),
+        changed(fits=None),
+        changed(fits="fa"),
         changed(outputs=["fa"]),
         changed(outputs={"fa": 3}),
         changed(colour="red"),
@@ -91,7 +95,7 @@ def test_record_that_is_no_text_counts_as_none(tmp_path):
 
 
 def check(record, identity, folder):
-    return compare(record, identity, folder, ["fa"])
+    return compare(record, identity, folder)
 
 
 def test_same_identity_leaves_nothing_to_do(tmp_path, record):
@@ -147,6 +151,28 @@ def test_all_differences_are_told(tmp_path, record):
 def test_missing_output_is_made_again(tmp_path, record, lost, work, reason):
     (tmp_path / record.outputs[lost]).unlink()
     assert check(record, IDENTITY, tmp_path) == (work, reason)
+
+
+def test_forgotten_record_is_gone(tmp_path, record):
+    write_record(tmp_path / "record.json", record)
+    forget(tmp_path / "record.json", record, keeps_fits=False)
+    assert not (tmp_path / "record.json").exists()
+
+
+def test_fits_outlive_an_apply_that_does_not_end(tmp_path, record):
+    forget(tmp_path / "record.json", record, keeps_fits=True)
+    left = read_record(tmp_path / "record.json")
+    assert check(left, IDENTITY, tmp_path) == (
+        "apply",
+        "fits are reused; the last run did not come to its end",
+    )
+
+
+def test_record_that_cannot_be_removed_stops_the_saves(tmp_path, record):
+    (tmp_path / "record.json").mkdir()
+    with pytest.raises(RunError, match=r"record\.json: cannot be removed") as error:
+        forget(tmp_path / "record.json", record, keeps_fits=False)
+    assert error.value.exit_code == ExitCode.CANNOT_WRITE
 
 
 def test_digest_ignores_paths_and_times_but_not_content():

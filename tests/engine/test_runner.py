@@ -16,6 +16,7 @@ from bids_alsmri.bids.query import Scan
 from bids_alsmri.bids.spec import InputSpec, IoSpec, OutputSpec
 from bids_alsmri.engine.graph import Graph, Surroundings
 from bids_alsmri.engine.runner import (
+    Keeper,
     Outcome,
     Resources,
     choose_plugin,
@@ -48,7 +49,16 @@ class Runs:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.crashes = folder / "crashes"
+        self.told: list[tuple[str, str, bool]] = []
+        self.keeper = Keeper(
+            lambda graph: self._tell("before", graph),
+            lambda outcome: self._tell("done", outcome.graph),
+        )
         (folder / "raw").mkdir()
+
+    def _tell(self, what: str, graph: Graph) -> None:
+        is_saved = any(path.exists() for path in graph.destinations.values())
+        self.told.append((what, graph.scan.participant, is_saved))
 
     def graph(self, workflow: pe.Workflow, label: str, text: str) -> Graph:
         image = self.folder / "raw" / f"sub-{label}_T1w.nii.gz"
@@ -71,7 +81,7 @@ class Runs:
 
     def run(self, *graphs: Graph, resources: Resources = ONE, terminal: bool = False):
         console = Console(file=io.StringIO(), force_terminal=terminal)
-        return run(graphs[0].workflow, graphs, resources, console)
+        return run(graphs[0].workflow, graphs, resources, console, self.keeper)
 
 
 @pytest.fixture
@@ -185,6 +195,32 @@ def test_steps_over_items_run_on_either_plugin(runs, resources, terminal):
     saved = runs.folder / "out" / "sub-01" / "anat" / "sub-01_desc-one_stats.tsv"
     assert saved.read_text().split() == ["0", "10", "20"]
     assert "sub_01_toy_many" in outcome.seconds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("resources", [ONE, TWO])
+def test_each_scan_is_told_before_its_first_save_and_when_it_is_done(runs, resources):
+    workflow = runs.workflow()
+    runs.run(
+        runs.chain(workflow, "01", "1 2 3"), runs.chain(workflow, "02", "bad"), resources=resources
+    )
+    assert runs.told == [("before", "01", False), ("done", "01", True)]
+
+
+@pytest.mark.parametrize("resources", [ONE, TWO])
+def test_scan_whose_save_failed_is_not_done(runs, resources):
+    """The file is there and the sidecar is not."""
+    graph = runs.chain(runs.workflow(), "01", "1 2 3")
+    runs.run(graph)
+    graph = runs.chain(runs.workflow(), "01", "1 2 3")
+    sidecar = runs.folder / "out" / "sub-01" / "anat" / "sub-01_desc-two_stats.json"
+    sidecar.unlink()
+    sidecar.mkdir()
+    runs.told.clear()
+    (outcome,) = runs.run(graph, resources=resources)
+    assert not outcome.is_done
+    assert "sub-01_desc-two_stats.json" in outcome.errors[0]
+    assert ("done", "01", True) not in runs.told
 
 
 @pytest.mark.slow
