@@ -284,7 +284,10 @@ def _job(
         fit=fit,
         apply=apply,
         inputs=fingerprint(
-            files, settings.bids_dir, record.identity.inputs if record is not None else {}
+            files,
+            settings.bids_dir,
+            record.identity.inputs if record is not None else {},
+            scan.metadata,
         ),
         upstream={n: jobs[(n, s.label)].identity.digest() for n, s in upstream.items()},
     )

@@ -35,7 +35,8 @@ class Identity:
     fit, apply : dict
         Settings of either stage, as JSON values.
     inputs : dict
-        Path of each input file to its size in bytes, its time of change and SHA-256.
+        Path of each input file to its size in bytes, its time of change and SHA-256, and for
+        images the SHA-256 of their sidecars, merged.
     upstream : dict
         Digest of each result that the pipeline builds on, by pipeline.
     """
@@ -49,8 +50,12 @@ class Identity:
     def digest(self) -> str:
         """Short hash of everything but paths and times of the inputs."""
         parts = [self.version, self.fit, self.apply, self.upstream]
-        parts.append({Path(p).name: entry["sha256"] for p, entry in self.inputs.items()})
+        parts.append({Path(p).name: _content(entry) for p, entry in self.inputs.items()})
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _content(entry: Mapping[str, Any]) -> list[Any]:
+    return [entry["sha256"], entry.get("metadata_sha256")]
 
 
 @dataclass(frozen=True)
@@ -187,9 +192,12 @@ def forget(path: Path, record: Record | None, *, keeps_fits: bool) -> None:
 
 
 def fingerprint(
-    files: Iterable[Path], root: Path, known: Mapping[str, Mapping[str, Any]]
+    files: Iterable[Path],
+    root: Path,
+    known: Mapping[str, Mapping[str, Any]],
+    metadata: Mapping[Path, Mapping[str, Any]],
 ) -> dict[str, dict[str, Any]]:
-    """Size, time of change and SHA-256 of files.
+    """Size, time of change and SHA-256 of files, and SHA-256 of what their sidecars say.
 
     Parameters
     ----------
@@ -199,6 +207,8 @@ def fingerprint(
         Folder to which the keys of the result are relative.
     known : mapping
         An earlier result; its hash is taken over where size and time are unchanged.
+    metadata : mapping
+        Merged sidecars of those files that have some.
 
     Returns
     -------
@@ -227,6 +237,9 @@ def fingerprint(
                 exit_code=ExitCode.NO_INPUT,
             ) from None
         result[key] = {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256}
+        if path in metadata:
+            text = json.dumps(dict(metadata[path]), sort_keys=True, default=str)
+            result[key]["metadata_sha256"] = hashlib.sha256(text.encode()).hexdigest()
     return result
 
 
@@ -276,6 +289,14 @@ def _differences(old: Identity, new: Identity) -> list[str]:
     old_inputs = {Path(p).name: e["sha256"] for p, e in old.inputs.items()}
     new_inputs = {Path(p).name: e["sha256"] for p, e in new.inputs.items()}
     found += [f"content of {name}" for name in _keys_that_differ(old_inputs, new_inputs)]
+    old_sidecars = {Path(p).name: e.get("metadata_sha256") for p, e in old.inputs.items()}
+    new_sidecars = {Path(p).name: e.get("metadata_sha256") for p, e in new.inputs.items()}
+    shared = set(old_inputs) & set(new_inputs)
+    found += [
+        f"sidecar of {name}"
+        for name in _keys_that_differ(old_sidecars, new_sidecars)
+        if name in shared
+    ]
     found += [f"{name} result" for name in _keys_that_differ(old.upstream, new.upstream)]
     return found
 

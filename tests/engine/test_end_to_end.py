@@ -90,6 +90,17 @@ def test_change_of_apply_setting_reuses_the_fits(toy, raw, tables):
 
 
 @pytest.mark.slow
+def test_changed_sidecar_makes_everything_run_again(toy, raw):
+    words = (raw(s01="1 2 3"), "out", "participant", "--n-procs", 1)
+    sidecar = toy.folder / "raw" / "T1w.json"
+    sidecar.write_text('{"PhaseEncodingDirection": "j"}')
+    assert toy.run(*words).returncode == 0
+    sidecar.write_text('{"PhaseEncodingDirection": "j-"}')
+    code = toy.run(*words, "--plan")
+    assert "processed before with other sidecar of sub-s01_T1w.nii.gz" in code.stdout
+
+
+@pytest.mark.slow
 def test_results_on_reused_upstream_equal_those_of_one_run(toy, raw, tables):
     dataset = raw(s01="1 2 3")
     assert toy.run(dataset, "out", "participant", "--pipelines", "first").returncode == 0

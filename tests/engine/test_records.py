@@ -135,6 +135,31 @@ def test_changed_content_is_told_and_changed_time_is_not(tmp_path, record):
     )
 
 
+def test_changed_sidecar_is_told(tmp_path, record):
+    (name, entry), *_ = IDENTITY.inputs.items()
+    other = replace(IDENTITY, inputs={name: {**entry, "metadata_sha256": "cc"}})
+    assert check(record, other, tmp_path) == (
+        "everything",
+        "processed before with other sidecar of sub-01_T1w.nii.gz",
+    )
+    assert other.digest() != IDENTITY.digest()
+
+
+def test_order_of_a_sidecars_keys_does_not_matter(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("abc")
+    one, two, other = (
+        fingerprint([path], tmp_path, {}, {path: metadata})
+        for metadata in (
+            {"EchoTime": 0.003, "SliceTiming": [0, 1]},
+            {"SliceTiming": [0, 1], "EchoTime": 0.003},
+            {"SliceTiming": [1, 0], "EchoTime": 0.003},
+        )
+    )
+    assert one == two
+    assert one != other
+
+
 def test_all_differences_are_told(tmp_path, record):
     other = replace(IDENTITY, version="0.2.0", fit={"factor": 2.0, "fit": "ols"})
     reason = check(record, other, tmp_path)[1]
@@ -185,7 +210,7 @@ def test_digest_ignores_paths_and_times_but_not_content():
 
 def test_fingerprint_is_the_files_sha256(tmp_path):
     (tmp_path / "a.txt").write_text("abc")
-    found = fingerprint([tmp_path / "a.txt"], tmp_path, {})
+    found = fingerprint([tmp_path / "a.txt"], tmp_path, {}, {})
     # FIPS 180-2, appendix B.1: the digest of abc
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert found["a.txt"]["sha256"] == expected
@@ -195,21 +220,21 @@ def test_fingerprint_is_the_files_sha256(tmp_path):
 def test_known_hash_is_taken_over_only_where_size_and_time_agree(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("abc")
-    (entry,) = fingerprint([path], tmp_path, {}).values()
+    (entry,) = fingerprint([path], tmp_path, {}, {}).values()
     known = {"a.txt": {**entry, "sha256": "known"}}
-    assert fingerprint([path], tmp_path, known)["a.txt"]["sha256"] == "known"
+    assert fingerprint([path], tmp_path, known, {})["a.txt"]["sha256"] == "known"
     os.utime(path, ns=(1, 1))
-    assert fingerprint([path], tmp_path, known)["a.txt"]["sha256"] == entry["sha256"]
+    assert fingerprint([path], tmp_path, known, {})["a.txt"]["sha256"] == entry["sha256"]
 
 
 def test_file_outside_the_root_is_named_in_full(tmp_path):
     (tmp_path / "a.txt").write_text("abc")
-    assert list(fingerprint([tmp_path / "a.txt"], tmp_path / "raw", {})) == [
+    assert list(fingerprint([tmp_path / "a.txt"], tmp_path / "raw", {}, {})) == [
         str(tmp_path / "a.txt")
     ]
 
 
 def test_unreadable_file_is_told():
     with pytest.raises(DataError, match=r"/none\.nii: cannot be read") as error:
-        fingerprint([Path("/none.nii")], Path("/"), {})
+        fingerprint([Path("/none.nii")], Path("/"), {}, {})
     assert error.value.exit_code == ExitCode.NO_INPUT
