@@ -50,7 +50,7 @@ SETTINGS = EddySettings(
     b0_threshold_s_mm2=50.0,
     shell_gap_s_mm2=80.0,
     max_b0_registered_s_mm2=1500.0,
-    align_shells=True,
+    align_shells="all",
     threads=1,
 )
 WAYS = ("none", "b0-affine", "b0-eddy", "best-affine", "best-eddy")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +22,7 @@ from bids_alsmri.numerics.checks import as_float, require_finite
 from bids_alsmri.numerics.compile import kernel
 from bids_alsmri.numerics.direction_prediction import MIN_KRIGED, leave_one_out_weights
 from bids_alsmri.numerics.gradients import find_shells, rotate_directions
+from bids_alsmri.numerics.mutual_information import register_by_information
 from bids_alsmri.numerics.outliers import SliceOutlier, list_outliers, outlier_z, replace_slices
 from bids_alsmri.numerics.volume_registration import (
     HEAD_RADIUS_MM,
@@ -29,6 +30,7 @@ from bids_alsmri.numerics.volume_registration import (
     ImageFrame,
     Model,
     VolumeFit,
+    coil_shading,
     frame_transform,
     image_frame,
     mask_in_volume,
@@ -46,6 +48,7 @@ Float = NDArray[np.float64]
 Single = NDArray[np.float32]
 Predict = Callable[[int], Float]
 T = TypeVar("T")
+AlignShells = Literal["all", "low_b", "off"]
 
 N_SAMPLES = 2000  # voxels that choose the covariance
 BORDER_TOLERANCE = 1e-3  # voxels by which a layer may miss a margin and still be within it
@@ -86,11 +89,11 @@ class EddySettings:
     b0_threshold_s_mm2, shell_gap_s_mm2 : float
         At most b=0; largest step between neighbours of one shell.
     max_b0_registered_s_mm2 : float
-        Volumes up to this b-value begin at their registration to the b=0, the others at their
-        registration to the mean of their shell.
-    align_shells : bool
-        Whether the mean of each shell is aligned at the end: the first to the b=0 if its b-value is
-        at most `max_b0_registered_s_mm2`, the others to the shell below.
+        Volumes up to this b-value begin at their registration to the b=0 by correlation ratio, the
+        others at their registration to the mean of their shell.
+    align_shells : {"all", "low_b", "off"}
+        Which shells' means are aligned to the b=0 at the end; "low_b" are those up to
+        `max_b0_registered_s_mm2`.
     threads : int
         Volumes worked on at once; does not change a bit of the result.
     """
@@ -111,7 +114,7 @@ class EddySettings:
     b0_threshold_s_mm2: float
     shell_gap_s_mm2: float
     max_b0_registered_s_mm2: float
-    align_shells: bool
+    align_shells: AlignShells
     threads: int
 
 
@@ -134,9 +137,11 @@ class EddyResult:
     outliers : list of SliceOutlier
         Slices replaced.
     outlier_z : (N, n_groups) array
-        Robust z of each multiband group; 0 for b=0.
+        Robust z of each multiband group; 0 for b=0 and where a shell is too small to predict.
     data : (X, Y, Z, N) array of float32
         The series in its own space, lost slices replaced.
+    warnings : list of str
+        What could not be corrected.
     """
 
     reference_to_volume: Float
@@ -147,6 +152,7 @@ class EddyResult:
     outliers: list[SliceOutlier]
     outlier_z: Float
     data: Single
+    warnings: list[str]
 
 
 @dataclass(frozen=True)
@@ -156,6 +162,7 @@ class _Series:
     mask: NDArray[np.bool_]
     frame: ImageFrame
     labels: NDArray[np.intp]
+    b_values_s_mm2: Float  # of each label
     directions: Float
     groups: NDArray[np.intp]
     settings: EddySettings
@@ -165,8 +172,17 @@ class _Series:
         return N_PARAMETERS[self.settings.model] - (3 if self.settings.model == "affine" else 6)
 
     @property
-    def weighted(self) -> NDArray[np.intp]:
-        return np.flatnonzero(self.labels > 0)
+    def shells(self) -> list[NDArray[np.intp]]:
+        return [np.flatnonzero(self.labels == k) for k in range(1, int(self.labels.max()) + 1)]
+
+    @property
+    def predictable(self) -> list[NDArray[np.intp]]:
+        # volumes of another shell are no stand-in: their contrast may be inverted
+        return [shell for shell in self.shells if shell.size >= MIN_KRIGED]
+
+    @property
+    def predicted(self) -> NDArray[np.intp]:
+        return np.sort(np.concatenate([np.empty(0, dtype=np.intp), *self.predictable]))
 
     def model(self, volume: int) -> Model:
         return self.settings.model if self.labels[volume] > 0 else "rigid"
@@ -184,6 +200,7 @@ class _State:
     lost: NDArray[np.bool_]  # (N, n_slices)
     z: Float
     outliers: list[SliceOutlier]
+    warnings: list[str]
 
 
 def _in_threads(task: Callable[[int], T], items: Sequence[int], threads: int) -> list[T]:
@@ -204,7 +221,7 @@ def _weighted_sum(stack: Single, weights: Float, total: Float) -> None:
 
 
 def _align(series: _Series, state: _State) -> Single:
-    # diffusion-weighted volumes on the reference grid, (N, X * Y * Z)
+    # volumes that predict each other on the reference grid, (N, X * Y * Z)
     aligned = np.zeros((len(series.labels), series.mask.size), dtype=np.float32)
 
     def one(volume: int) -> None:
@@ -212,7 +229,7 @@ def _align(series: _Series, state: _State) -> Single:
         repaired = state.repaired[volume].astype(np.float64)
         aligned[volume] = resample_to_reference(repaired, transform, series.frame).ravel()
 
-    _in_threads(one, series.weighted.tolist(), series.settings.threads)
+    _in_threads(one, series.predicted.tolist(), series.settings.threads)
     return aligned
 
 
@@ -228,25 +245,19 @@ def _prediction_weights(series: _Series, state: _State, aligned: Single, *, krig
     inside = np.flatnonzero(series.mask)
     inside = inside[:: max(1, inside.size // N_SAMPLES)]
     weights = np.zeros((len(series.labels), len(series.labels)))
-    shells = [np.flatnonzero(series.labels == s) for s in range(1, int(series.labels.max()) + 1)]
-    large = [s for s in range(len(shells)) if shells[s].size >= MIN_KRIGED]
-    for s, shell in enumerate(shells):
-        if s in large and kriged:
-            weights[np.ix_(shell, shell)] = leave_one_out_weights(
+    for shell in series.predictable:
+        block = np.ix_(shell, shell)
+        if kriged:
+            weights[block] = leave_one_out_weights(
                 directions[shell], aligned[np.ix_(shell, inside)]
             )
-            continue
-        # too few for their own prediction: the mean of the nearest shell that is large enough
-        nearest = large[int(np.argmin(np.abs(np.asarray(large) - s)))] if large else None
-        donors = series.weighted if nearest is None else shells[nearest]
-        for volume in shell:
-            others = donors[donors != volume]
-            weights[volume, others] = 1.0 / others.size
+        else:
+            weights[block] = (1.0 - np.eye(shell.size)) / (shell.size - 1)
     return weights
 
 
 def _predictor(series: _Series, state: _State, *, kriged: bool) -> Predict:
-    # volume -> its prediction in the reference space, from all others as they lie now
+    # volume -> its prediction in the reference space, from its shell's others as they lie now
     aligned = _align(series, state)
     weights = _prediction_weights(series, state, aligned, kriged=kriged)
 
@@ -359,30 +370,78 @@ def _move_shell(series: _Series, state: _State, shell: NDArray[np.intp], move: F
 
 
 def _align_shells(series: _Series, state: _State, near: NDArray[np.bool_]) -> None:
-    # mean of each shell to the b=0, the higher ones to the shell below, whose contrast is nearer
-    inner = _moved_border(series.mask, -series.settings.contrast_margin_mm, series.frame)
-    below = _shell_mean(series, state, np.flatnonzero(series.labels == 0))
-    for label in range(1, int(series.labels.max()) + 1):
-        shell = np.flatnonzero(series.labels == label)
-        if label == 1 and not near[shell].any():
-            # measured at b = 2500: the contrast is so far from the b=0 that the fit loses the
-            # head, while the mean of a shell has hardly moved
-            below = _shell_mean(series, state, shell)
-            continue
-        fit = register_across_contrasts(
-            _shell_mean(series, state, shell),
-            below,
-            inner,
-            frame=series.frame,
-            model="rigid",
-            phase_axis=series.settings.phase_axis,
-            start=np.zeros(6),
-            fwhm_mm=series.settings.contrast_fwhm_mm,
-            shading_fwhm_mm=series.settings.shading_fwhm_mm,
-            tolerance_mm=series.settings.tolerance_mm,
+    # each shell to the b=0 itself, never to another shell, whose error it would take over
+    settings = series.settings
+    b0 = _shell_mean(series, state, np.flatnonzero(series.labels == 0))
+    for shell in series.predictable:
+        wanted = settings.align_shells
+        if wanted == "all" or (wanted == "low_b" and near[shell].any()):
+            move, doubt_mm = _shell_move(series, state, shell, b0)
+            if doubt_mm <= _longest_edge_mm(series):
+                _move_shell(series, state, shell, move)
+                continue
+            reason = f"its halves disagree by {doubt_mm:.1f} mm"
+        elif near[shell].any():
+            continue  # each volume began at its registration to the b=0
+        else:
+            reason = "the alignment of shells is off for it"
+        b_value = series.b_values_s_mm2[series.labels[shell[0]]]
+        state.warnings.append(
+            f"motion between the b=0 and the volumes of b={b_value:.0f} s/mm2 was not corrected: "
+            f"{reason}"
         )
-        _move_shell(series, state, shell, frame_transform(fit.parameters, "rigid", 0))
-        below = _shell_mean(series, state, shell)
+
+
+def _longest_edge_mm(series: _Series) -> float:
+    return float(np.linalg.norm(series.frame.voxel_to_frame[:3, :3], axis=0).max())
+
+
+def _shell_move(
+    series: _Series, state: _State, shell: NDArray[np.intp], b0: Float
+) -> tuple[Float, float]:
+    # move from the b=0 to a shell, and how far the two halves of the shell disagree on it
+    halves = [_shell_mean(series, state, shell[start::2]) for start in (0, 1)]
+    shares = np.array([shell[start::2].size for start in (0, 1)]) / shell.size
+    fits = [_fit_by_information(series, image, b0, "rigid", np.zeros(6)) for image in halves]
+    difference = np.abs(fits[0].parameters - fits[1].parameters)
+    whole = shares[0] * halves[0] + shares[1] * halves[1]
+    start = (fits[0].parameters + fits[1].parameters) / 2
+    found = _fit_by_information(series, whole, b0, "rigid", start)
+    return frame_transform(found.parameters, "rigid", 0), float(difference.max())
+
+
+def _fit_by_information(
+    series: _Series, volume: Float, b0: Float, model: Model, start: Float
+) -> VolumeFit:
+    settings = series.settings
+    # without the shading, a real head's shells were drawn 1 mm along the coil's gradient
+    shading = coil_shading(b0, series.mask, settings.shading_fwhm_mm, series.frame)
+    return register_by_information(
+        volume / shading,
+        b0 / shading,
+        _moved_border(series.mask, settings.mask_margin_mm, series.frame),
+        frame=series.frame,
+        model=model,
+        phase_axis=settings.phase_axis,
+        start=start,
+        fwhm_mm=settings.contrast_fwhm_mm,
+        tolerance_mm=settings.tolerance_mm,
+    )
+
+
+def _register_by_information(series: _Series, state: _State, volumes: NDArray[np.intp]) -> None:
+    # each of these volumes to the mean b=0, by mutual information
+    b0 = _shell_mean(series, state, np.flatnonzero(series.labels == 0))
+
+    def one(volume: int) -> VolumeFit:
+        image = series.original[volume].astype(np.float64)
+        return _fit_by_information(
+            series, image, b0, series.model(volume), state.parameters[volume]
+        )
+
+    fits = _in_threads(one, volumes.tolist(), series.settings.threads)
+    for volume, fit in zip(volumes, fits, strict=True):
+        state.parameters[volume], state.misfit[volume] = fit.parameters, fit.misfit
 
 
 def _shell_mean(series: _Series, state: _State, shell: NDArray[np.intp]) -> Float:
@@ -417,10 +476,9 @@ def _find_outliers(series: _Series, state: _State, predict: Predict) -> None:
         for image, sums in ((series.original[volume], observed), (prediction, predicted)):
             sums[volume] = np.bincount(series.groups, _slice_sums(series, image * mask))
 
-    _in_threads(count, series.weighted.tolist(), settings.threads)
+    _in_threads(count, series.predicted.tolist(), settings.threads)
     ratio = np.ones((n, n_groups))
-    for label in range(1, int(series.labels.max()) + 1):
-        shell = np.flatnonzero(series.labels == label)
+    for shell in series.predictable:
         state.z[shell], ratio[shell] = outlier_z(
             observed[shell], predicted[shell], voxels[shell], min_voxels=settings.min_slice_voxels
         )
@@ -498,25 +556,31 @@ def correct_series(
     Each round predicts a volume from the others of its shell, registers it to the prediction,
     compares slices and replaces the lost ones, in the manner of Andersson and Sotiropoulos
     (2016, doi:10.1016/j.neuroimage.2015.10.019), whose code was not used. No volume is compared
-    with an image of another contrast, so strong diffusion weighting is no special case.
+    with an image of another contrast, so strong diffusion weighting is no special case. At the end
+    the mean of each shell is aligned to the mean b=0 by mutual information, unless its two halves
+    disagree by more than a voxel. Volumes of shells with fewer than `MIN_REGRESSED` begin at their
+    own registration to the b=0 by mutual information; with fewer than `MIN_KRIGED` they cannot be
+    predicted, so they stay there and their slices are not judged.
     """
     series = _checked_series(data, mask, affine, b_values_s_mm2, directions_world, groups, settings)
     state = _start(series)
     near = np.asarray(b_values_s_mm2) <= settings.max_b0_registered_s_mm2
-    _register_across(series, state, np.flatnonzero(near))
-    if not near.all():
+    size = np.bincount(series.labels)[series.labels]
+    # whose common distortion nothing will remove; the correlation ratio distorts weak weighting
+    few = (series.labels > 0) & (size < MIN_REGRESSED)
+    _register_across(series, state, np.flatnonzero(near & ~few))
+    _register_by_information(series, state, np.flatnonzero(few))
+    far = np.flatnonzero(~near & ~few)
+    if far.size:
         # neighbours in direction may have moved alike, so begin with the mean of all
         predict = _predictor(series, state, kriged=False)
-        _register_to_prediction(
-            series, state, predict, np.flatnonzero(~near), settings.smoothing_fwhm_mm[0]
-        )
+        _register_to_prediction(series, state, predict, far, settings.smoothing_fwhm_mm[0])
     for fwhm_mm in settings.smoothing_fwhm_mm:
         predict = _predictor(series, state, kriged=True)
-        _register_to_prediction(series, state, predict, series.weighted, fwhm_mm)
+        _register_to_prediction(series, state, predict, series.predicted, fwhm_mm)
         _remove_common_distortion(series, state)
         _find_outliers(series, state, predict)
-    if settings.align_shells:
-        _align_shells(series, state, near)
+    _align_shells(series, state, near)
     return _result(series, state)
 
 
@@ -603,6 +667,7 @@ def _start(series: _Series) -> _State:
         np.zeros((n, series.groups.size), dtype=bool),
         np.zeros((n, int(series.groups.max()) + 1)),
         [],
+        [],
     )
 
 
@@ -648,7 +713,9 @@ def _checked_series(
         )
     original = np.ascontiguousarray(np.moveaxis(data, 3, 0), dtype=np.float32)
     frame = image_frame(affine, mask.shape)
-    return _Series(original, mask, frame, shells.labels, directions, groups, settings)
+    return _Series(
+        original, mask, frame, shells.labels, shells.b_values_s_mm2, directions, groups, settings
+    )
 
 
 def _result(series: _Series, state: _State) -> EddyResult:
@@ -665,4 +732,5 @@ def _result(series: _Series, state: _State) -> EddyResult:
         outliers=state.outliers,
         outlier_z=state.z,
         data=np.moveaxis(state.repaired, 0, 3),
+        warnings=state.warnings,
     )

@@ -46,7 +46,7 @@ SETTINGS = EddySettings(
     b0_threshold_s_mm2=50.0,
     shell_gap_s_mm2=80.0,
     max_b0_registered_s_mm2=1500.0,
-    align_shells=True,
+    align_shells="all",
     threads=1,
 )
 
@@ -292,6 +292,63 @@ def test_small_second_shell_is_registered_to_the_shell_below():
     series = plant([0] + [1000] * 12 + [2000] * 3, motion=1.5)
     found = correct(series)
     assert landmark_mm(found, series).max() < 0.7  # mm; three volumes have no prediction
+
+
+SHIPPED = {
+    "smoothing_fwhm_mm": (4.0, 2.0),
+    "mask_margin_mm": 6.0,
+    "contrast_margin_mm": 3.0,
+    "contrast_fwhm_mm": 1.5,
+    "min_slice_voxels": 100,
+}
+
+
+def uncorrected_mm(found, series):
+    still = np.tile(np.eye(4), (series.b_values.size, 1, 1))
+    return landmark_mm(replace(found, reference_to_volume=still), series)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("few", "high"), [(3, 1000), (3, 2500), (6, 1000)])
+def test_small_shell_of_weak_weighting_neither_loses_the_head_nor_draws_others(few, high):
+    series = plant([0] + [300] * few + [high] * 16, motion=1.5, eddy=0.01)
+    found = correct(series, **SHIPPED)
+    error = landmark_mm(found, series)[1:]
+    assert (error < uncorrected_mm(found, series)[1:]).all()
+    # mm, three twentieths of the 4 mm voxel: single volumes against another contrast
+    assert error.mean() < 0.6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("b_value", [1000, 1600, 2500])
+def test_move_between_the_b0_and_a_still_shell_is_found(b_value):
+    still = plant([0] + [b_value] * 14)
+    move = np.eye(4)
+    move[:3, :3] = Rotation.from_euler("xyz", [3.0, 0.0, 2.0], degrees=True).as_matrix()
+    move[:3, 3] = np.array([1.0, 3.0, -2.0]) + CENTRE - move[:3, :3] @ CENTRE
+    pull, rng = np.linalg.inv(move), np.random.default_rng(5)
+    points = GRID_MM @ pull[:3, :3].T + pull[:3, 3]
+    data = still.data.copy()
+    for volume in range(1, 15):
+        seen = Head().signal(points, b_value, move[:3, :3].T @ still.directions[volume])
+        data[..., volume] = np.abs(seen.reshape(SHAPE) + 20 * rng.normal(size=SHAPE))
+    found = correct(replace_data(still, data), **SHIPPED)
+    # mm and degrees, a twentieth of the voxel; the rotation moves the cortex by as much
+    centre = np.r_[CENTRE, 1.0]
+    shift = (found.rigid[1:] @ centre - move @ centre).mean(axis=0)[:3]
+    assert np.linalg.norm(shift) < 0.2
+    turn = Rotation.from_matrix(found.rigid[1:, :3, :3] @ move[:3, :3].T).mean()
+    assert np.rad2deg(turn.magnitude()) < 0.25
+    assert found.warnings == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("wanted", "warned"), [("all", 0), ("low_b", 1), ("off", 1)])
+def test_strong_shell_left_unaligned_is_said(wanted, warned):
+    series = plant([0] + [2500] * 8)
+    found = correct(series, **SHIPPED, align_shells=wanted)
+    assert len(found.warnings) == warned
+    assert all("b=2500 s/mm2 was not corrected" in text for text in found.warnings)
 
 
 @pytest.mark.slow

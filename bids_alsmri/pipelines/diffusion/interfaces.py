@@ -286,7 +286,9 @@ class CorrectMotionInputSpec(NodeInputSpec):
     b0_threshold_s_mm2 = traits.Float(mandatory=True, desc="at or below it b is 0, s/mm2")
     shell_gap_s_mm2 = traits.Float(mandatory=True, desc="largest step inside a shell, s/mm2")
     max_b0_registered_s_mm2 = traits.Float(mandatory=True, desc="above it never to the b=0")
-    align_shells = traits.Bool(mandatory=True, desc="align shells to the b=0")
+    align_shells = traits.Enum(
+        "all", "low_b", "off", mandatory=True, desc="shells aligned to the b=0"
+    )
     radius_mm = traits.Float(mandatory=True, desc="for the framewise displacement, mm")
     eddy_shift_max_p = traits.Float(mandatory=True, desc="significance of the eddy shift")
     n_threads = traits.Int(mandatory=True, nohash=True, desc="volumes at a time")

@@ -166,6 +166,7 @@ def correct_motion(
         ),
     )
     result = _register(image, mask, table, target, settings)
+    warnings.extend(result.warnings)
     axis = image.affine[:3, table.phase_axis] / image.voxel_mm[table.phase_axis]
     shift = eddy_current_shift(
         result.motion[:, :3] @ axis, table.gradients, max_p_value=choices.eddy_shift_max_p

@@ -110,8 +110,8 @@ class DiffusionSettings(SettingsModel):
         gt=0,
         le=10000,
         source="andersson2016",
-        help="Volumes above this b-value are never registered to the b=0, whose contrast is too "
-        "different.",
+        help="Volumes above this b-value are not registered to the b=0 one by one, since its "
+        "contrast is too different, unless their shell is too small to predict them.",
     )
     motion_model: Literal["eddy", "affine", "rigid"] = setting(
         "eddy",
@@ -141,7 +141,8 @@ class DiffusionSettings(SettingsModel):
         ge=0,
         le=30,
         source="andersson2016",
-        help="How far outside the brain voxels count when contrasts are alike.",
+        help="How far outside the brain voxels count when contrasts are alike, and for mutual "
+        "information.",
     )
     contrast_margin_mm: float = setting(
         3.0,
@@ -149,7 +150,8 @@ class DiffusionSettings(SettingsModel):
         ge=0,
         le=30,
         source="benchmarks/eddy.py",
-        help="How near to the brain's border voxels do not count when contrasts differ.",
+        help="How near to the brain's border voxels do not count when contrasts differ; above 0, "
+        "the outermost layer never does.",
     )
     contrast_fwhm_mm: float = setting(
         1.5,
@@ -168,10 +170,12 @@ class DiffusionSettings(SettingsModel):
         help="Width over which the b=0 is averaged to take the coils' shading out where contrasts "
         "differ.",
     )
-    align_shells: bool = setting(
-        True,
+    align_shells: Literal["all", "low_b", "off"] = setting(
+        "all",
         source="andersson2016",
-        help="Align the mean of each shell to the b=0 at the end.",
+        help="Shells whose mean is aligned to the b=0 at the end, by mutual information: all, "
+        "those whose volumes were registered to it (low_b), or none. For the others nothing else "
+        "corrects motion between the b=0 and the weighted volumes.",
     )
     replace_outliers: bool = setting(
         True,
