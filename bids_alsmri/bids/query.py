@@ -798,11 +798,30 @@ def _other(
 def _ambiguous(search: _Search, spec: InputSpec, found: Sequence[BidsFile]) -> DataError:
     """Error that names the files among which the program must not guess."""
     names = ", ".join(file.path.relative_to(search.root).as_posix() for file in found)
-    example = json.dumps({spec.name: {"run": 1}})
+    example = json.dumps({spec.name: _filter_for_first(found)})
     return DataError(
         f"{len(found)} files fit the input {spec.name} where one is due: {names}; choose one with "
         f"--bids-filter-file, for instance {example}, or remove the others"
     )
+
+
+def _filter_for_first(found: Sequence[BidsFile]) -> dict[str, str | None]:
+    """Filter that leaves the first of some files, by one part of the name where that will do."""
+    parts = [
+        {
+            **{key: file.name.entities.get(key) for key in load_patterns().entities},
+            "suffix": file.name.suffix,
+            "datatype": file.datatype,
+            "extension": file.name.extension,
+        }
+        for file in found
+    ]
+    first, *others = parts
+    differing = {key: label for key, label in first.items() if any(o[key] != label for o in others)}
+    for key, label in differing.items():
+        if all(not _passes(key, other[key], label) for other in others):
+            return {key: label}
+    return differing
 
 
 def _select(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import pickle
 import re
 from dataclasses import replace
@@ -96,6 +97,27 @@ def test_remedy_for_two_t1w_works(raw, t1w_only):
     (scan,), skips = t1w_only(root, filters={"t1w": {"run": 2}})
     assert scan.inputs["t1w"][0].name == "sub-01_run-02_T1w.nii.gz"
     assert skips == []
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        ("sub-01_acq-a", "sub-01_acq-b"),
+        ("sub-01", "sub-01_acq-b"),
+        ("sub-01_run-01", "sub-01_run-02"),
+        ("sub-01_acq-a_run-1", "sub-01_acq-a_run-2", "sub-01_acq-b_run-1"),
+        ("sub-01_T1w.nii", "sub-01"),
+    ],
+)
+def test_filter_that_the_error_suggests_leaves_one_file(raw, find, specs, others):
+    names = [name if name.endswith(".nii") else f"{name}_T1w.nii.gz" for name in others]
+    root = raw(*(f"sub-01/anat/{name}" for name in names))
+    spec = replace(specs["t1w"], extensions=(".nii.gz", ".nii"))
+    asked = {"primary": "t1w", "inputs": (spec,), "group_by": ()}
+    _, (skip,) = find(root, **asked)
+    suggested = json.loads(re.search(r"for instance (\{.*\}), or", skip.reason)[1])
+    scans, skips = find(root, **asked, filters=suggested)
+    assert (len(scans), skips) == (1, [])
 
 
 def test_directions_are_two_scans_when_grouped_by_them(raw, find):
