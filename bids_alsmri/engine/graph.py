@@ -16,7 +16,7 @@ from nipype.interfaces.utility import Merge
 
 from bids_alsmri.bids.query import Scan
 from bids_alsmri.bids.sink import bids_uri, figure_path, output_path, sidecar
-from bids_alsmri.bids.spec import FigureSpec, IoSpec, OutputSpec
+from bids_alsmri.bids.spec import FigureSpec, IoSpec, OutputSpec, fill
 from bids_alsmri.errors import RunError
 from bids_alsmri.interfaces.outputs import NO_SIDECAR, SaveDerivative
 
@@ -290,7 +290,7 @@ class Graph:
         paths = [path for name in self.spec.inputs for path in self.scan.inputs.get(name, ())]
         paths += [*sorted(self.adopted.values()), *self.upstream_files()]
         depends_on_all = {**self.settings["fit"], **self.settings["apply"]}
-        return sidecar(
+        content = sidecar(
             self.scan,
             spec,
             sources=[bids_uri(path, place.roots) for path in paths],
@@ -298,6 +298,9 @@ class Graph:
             version=place.version,
             values=place.values,
         )
+        if "space" in spec.entities and not fill(spec.entities["space"], place.values):
+            content.pop("SpatialReference", None)
+        return content
 
     def upstream_files(self) -> list[Path]:
         """Files of the pipelines that this one builds on, whether made in this run or before."""

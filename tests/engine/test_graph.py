@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nipype.pipeline.engine as pe
@@ -203,6 +204,16 @@ def test_saved_file_has_a_sidecar_that_tells_what_it_is(build, tmp_path):
         path.with_suffix(".json").name,
         path.name,
     ]
+
+
+@pytest.mark.parametrize(("space", "has_reference"), [("T1w", True), ("", False)])
+def test_spatial_reference_stands_only_beside_a_space(build, space, has_reference):
+    graph = build()
+    entities = {"space": "{anatomical_space}"}
+    spec = OutputSpec("fa", "dwi", "dwimap", entities=entities, sidecar={"SpatialReference": "T1w"})
+    values = {**graph.surroundings.values, "anatomical_space": space}
+    graph.surroundings = replace(graph.surroundings, values=values)
+    assert ("SpatialReference" in graph._sidecar(spec)) == has_reference
 
 
 def test_sidecar_of_the_apply_lists_all_settings(build, tmp_path):
