@@ -19,7 +19,14 @@ from bids_alsmri.bids.sink import sidecar_path, write_text
 from bids_alsmri.engine.graph import Graph, Ref, Surroundings
 from bids_alsmri.engine.pipeline import registry
 from bids_alsmri.engine.records import Record, forget, record_path, write_record
-from bids_alsmri.engine.runner import Keeper, Outcome, Resources, new_workflow, run
+from bids_alsmri.engine.runner import (
+    Keeper,
+    Outcome,
+    Resources,
+    new_workflow,
+    require_resources,
+    run,
+)
 from bids_alsmri.errors import AlsMriError, ExitCode, RunError
 from bids_alsmri.interfaces.outputs import NO_SIDECAR
 from bids_alsmri.planning import Job, Plan, describe, make_plan, settings_by_stage
@@ -77,20 +84,25 @@ def run_participant_level(settings: RunSettings, command_line: str, console: Con
         If nothing can be processed at all.
     """
     plan = make_plan(settings)
+    started = datetime.now(UTC)
+    folder = settings.output_dir / "logs" / started.strftime("%Y%m%dT%H%M%S%fZ")
+    workflow = new_workflow(
+        settings.work_folder, folder / "crashes", stop_on_first_crash=settings.stop_on_first_crash
+    )
+    graphs = build_graphs(settings, plan, workflow)
+    require_resources(workflow, resources_of(settings))
     if settings.plan:
         sys.stdout.write(describe(plan, settings))
         return ExitCode.DONE
     from bids_alsmri.summary import write_reports
 
-    started = datetime.now(UTC)
-    folder = settings.output_dir / "logs" / started.strftime("%Y%m%dT%H%M%S%fZ")
     write_description(settings.output_dir, settings.bids_dir, settings.derivatives, VERSION)
     specs = {name: pipeline.io_spec for name, pipeline in registry().items()}
     write_descriptions(settings.output_dir, specs)
     write_text(folder / "settings.json", settings.as_json(VERSION))
     outcomes: dict[tuple[str, str], Outcome] = {}
     try:
-        run_jobs(settings, plan, folder, console, outcomes)
+        run_jobs(settings, plan, workflow, graphs, console, outcomes)
     except (KeyboardInterrupt, RunError):
         # one that cannot be written must not hide why the run ended
         with contextlib.suppress(AlsMriError):
@@ -123,11 +135,12 @@ def _remove_steps(work_folder: Path, outcomes: Iterable[Outcome]) -> None:
 def run_jobs(
     settings: RunSettings,
     plan: Plan,
-    folder: Path,
+    workflow: pe.Workflow,
+    graphs: Mapping[tuple[str, str], Graph],
     console: Console,
     outcomes: dict[tuple[str, str], Outcome],
 ) -> None:
-    """Build and run the steps of all jobs that have something to do, and keep records.
+    """Run the steps of all jobs that have something to do, and keep records.
 
     Parameters
     ----------
@@ -135,8 +148,10 @@ def run_jobs(
         What was asked for.
     plan : Plan
         What to do.
-    folder : Path
-        Log folder of the run; crash files go there.
+    workflow : nipype Workflow
+        The steps of all jobs.
+    graphs : mapping of Graph
+        Their parts of it, by pipeline and label of the scan.
     console : rich Console
         Where progress is shown.
     outcomes : dict of Outcome
@@ -153,10 +168,6 @@ def run_jobs(
     if not todo:
         log.info("everything was done before")
         return
-    workflow = new_workflow(
-        settings.work_folder, folder / "crashes", stop_on_first_crash=settings.stop_on_first_crash
-    )
-    graphs = build_graphs(settings, plan, workflow)
     outcomes.update({key: Outcome(graph, False, (STOPPED,)) for key, graph in graphs.items()})
     keeper = _keeper(settings, todo, outcomes)
     found = run(workflow, list(graphs.values()), resources_of(settings), console, keeper)
@@ -346,10 +357,16 @@ def exit_code_of(result: Result) -> ExitCode:
     Returns
     -------
     ExitCode
-        Done, or that some scans failed; that nothing can be written where a disk was full.
+        Done, or that some scans failed; the code of the first fault where none is done, and that
+        nothing can be written where a disk was full.
     """
     if any(outcome.is_disk_full for outcome in result.outcomes.values()):
         return ExitCode.CANNOT_WRITE
-    failed = [outcome for outcome in result.outcomes.values() if not outcome.is_done]
-    faults = [skip for skip in result.plan.skips if skip.is_error]
-    return ExitCode.SCANS_FAILED if failed or faults else ExitCode.DONE
+    failed = [outcome.exit_code for outcome in result.outcomes.values() if not outcome.is_done]
+    codes = failed + [skip.exit_code for skip in result.plan.skips if skip.is_error]
+    if not codes:
+        return ExitCode.DONE
+    if len(failed) < len(result.plan.jobs):
+        return ExitCode.SCANS_FAILED
+    # a scan that only builds on a failed one has no code of its own
+    return next((c for c in codes if c is not ExitCode.SCANS_FAILED), ExitCode.SCANS_FAILED)

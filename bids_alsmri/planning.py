@@ -35,6 +35,7 @@ from bids_alsmri.engine.records import (
 from bids_alsmri.errors import DataError, ExitCode, SettingsError
 from bids_alsmri.options import SettingsModel, options_of
 from bids_alsmri.settings import RunSettings
+from bids_alsmri.spaces.templates import require_template
 from bids_alsmri.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -149,10 +150,11 @@ def make_plan(settings: RunSettings) -> Plan:
     Raises
     ------
     SettingsError
-        If a label or filter matches nothing.
+        If a label or filter matches nothing, or the template is not to be had.
     DataError
         If no scan is usable.
     """
+    _require_template(settings.template)
     available = list_participants(settings.bids_dir)
     participants = resolve_labels(settings.participant_label, available, "participant")
     # a plan writes nothing, not even the index
@@ -190,6 +192,13 @@ def make_plan(settings: RunSettings) -> Plan:
     if not jobs:
         _raise_nothing_usable(settings, skips)
     return Plan(tuple(participants), tuple(jobs.values()), tuple(skips))
+
+
+def _require_template(name: str) -> None:
+    try:
+        require_template(name)
+    except DataError as error:
+        raise SettingsError(str(error)) from None
 
 
 def _skip_of(scan: Scan, error: DataError) -> Skip:

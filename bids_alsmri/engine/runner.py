@@ -48,6 +48,8 @@ class Outcome:
         Their full traces, for the report.
     seconds : dict
         Duration of each step, in s.
+    exit_code : ExitCode
+        What its first error of our own stands for.
     """
 
     graph: Graph
@@ -55,6 +57,7 @@ class Outcome:
     errors: tuple[str, ...] = ()
     traces: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    exit_code: ExitCode = ExitCode.SCANS_FAILED
 
     @property
     def is_disk_full(self) -> bool:
@@ -156,7 +159,7 @@ def choose_plugin(resources: Resources) -> tuple[str, dict[str, Any]]:
         arguments.setdefault("mp_context", "forkserver")
         arguments.setdefault("n_procs", resources.n_procs)
         arguments.setdefault("memory_gb", resources.memory_gb)
-        # a step with more threads than n_procs runs alone; memory is checked by require_memory
+        # a step with more threads than n_procs runs alone; memory is checked by require_resources
         arguments.setdefault("raise_insufficient", False)
     return plugin, arguments
 
@@ -195,7 +198,7 @@ def new_workflow(
     return workflow
 
 
-def require_memory(workflow: pe.Workflow, resources: Resources) -> None:
+def require_resources(workflow: pe.Workflow, resources: Resources) -> None:
     """Raise before anything runs where one step needs more than there is.
 
     Parameters
@@ -207,16 +210,21 @@ def require_memory(workflow: pe.Workflow, resources: Resources) -> None:
 
     Raises
     ------
+    SettingsError
+        If the plugin file cannot be used.
     RunError
-        If a step needs more memory than `resources` allow.
+        If a step needs more memory than `resources` allow, with exit code 64.
     """
     if resources.plugin_file is not None:
+        # memory is the scheduler's to give
+        read_plugin_file(resources.plugin_file)
         return
     for node in workflow._graph.nodes():
         if node.mem_gb > resources.memory_gb:
             raise RunError(
                 f"step {node.name} needs {node.mem_gb:.1f} GB but {resources.memory_gb:.1f} GB are "
-                "allowed; raise --mem-gb or run where there is more memory"
+                "allowed; raise --mem-gb or run where there is more memory",
+                exit_code=ExitCode.USAGE,
             )
 
 
@@ -345,7 +353,7 @@ def run(
     RunError
         If a step needs more memory than there is, or the plugin itself failed.
     """
-    require_memory(workflow, resources)
+    require_resources(workflow, resources)
     name, arguments = choose_plugin(resources)
     crash_folder = Path(workflow.config["execution"]["crashdump_dir"])
     old_crashes = set(crash_folder.glob("crash-*.txt"))
@@ -431,11 +439,22 @@ def _outcome(
     is_saved = all(stamp is not None and stamp != before[path] for path, stamp in stamps.items())
     traces = [trace for trace in crashes if _concerns(trace, names)]
     is_done = is_saved and not traces and not names & failed
-    errors = [_with_remedy(summary_of(trace)) for trace in traces]
+    told = [_parted(summary_of(trace)) for trace in traces]
+    errors = [_with_remedy(message) for message, _ in told]
+    codes = [code for _, code in told if code is not ExitCode.SCANS_FAILED]
     if not is_done and not errors:
         errors = ["a step that it builds on failed or was never run; see the other scans"]
     own = {name: round(value, 2) for name, value in seconds.items() if name in names}
-    return Outcome(graph, is_done, tuple(errors), tuple(traces), own)
+    code = ExitCode.DONE if is_done else (*codes, ExitCode.SCANS_FAILED)[0]
+    return Outcome(graph, is_done, tuple(errors), tuple(traces), own, code)
+
+
+def _parted(message: str) -> tuple[str, ExitCode]:
+    # the last note of our own errors, see interfaces/node.py
+    found = re.search(r" exit code (\d+)$", message)
+    if found is None or int(found[1]) not in list(ExitCode):
+        return message, ExitCode.SCANS_FAILED
+    return message[: found.start()], ExitCode(int(found[1]))
 
 
 def _concerns(trace: str, names: set[str]) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from nipype.interfaces.base import (
     traits,
 )
 
+from bids_alsmri.errors import AlsMriError
 from bids_alsmri.version import VERSION
 
 
@@ -41,6 +44,12 @@ class AlsInterface(SimpleInterface):
     memory_gb = 0.5
     n_threads = 1
 
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Make the node's errors name their exit code: only their text leaves its process."""
+        super().__init_subclass__(**arguments)
+        if "_run_interface" in vars(cls):
+            cls._run_interface = _naming_exit_code(vars(cls)["_run_interface"])
+
     def file(self, runtime: Any, name: str) -> Path:
         """Path of a result in the node's own folder."""
         return Path(runtime.cwd) / name
@@ -50,6 +59,18 @@ class AlsInterface(SimpleInterface):
         for name, value in results.items():
             self._results[name] = str(value) if isinstance(value, Path) else value
         return runtime
+
+
+def _naming_exit_code(run_interface: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(run_interface)
+    def run(self: AlsInterface, runtime: Any) -> Any:
+        try:
+            return run_interface(self, runtime)
+        except AlsMriError as error:
+            error.add_note(f"exit code {int(error.exit_code)}")
+            raise
+
+    return run
 
 
 def write_facts(path: Path, facts: dict[str, Any]) -> Path:

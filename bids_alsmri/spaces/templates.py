@@ -115,10 +115,34 @@ def get_template(
     variables = os.environ if environment is None else environment
     if name == EMBEDDED_TEMPLATE:
         return _embedded(resolution_mm)
+    paths, origin, licence = _found(name, variables)
+    return _from_files(name, resolution_mm, paths, origin, licence)
+
+
+def require_template(name: str, *, environment: Mapping[str, str] | None = None) -> None:
+    """Raise where this computer holds no template of a name; reads no image.
+
+    Parameters
+    ----------
+    name : str
+        Name of the space.
+    environment : mapping of str to str, optional
+        In place of the process's environment variables.
+
+    Raises
+    ------
+    DataError
+        If no source on this computer holds the template.
+    """
+    if name != EMBEDDED_TEMPLATE:
+        _found(name, os.environ if environment is None else environment)
+
+
+def _found(name: str, variables: Mapping[str, str]) -> tuple[dict[str, Path], str, str]:
+    """Files of a template, where they came from, and their licence."""
     for found in (_from_templateflow(name, variables), _from_fsl(name, variables)):
         if found is not None:
-            paths, origin, licence = found
-            return _from_files(name, resolution_mm, paths, origin, licence)
+            return found
     raise DataError(
         f"template {name}: no files for it on this computer; expected {EMBEDDED_TEMPLATE}, or "
         "its T1w and brain mask (not empty) under TEMPLATEFLOW_HOME "

@@ -315,6 +315,43 @@ def test_plan_tells_what_would_happen_and_writes_nothing(toy, raw):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("texts", "code"), [({"s01": "bad"}, 65), ({"s01": "bad", "s02": "1 2"}, 1)]
+)
+def test_exit_code_of_a_step_is_the_runs_where_nothing_succeeded(toy, raw, texts, code):
+    assert toy.run(raw(**texts), "out", "participant", "--n-procs", 1).returncode == code
+
+
+@pytest.mark.slow
+def test_folder_that_cannot_be_written_ends_with_73(toy, raw):
+    (toy.folder / "out" / "sub-s01").mkdir(parents=True)
+    (toy.folder / "out" / "sub-s01" / "anat").write_text("no folder")
+    (toy.folder / "out" / "sub-s01" / "figures").write_text("no folder")
+    code = toy.run(raw(s01="1 2 3"), "out", "participant", "--n-procs", 1)
+    assert code.returncode == 73, code.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_plan", [False, True])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--template", "MNI152NLin6Asym"), "template MNI152NLin6Asym: no files for it"),
+        (("--nipype-plugin-file", "none.yml"), "none.yml: No such file"),
+        (("--mem-gb", 0.2), "needs 0.5 GB but 0.2 GB are allowed"),
+    ],
+)
+def test_what_cannot_be_had_is_told_before_anything_is_written(toy, raw, words, message, is_plan):
+    dataset = raw(s01="1 2 3")
+    more = ("--plan",) if is_plan else ("-w", "work")
+    environment = {"TEMPLATEFLOW_HOME": "", "FSLDIR": ""}
+    code = toy.run(dataset, "out", "participant", *words, *more, **environment)
+    assert code.returncode == 64, code.stderr
+    assert message in code.stderr
+    assert not (toy.folder / "out").exists()
+
+
+@pytest.mark.slow
 def test_clean_workdir_removes_the_steps_of_this_run_only(toy, raw):
     dataset = raw(s01="1 2 3")
     (toy.folder / "work").mkdir()

@@ -22,7 +22,7 @@ from bids_alsmri.engine.runner import (
     choose_plugin,
     new_workflow,
     read_plugin_file,
-    require_memory,
+    require_resources,
     run,
     summary_of,
     write_timing,
@@ -106,6 +106,7 @@ def test_error_is_told_with_its_notes_and_without_its_trace(runs):
     assert not second.is_done
     assert second.errors == ("sub-02_T1w.nii.gz: holds bad; give numbers in the toy",)
     assert "Traceback" in second.traces[0]
+    assert (first.exit_code, second.exit_code) == (ExitCode.DONE, ExitCode.BAD_DATA)
 
 
 def test_error_of_a_library_keeps_its_kind(runs):
@@ -294,7 +295,9 @@ def test_want_of_memory_is_told_before_anything_runs(runs):
         runs.run(graph)
     assert not (runs.folder / "journal").exists()
     # with a scheduler the memory is the scheduler's to give
-    require_memory(graph.workflow, Resources(1, 4.0, Path("slurm.json"), False))
+    slurm = runs.folder / "slurm.json"
+    slurm.write_text('{"plugin": "SLURM"}')
+    require_resources(graph.workflow, Resources(1, 4.0, slurm, False))
 
 
 def test_plugin_follows_from_the_processes():
