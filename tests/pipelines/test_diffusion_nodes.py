@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy.spatial.transform import Rotation
 
+from bids_alsmri.errors import DataError
 from bids_alsmri.interfaces.base import write_image
 from bids_alsmri.interfaces.registration import write_linear
 from bids_alsmri.numerics.gradients import bvecs_to_world
@@ -22,7 +24,7 @@ from bids_alsmri.pipelines.diffusion.places import (
     motion_columns,
     turned_table,
 )
-from bids_alsmri.pipelines.diffusion.series import SeriesTable
+from bids_alsmri.pipelines.diffusion.series import SeriesTable, protocol_of
 from bids_alsmri.pipelines.diffusion.steps import Grid, coverage_facts, draft_brain_mask
 from bids_alsmri.pipelines.diffusion.workflow import PIPELINE
 
@@ -180,3 +182,26 @@ def test_rough_brain_mask_is_that_of_dipy(passes):
     _, expected = mask_module.median_otsu(b0, median_radius=2, numpass=passes, dilate=1)
     found = draft_brain_mask(b0, median_radius=2, passes=passes)
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("PartialFourier", "6/8", "a number above 0, at most 1"),
+        ("PartialFourier", 75, "a number above 0, at most 1"),
+        ("PartialFourier", True, "a number above 0, at most 1"),
+        ("MultibandAccelerationFactor", "x2", "a whole number from 1"),
+        ("MultibandAccelerationFactor", 2.5, "a whole number from 1"),
+        ("MultibandAccelerationFactor", 0, "a whole number from 1"),
+        ("SliceTiming", "interleaved", "a list of one time per slice"),
+    ],
+)
+def test_value_of_another_kind_in_a_sidecar_is_named(key, value, expected):
+    with pytest.raises(DataError) as found:
+        protocol_of({key: value}, Path("sub-01_dwi.nii.gz"))
+    assert f"sub-01_dwi.nii.gz: {key} is {value!r}" in str(found.value)
+    assert f"expected {expected}" in str(found.value)
+
+
+def test_whole_number_with_a_point_is_a_multiband_factor():
+    assert protocol_of({"MultibandAccelerationFactor": 2.0}, Path("x"))["multiband_factor"] == 2

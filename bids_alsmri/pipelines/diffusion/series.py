@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -104,18 +105,50 @@ def protocol_of(metadata: Mapping[str, Any], path: Path) -> dict[str, Any]:
     Raises
     ------
     DataError
-        If a direction is none of i, j, k, with or without a minus.
+        If a direction is none of i, j, k, with or without a minus, or a value is not of the kind
+        that BIDS gives it.
     """
-    partial = metadata.get("PartialFourier")
-    multiband = metadata.get("MultibandAccelerationFactor")
     return {
         "phase_axis": axis_of(metadata.get("PhaseEncodingDirection", "j"), path),
         "has_phase_axis": "PhaseEncodingDirection" in metadata,
         "slice_axis": axis_of(metadata.get("SliceEncodingDirection", "k"), path),
-        "slice_times_s": metadata.get("SliceTiming"),
-        "multiband_factor": None if multiband is None else int(multiband),
-        "partial_fourier": None if partial is None else float(partial),
+        "slice_times_s": _slice_times_s(metadata, path),
+        "multiband_factor": _multiband_factor(metadata, path),
+        "partial_fourier": _partial_fourier(metadata, path),
     }
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _partial_fourier(metadata: Mapping[str, Any], path: Path) -> float | None:
+    value = metadata.get("PartialFourier")
+    if value is None or (_is_number(value) and 0 < value <= 1):
+        return None if value is None else float(value)
+    raise _wrong(path, "PartialFourier", value, "a number above 0, at most 1, such as 0.75")
+
+
+def _multiband_factor(metadata: Mapping[str, Any], path: Path) -> int | None:
+    value = metadata.get("MultibandAccelerationFactor")
+    if value is None or (_is_number(value) and value >= 1 and value == int(value)):
+        return None if value is None else int(value)
+    raise _wrong(path, "MultibandAccelerationFactor", value, "a whole number from 1, such as 2")
+
+
+def _slice_times_s(metadata: Mapping[str, Any], path: Path) -> list[float] | None:
+    value = metadata.get("SliceTiming")
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(_is_number(time) for time in value):
+        raise _wrong(path, "SliceTiming", value, "a list of one time per slice, in s")
+    return [float(time) for time in value]
+
+
+def _wrong(path: Path, key: str, value: Any, expected: str) -> DataError:
+    return DataError(
+        f"{path}: {key} is {value!r} in its sidecar; expected {expected}; correct the sidecar"
+    )
 
 
 def axis_of(direction: str, path: Path) -> int:
