@@ -24,6 +24,7 @@ from bids_alsmri.pipelines.diffusion.places import (
     motion_columns,
     turned_table,
 )
+from bids_alsmri.pipelines.diffusion.runs import combine_runs, read_run
 from bids_alsmri.pipelines.diffusion.series import SeriesTable, protocol_of
 from bids_alsmri.pipelines.diffusion.steps import Grid, coverage_facts, draft_brain_mask
 from bids_alsmri.pipelines.diffusion.workflow import PIPELINE
@@ -193,6 +194,7 @@ def test_rough_brain_mask_is_that_of_dipy(passes):
         ("MultibandAccelerationFactor", "x2", "a whole number from 1"),
         ("MultibandAccelerationFactor", 2.5, "a whole number from 1"),
         ("MultibandAccelerationFactor", 0, "a whole number from 1"),
+        ("EchoTime", [0.08, 0.09], "one number in s"),
         ("SliceTiming", "interleaved", "a list of one time per slice"),
     ],
 )
@@ -205,3 +207,86 @@ def test_value_of_another_kind_in_a_sidecar_is_named(key, value, expected):
 
 def test_whole_number_with_a_point_is_a_multiband_factor():
     assert protocol_of({"MultibandAccelerationFactor": 2.0}, Path("x"))["multiband_factor"] == 2
+
+
+PROTOCOL = {
+    "PhaseEncodingDirection": "j",
+    "SliceEncodingDirection": "k",
+    "EchoTime": 0.080,
+    "PartialFourier": 0.75,
+    "MultibandAccelerationFactor": 2,
+    "SliceTiming": [0.0, 1.0, 0.0, 1.0],
+}
+
+
+@pytest.fixture
+def runs_of(tmp_path):
+    """Function that writes and reads runs whose sidecars are given."""
+    # 1 b=0 and the six directions that a tensor needs
+    pairs = [[1, 1, 0], [1, -1, 0], [1, 0, 1], [1, 0, -1], [0, 1, 1], [0, 1, -1]]
+    weighting = np.r_[np.zeros((1, 3)), np.array(pairs) / np.sqrt(2)]
+    np.savetxt(tmp_path / "dwi.bval", [np.where(weighting.any(axis=1), 1000, 0)])
+    np.savetxt(tmp_path / "dwi.bvec", weighting.T)
+
+    def read(*sidecars):
+        runs = []
+        for number, metadata in enumerate(sidecars, start=1):
+            path = tmp_path / f"run-{number}_dwi.nii.gz"
+            signal = np.random.default_rng(1).uniform(50, 100, (4, 4, 4, len(weighting)))
+            write_image(signal.astype(np.float32), np.diag([2.0, 2, 2, 1]), path)
+            runs.append(
+                read_run(
+                    path,
+                    tmp_path / "dwi.bval",
+                    tmp_path / "dwi.bvec",
+                    metadata,
+                    b0_threshold_s_mm2=50.0,
+                )
+            )
+        return runs
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("PhaseEncodingDirection", "j-", "PhaseEncodingDirection is 'j-' and 'j'"),
+        ("PhaseEncodingDirection", "i", "PhaseEncodingDirection is 'i' and 'j'"),
+        ("SliceEncodingDirection", "i", "SliceEncodingDirection is 'i' and 'k'"),
+        ("EchoTime", 0.082, "EchoTime is 0.082 and 0.08 s"),
+        ("PartialFourier", 1.0, "PartialFourier is 1 and 0.75"),
+        ("MultibandAccelerationFactor", 4, "MultibandAccelerationFactor is 4 and 2"),
+        ("SliceTiming", [0.0, 0.0, 1.0, 1.0], "SliceTiming differs by up to 1 s"),
+    ],
+)
+def test_runs_of_other_protocols_are_not_combined(runs_of, key, value, said):
+    with pytest.raises(DataError) as found:
+        combine_runs(runs_of(PROTOCOL, PROTOCOL | {key: value}))
+    text = str(found.value)
+    assert said in text
+    assert "run-2_dwi.nii.gz and " in text
+    assert "run-1_dwi.nii.gz are no runs of one protocol" in text
+    assert all(way in text for way in ("dir-", "--bids-filter-file", "-diffusion-combine-runs"))
+
+
+@pytest.mark.parametrize(
+    "rounding",
+    [{}, {"EchoTime": 0.0805}, {"SliceTiming": [0.0, 1.0025, 0.0, 1.0]}],
+)
+def test_runs_whose_protocols_differ_by_rounding_are_combined(runs_of, rounding):
+    data, _, _, _ = combine_runs(runs_of(PROTOCOL, PROTOCOL | rounding))
+    assert data.shape[3] == 14
+
+
+def test_runs_are_compared_also_where_the_first_sidecar_tells_nothing(runs_of):
+    other = PROTOCOL | {"PhaseEncodingDirection": "j-"}
+    with pytest.raises(DataError, match="PhaseEncodingDirection is 'j-' and 'j'"):
+        combine_runs(runs_of({}, PROTOCOL, other))
+
+
+def test_what_the_first_sidecar_lacks_is_taken_from_the_others(runs_of):
+    _, _, table, _ = combine_runs(runs_of({}, PROTOCOL | {"PhaseEncodingDirection": "i"}))
+    assert (table.phase_axis, table.has_phase_axis, table.partial_fourier) == (0, True, 0.75)
+    assert table.slice_times_s == [0.0, 1.0, 0.0, 1.0]
+    assert "run-1_dwi.nii.gz: its sidecar lacks PhaseEncodingDirection" in table.warnings[0]

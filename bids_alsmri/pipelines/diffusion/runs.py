@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,12 @@ from bids_alsmri.errors import DataError
 from bids_alsmri.interfaces.base import ImageData, check_times, concerning, read_image
 from bids_alsmri.numerics.diffusion_quality import scale_runs_by_b0
 from bids_alsmri.numerics.gradients import check_gradients, world_table
-from bids_alsmri.pipelines.diffusion.series import SeriesTable, concatenated, protocol_of
+from bids_alsmri.pipelines.diffusion.series import (
+    SeriesTable,
+    concatenated,
+    protocol_differences,
+    protocol_of,
+)
 from bids_alsmri.pipelines.diffusion.steps import Facts, Float, measure
 
 
@@ -140,12 +146,13 @@ def combine_runs(
     Raises
     ------
     DataError
-        If the grids differ, or a run has no b=0 to be scaled by.
+        If protocols or grids differ, or a run has no b=0 to be scaled by.
     """
     first = runs[0].image
     table = concatenated([run.table for run in runs])
     if len(runs) == 1:
         return first.data, first.affine, table, []
+    _require_one_protocol(runs)
     for run in runs[1:]:
         same = run.image.data.shape[:3] == first.data.shape[:3]
         if not (same and np.allclose(run.image.affine, first.affine, atol=1e-2)):
@@ -169,5 +176,34 @@ def combine_runs(
     )
     text = ", ".join(f"{ratio:.3f}" for ratio in ratios)
     farthest = float(ratios[np.argmax(np.abs(np.log(ratios)))])
-    table = replace(table, notes=[*table.notes, f"runs were scaled by {text} to one b=0 signal"])
+    table = replace(
+        table,
+        notes=[*table.notes, f"runs were scaled by {text} to one b=0 signal"],
+        warnings=[*table.warnings, *_unknown_directions(runs, table)],
+    )
     return data, first.affine, table, [measure("largest_run_ratio", farthest)]
+
+
+def _require_one_protocol(runs: Sequence[Run]) -> None:
+    # all pairs, since a run whose sidecar lacks a value agrees with every other
+    for first, other in combinations(runs, 2):
+        differences = protocol_differences(first.table, other.table)
+        if differences:
+            raise DataError(
+                f"{other.image.path} and {first.image.path} are no runs of one protocol: "
+                f"{'; '.join(differences)}. Tell them apart by dir- or acq- in their names, take "
+                "one of them with --bids-filter-file, or process each run by itself with "
+                "--no-diffusion-combine-runs"
+            )
+
+
+def _unknown_directions(runs: Sequence[Run], table: SeriesTable) -> list[str]:
+    if not table.has_phase_axis:
+        return []
+    return [
+        f"{run.image.path.name}: its sidecar lacks PhaseEncodingDirection, which was taken to be "
+        f"{table.phase_direction}, that of the other runs; if the blips had the opposite polarity, "
+        "the runs must not be combined"
+        for run in runs
+        if not run.table.has_phase_axis
+    ]

@@ -14,6 +14,15 @@ from numpy.typing import NDArray
 
 from bids_alsmri.errors import DataError
 from bids_alsmri.numerics.gradients import GradientTable, world_to_bvecs
+from bids_alsmri.numerics.outliers import SLICE_TIME_TOLERANCE_S
+
+# field: key of the sidecar, unit, share by which runs of one series may differ
+_COMPARED_NUMBERS = {
+    "echo_time_s": ("EchoTime", " s", 0.01),
+    "partial_fourier": ("PartialFourier", "", 0.01),
+    "multiband_factor": ("MultibandAccelerationFactor", "", 0.0),
+    "slice_times_s": ("SliceTiming", " s", 0.0),
+}
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,10 @@ class SeriesTable:
         Acquired share of the lines along the phase axis, 0.5 to 1.
     notes, warnings : list of str
         For the report.
+    phase_direction, slice_direction : str or None
+        As BIDS names them, such as ``j-``; None where the sidecar does not tell.
+    echo_time_s : float or None
+        In s.
     """
 
     b_values_s_mm2: list[float]
@@ -50,6 +63,9 @@ class SeriesTable:
     partial_fourier: float | None
     notes: list[str]
     warnings: list[str]
+    phase_direction: str | None = None
+    slice_direction: str | None = None
+    echo_time_s: float | None = None
 
     @property
     def gradients(self) -> GradientTable:
@@ -115,6 +131,9 @@ def protocol_of(metadata: Mapping[str, Any], path: Path) -> dict[str, Any]:
         "slice_times_s": _slice_times_s(metadata, path),
         "multiband_factor": _multiband_factor(metadata, path),
         "partial_fourier": _partial_fourier(metadata, path),
+        "phase_direction": metadata.get("PhaseEncodingDirection"),
+        "slice_direction": metadata.get("SliceEncodingDirection"),
+        "echo_time_s": _echo_time_s(metadata, path),
     }
 
 
@@ -134,6 +153,13 @@ def _multiband_factor(metadata: Mapping[str, Any], path: Path) -> int | None:
     if value is None or (_is_number(value) and value >= 1 and value == int(value)):
         return None if value is None else int(value)
     raise _wrong(path, "MultibandAccelerationFactor", value, "a whole number from 1, such as 2")
+
+
+def _echo_time_s(metadata: Mapping[str, Any], path: Path) -> float | None:
+    value = metadata.get("EchoTime")
+    if value is None or _is_number(value):
+        return None if value is None else float(value)
+    raise _wrong(path, "EchoTime", value, "one number in s, such as 0.08")
 
 
 def _slice_times_s(metadata: Mapping[str, Any], path: Path) -> list[float] | None:
@@ -185,35 +211,79 @@ def axis_of(direction: str, path: Path) -> int:
 
 
 def concatenated(tables: Sequence[SeriesTable]) -> SeriesTable:
-    """One table of several runs, in their order.
+    """One table of several runs of one protocol, in their order.
 
     Parameters
     ----------
     tables : sequence of SeriesTable
-        At least one.
+        At least one; `protocol_differences` finds none between them.
 
     Returns
     -------
     SeriesTable
-        Protocol of the first run, volumes, notes and warnings of all.
-
-    Raises
-    ------
-    DataError
-        If the runs were encoded along different axes.
+        Protocol of the first run that tells it, volumes, notes and warnings of all.
     """
     first = tables[0]
-    if any(t.phase_axis != first.phase_axis for t in tables):
-        raise DataError(
-            "runs of one series were phase-encoded along different axes; tell them apart by dir-"
-        )
+    told: dict[str, Any] = {}
+    for names in (
+        ("phase_direction", "phase_axis", "has_phase_axis"),
+        ("slice_direction", "slice_axis"),
+        *((name,) for name in _COMPARED_NUMBERS),
+    ):
+        teller = next((t for t in tables if getattr(t, names[0]) is not None), first)
+        told |= {name: getattr(teller, name) for name in names}
     return replace(
         first,
         b_values_s_mm2=[b for t in tables for b in t.b_values_s_mm2],
         directions_world=[d for t in tables for d in t.directions_world],
         notes=[n for t in tables for n in t.notes],
         warnings=[w for t in tables for w in t.warnings],
+        **told,
     )
+
+
+def protocol_differences(first: SeriesTable, other: SeriesTable) -> list[str]:
+    """What keeps two runs from being one series.
+
+    Parameters
+    ----------
+    first, other : SeriesTable
+        One run each.
+
+    Returns
+    -------
+    list of str
+        Key of the sidecar and both values, one for each difference; a value that only one sidecar
+        tells is no difference.
+
+    Notes
+    -----
+    Blips of opposite polarity distort the head in opposite directions, echo time and partial
+    Fourier change contrast and blurring, and lost slices are sought in the groups of one slice
+    timing.
+    """
+    found = []
+    for name, key in (
+        ("phase_direction", "PhaseEncodingDirection"),
+        ("slice_direction", "SliceEncodingDirection"),
+    ):
+        pair = getattr(first, name), getattr(other, name)
+        if None not in pair and pair[0] != pair[1]:
+            found.append(f"{key} is {pair[1]!r} and {pair[0]!r}")
+    for name, (key, unit, share) in _COMPARED_NUMBERS.items():
+        pair = getattr(first, name), getattr(other, name)
+        if None in pair:
+            continue
+        if name == "slice_times_s":
+            if len(pair[0]) != len(pair[1]):
+                found.append(f"{key} has {len(pair[1])} and {len(pair[0])} times")
+            else:
+                step_s = float(np.max(np.abs(np.subtract(*pair)), initial=0.0))
+                if step_s > SLICE_TIME_TOLERANCE_S:
+                    found.append(f"{key} differs by up to {step_s:.3g} s")
+        elif abs(pair[1] - pair[0]) > share * abs(pair[0]):
+            found.append(f"{key} is {pair[1]:g} and {pair[0]:g}{unit}")
+    return found
 
 
 def write_bids_gradients(
