@@ -17,6 +17,7 @@ from bids_alsmri.interfaces.base import write_image
 from bids_alsmri.interfaces.registration import write_linear
 from bids_alsmri.numerics.gradients import bvecs_to_world
 from bids_alsmri.pipelines.diffusion.interfaces import Denoise, MeasureTissues, Resample
+from bids_alsmri.pipelines.diffusion.motion import slice_groups
 from bids_alsmri.pipelines.diffusion.places import (
     Motion,
     Place,
@@ -290,3 +291,44 @@ def test_what_the_first_sidecar_lacks_is_taken_from_the_others(runs_of):
     assert (table.phase_axis, table.has_phase_axis, table.partial_fourier) == (0, True, 0.75)
     assert table.slice_times_s == [0.0, 1.0, 0.0, 1.0]
     assert "run-1_dwi.nii.gz: its sidecar lacks PhaseEncodingDirection" in table.warnings[0]
+
+
+def table_of(**values):
+    """Table of a b=0 and one weighted volume."""
+    fields = {
+        "b_values_s_mm2": [0.0, 1000.0],
+        "directions_world": [[0, 0, 0], [1, 0, 0]],
+        "phase_axis": 1,
+        "slice_axis": 2,
+        "has_phase_axis": True,
+        "slice_times_s": None,
+        "multiband_factor": None,
+        "partial_fourier": None,
+        "notes": [],
+        "warnings": [],
+    }
+    return SeriesTable(**{**fields, **values})
+
+
+def test_slices_are_judged_singly_where_the_multiband_factor_does_not_divide_them():
+    groups, warnings = slice_groups(table_of(multiband_factor=3), 5)
+    assert groups.tolist() == [0, 1, 2, 3, 4]
+    assert "is 3, which does not divide the 5 slices" in warnings[0]
+
+
+def test_slice_times_of_another_number_of_slices_are_not_used():
+    groups, warnings = slice_groups(table_of(slice_times_s=[0.0, 1.0, 0.0]), 4)
+    assert groups.tolist() == [0, 1, 2, 3]
+    assert "SliceTiming holds 3 times but a volume has 4 slices" in warnings[0]
+
+
+def test_multiband_factor_that_divides_the_slices_is_not_warned_of():
+    groups, warnings = slice_groups(table_of(multiband_factor=2), 4)
+    assert groups.tolist() == [0, 1, 0, 1]
+    assert warnings == []
+
+
+def test_slice_times_of_a_reversed_slice_axis_belong_to_the_last_slice_first():
+    # BIDS 1.11, SliceEncodingDirection: with a minus the first time is that of the last slice
+    sidecar = {"SliceTiming": [0.0, 0.1, 0.2], "SliceEncodingDirection": "k-"}
+    assert protocol_of(sidecar, Path("x"))["slice_times_s"] == [0.2, 0.1, 0.0]

@@ -165,7 +165,10 @@ def correct_motion(
             choices.eddy.outlier_threshold_sd if choices.replace_outliers else np.inf
         ),
     )
-    result = _register(image, mask, table, target, settings)
+    groups, complaints = slice_groups(table, image.data.shape[table.slice_axis])
+    if target == "prediction":
+        warnings.extend(complaints)
+    result = _register(image, mask, table, target, groups, settings)
     warnings.extend(result.warnings)
     axis = image.affine[:3, table.phase_axis] / image.voxel_mm[table.phase_axis]
     shift = eddy_current_shift(
@@ -189,11 +192,47 @@ def correct_motion(
     return Corrected(data, result, motion, shift, displacement.per_volume_mm, share, facts)
 
 
+def slice_groups(table: SeriesTable, n_slices: int) -> tuple[NDArray[np.intp], list[str]]:
+    """Which slices are judged together, and what is wrong with what the sidecar says of it.
+
+    Parameters
+    ----------
+    table : SeriesTable
+        Tells slice times and multiband factor.
+    n_slices : int
+        Slices of a volume.
+
+    Returns
+    -------
+    groups : (n_slices,) array of int
+        Group of each slice; each its own where the sidecar does not fit the image.
+    warnings : list of str
+        What does not fit.
+    """
+    times_s, factor, warnings = table.slice_times_s, table.multiband_factor, []
+    if times_s is not None and len(times_s) != n_slices:
+        warnings.append(
+            f"SliceTiming holds {len(times_s)} times but a volume has {n_slices} slices; it was not "
+            "used. Were slices cut off? Then leave their times out of the sidecar"
+        )
+        times_s = None
+    if times_s is None and factor is not None and n_slices % factor:
+        warnings.append(
+            f"MultibandAccelerationFactor is {factor}, which does not divide the {n_slices} slices "
+            "of a volume, and there is no SliceTiming that fits; lost slices were sought one by one, "
+            "which finds fewer of them. Give SliceTiming, or correct the factor"
+        )
+        factor = None
+    groups = multiband_groups(n_slices, slice_times_s=times_s, multiband_factor=factor)
+    return groups, warnings
+
+
 def _register(
     image: ImageData,
     mask: NDArray[np.bool_],
     table: SeriesTable,
     target: str,
+    groups: NDArray[np.intp],
     settings: EddySettings,
 ) -> EddyResult:
     b_values, directions = np.array(table.b_values_s_mm2), np.array(table.directions_world)
@@ -206,11 +245,6 @@ def _register(
             directions_world=directions,
             settings=settings,
         )
-    groups = multiband_groups(
-        image.data.shape[table.slice_axis],
-        slice_times_s=table.slice_times_s,
-        multiband_factor=table.multiband_factor,
-    )
     return correct_series(
         image.data,
         mask,

@@ -40,7 +40,7 @@ class SeriesTable:
     has_phase_axis : bool
         False where the sidecar does not tell it and the second axis was taken.
     slice_times_s : list of float or None
-        Start of each slice, in s.
+        Start of each slice, in s, in the order of the image.
     multiband_factor : int or None
         Slices excited at once.
     partial_fourier : float or None
@@ -168,7 +168,9 @@ def _slice_times_s(metadata: Mapping[str, Any], path: Path) -> list[float] | Non
         return None
     if not isinstance(value, list) or not all(_is_number(time) for time in value):
         raise _wrong(path, "SliceTiming", value, "a list of one time per slice, in s")
-    return [float(time) for time in value]
+    # with a minus, BIDS lists the times from the last slice to the first
+    backwards = str(metadata.get("SliceEncodingDirection", "k")).endswith("-")
+    return [float(time) for time in (reversed(value) if backwards else value)]
 
 
 def _wrong(path: Path, key: str, value: Any, expected: str) -> DataError:
