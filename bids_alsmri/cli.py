@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from bids_alsmri.engine.pipeline import registry
 from bids_alsmri.errors import AlsMriError, ExitCode, RunError, SettingsError
 from bids_alsmri.options import Option, add_to_parser, options_of
-from bids_alsmri.planning import check_folders
 from bids_alsmri.settings import LEVELS, RunSettings, make_run_settings, read_settings_file
 from bids_alsmri.version import VERSION
 
@@ -33,7 +32,8 @@ DESCRIPTION = (
 EXIT_CODES = (
     "Exit codes: 0 done, also when everything had been done before; 1 some scans failed; "
     "16 invalid BIDS; 17 unknown level; 18 labels or filters match nothing; 64 usage; 65 bad "
-    "data; 66 no input; 73 output cannot be written."
+    "data; 66 no input; 73 output cannot be written. Long flags may be spelled with underscores "
+    "too, as in --participant_label."
 )
 POSITIONALS = {
     "bids_dir": "Folder of the BIDS dataset.",
@@ -138,11 +138,13 @@ def parse(arguments: Sequence[str]) -> RunSettings:
     SettingsError
         If the call is wrong; an unknown level wins over other faults.
     """
+    parser = make_parser()
+    words = _with_hyphens(arguments, parser)
     try:
         # positionals may stand apart, as in BIDS_DIR OUT --mode paper participant
-        parsed = make_parser().parse_intermixed_args(arguments)
+        parsed = parser.parse_intermixed_args(words)
     except SettingsError:
-        _raise_on_unknown_level(arguments)
+        _raise_on_unknown_level(words)
         raise
     if parsed.analysis_level not in (None, *LEVELS):
         _raise_unknown_level(parsed.analysis_level)
@@ -173,6 +175,18 @@ def _from_file(path: Path | None) -> tuple[dict[str, Any], dict[str, dict[str, A
     return ({}, {}) if path is None else read_settings_file(path)
 
 
+def _with_hyphens(arguments: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
+    """Words of a call with the flags that BIDS Apps spell with underscores, as we spell them."""
+    known = parser._option_string_actions
+    words = []
+    for word in arguments:
+        flag, equals, value = word.partition("=")
+        hyphened = flag.replace("_", "-")
+        is_alias = flag.startswith("--") and flag not in known and hyphened in known
+        words.append(f"{hyphened}{equals}{value}" if is_alias else word)
+    return words
+
+
 def _raise_on_unknown_level(arguments: Sequence[str]) -> None:
     lenient = make_parser(is_lenient=True)
     for action in lenient._actions:
@@ -180,11 +194,16 @@ def _raise_on_unknown_level(arguments: Sequence[str]) -> None:
         if action.option_strings and action.nargs in (None, "+"):
             action.nargs = "?" if action.nargs is None else "*"
     try:
-        known, _ = lenient.parse_known_intermixed_args(arguments)
+        known, surplus = lenient.parse_known_intermixed_args(arguments)
+        flags = [word for word in surplus if word.startswith("-")]
+        # what follows a flag that is not ours may be its value
+        certain = arguments[: arguments.index(flags[0])] if flags else arguments
+        level = lenient.parse_known_intermixed_args(certain)[0].analysis_level
     except SettingsError:
         return
-    if known.analysis_level not in (None, *LEVELS):
-        _raise_unknown_level(known.analysis_level)
+    is_given = any(word in LEVELS for word in (known.analysis_level, *surplus))
+    if level not in (None, *LEVELS) and not is_given:
+        _raise_unknown_level(level)
 
 
 def _raise_unknown_level(level: str) -> NoReturn:
@@ -274,6 +293,8 @@ def run_level(settings: RunSettings, command_line: str) -> ExitCode:
     AlsMriError
         If nothing can be processed.
     """
+    from bids_alsmri.planning import check_folders
+
     check_folders(settings)
     prepare_environment(settings)
     from rich.console import Console
@@ -303,7 +324,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if "--bids-exec-spec" in words:
+    if {"--bids-exec-spec", "--bids_exec_spec"} & set(words):
         from bids_alsmri.descriptor import make_descriptor
 
         sys.stdout.write(json.dumps(make_descriptor(), indent=2) + "\n")

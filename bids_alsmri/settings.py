@@ -75,7 +75,7 @@ class RunSettings(SettingsModel):
         stage="run",
         ge=1,
         unit="processes",
-        flags=("--nprocs", "--nthreads", "--n-cpus", "--n_cpus"),
+        flags=("--nprocs", "--nthreads", "--n-cpus"),
         help="Processes at a time; without it, the cores that this process may use.",
     )
     omp_nthreads: int = setting(

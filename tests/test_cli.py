@@ -161,6 +161,53 @@ def test_wrong_call_ends_with_64(capsys, words):
     assert error.startswith("bids_alsmri: ")
 
 
+@pytest.mark.parametrize("option", OPTIONS, ids=ids)
+def test_every_long_flag_may_be_spelled_with_underscores(option):
+    values = list(option.default) if option.is_list else [option.default]
+    if option.kind is bool:
+        values = []
+    elif values in ([], [None]):
+        values = {"derivatives": ["name=/x"], "pipeline_names": ["diffusion"]}.get(
+            option.name, ["1"]
+        )
+    for flag in (flag for flag in option.flags if flag.startswith("--")):
+        found = [
+            parse(["/raw", "/out", "participant", spelling, *(str(value) for value in values)])
+            for spelling in (flag, "--" + flag[2:].replace("-", "_"))
+        ]
+        assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "value"),
+    [
+        (("--participant_label=a_b",), "participant_label", ("a_b",)),
+        (("--no-skip_bids_validation",), "skip_bids_validation", False),
+        (("--work_dir", "/some_where"), "work_dir", Path("/some_where")),
+    ],
+)
+def test_underscores_of_values_are_kept(words, name, value):
+    assert getattr(parse(["/raw", "/out", "participant", *words]), name) == value
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--fs-license-file", "lic.txt", "/raw", "/out", "participant"),
+        ("--fs-license-file", "lic.txt", "/raw", "/out"),
+        ("/raw", "/out", "--fs-license-file", "lic.txt"),
+        ("/raw", "/out", "--fs-license-file", "lic.txt", "participant"),
+        ("/raw", "/out", "participant", "--fs-license-file", "lic.txt"),
+        ("--notrack", "/raw", "/out", "session"),
+        ("/raw", "/out", "surplus", "participant"),
+    ],
+)
+def test_flag_of_another_program_is_no_unknown_level(capsys, words):
+    code, error = code_of(capsys, *words)
+    assert code == 64
+    assert "unrecognized arguments" in error
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -315,10 +362,10 @@ def test_one_unreadable_file_does_not_stop_other_participants(
     (dataset / "sub-02" / "anat" / "sub-02_T1w.nii.gz").write_text("image")
     real = planning.fingerprint
 
-    def fail_on_one(files, root, known):
+    def fail_on_one(files, *others):
         if any("sub-01" in str(path) for path in files):
             raise DataError("sub-01_T1w.nii.gz: cannot be read")
-        return real(files, root, known)
+        return real(files, *others)
 
     monkeypatch.setattr(planning, "fingerprint", fail_on_one)
     assert main([str(dataset), str(tmp_path / "out"), "participant", "--plan"]) == 0
@@ -399,11 +446,17 @@ def variants():
                         yield name, mode, {field: value}
 
 
+@pytest.mark.parametrize("has_anatomy", [True, False])
 @pytest.mark.parametrize(("name", "mode", "given"), list(variants()))
-def test_methods_text_resolves_for_every_choice(name, mode, given):
+def test_methods_text_resolves_for_every_choice(name, mode, given, has_anatomy):
     pipeline = registry()[name]
     settings = resolve(pipeline.settings, mode, given)
-    facts = {"template": "MNI152NLin2009aSym", "version": "0.1.0", "mode": mode}
+    facts = {
+        "template": "MNI152NLin2009aSym",
+        "version": "0.1.0",
+        "mode": mode,
+        "has_anatomy": has_anatomy,
+    }
     text = methods_text(pipeline, settings, facts)
     assert "{" not in text
     assert "}" not in text
