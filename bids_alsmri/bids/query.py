@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
+import logging
 import os
 import re
 import shlex
@@ -20,7 +22,14 @@ from bids_alsmri.errors import DataError, ExitCode, RunError, SettingsError
 if TYPE_CHECKING:
     from bids.layout import BIDSLayout
 
+log = logging.getLogger(__name__)
+
 _NAME_PARTS = frozenset({"suffix", "datatype", "extension"})
+# Names that fMRIPrep, sMRIPrep, NiBabies, QSIPrep, ASLPrep, PETPrep and MRIQC give their inputs.
+_INPUTS_OF_OTHER_APPS = frozenset(
+    {"anat", "asl", "bold", "dwi", "eeg", "flair", "fmap", "func", "m0scan", "mask", "meg", "perf"}
+    | {"pet", "phase", "roi", "sbref", "t1w", "t2w"}
+)
 _MAX_NAMED = 20
 # git-annex, "pointer files": a short text that begins with this path.
 _POINTER = b"/annex/objects/"
@@ -430,28 +439,41 @@ def list_files(layout: BIDSLayout) -> tuple[BidsFile, ...]:
 
 
 def check_filters(filters: Mapping[str, Mapping[str, Any]], inputs: Sequence[str]) -> None:
-    """Raise where a filter file names what no pipeline reads.
+    """Raise where a filter file names what no pipeline reads; inputs of other apps are passed over.
 
     Parameters
     ----------
     filters : dict
         Content of ``--bids-filter-file``.
     inputs : sequence of str
-        Names of the inputs of all pipelines that will run.
+        Names of the inputs of all pipelines.
 
     Raises
     ------
     SettingsError
-        If an input or an entity is unknown, or a filter is no object.
+        If an input is unknown here and to other BIDS apps, an entity is unknown, or a filter is
+        no object.
 
     Examples
     --------
     >>> check_filters({"t1w": {"acquisition": "mprage"}}, ["t1w", "dwi"])
     """
+    known = ", ".join(sorted(inputs))
+    foreign = sorted(_INPUTS_OF_OTHER_APPS & (set(filters) - set(inputs)))
+    if foreign:
+        log.warning(
+            "--bids-filter-file: %s: no such input here; those filters are for other BIDS apps and "
+            "change nothing (ours are for %s)",
+            ", ".join(foreign),
+            known,
+        )
     for name, rules in filters.items():
+        if name in foreign:
+            continue
         if name not in inputs:
-            known = ", ".join(sorted(inputs))
-            raise SettingsError(f"--bids-filter-file: no input is called {name!r}; use {known}")
+            close = difflib.get_close_matches(name, inputs, n=1)
+            hint = f"did you mean {close[0]}? There are {known}" if close else f"use {known}"
+            raise SettingsError(f"--bids-filter-file: no input is called {name!r}; {hint}")
         if not isinstance(rules, Mapping):
             raise SettingsError(f"--bids-filter-file: {name} is {rules!r}; it must be an object")
         for key in rules:

@@ -344,7 +344,10 @@ def test_filter_that_leaves_nothing_says_so(raw, t1w_only):
 @pytest.mark.parametrize(
     ("filters", "words"),
     [
-        ({"t1": {}}, "no input is called 't1'; use dwi, t1w"),
+        ({"t1": {}}, "no input is called 't1'; did you mean t1w? There are dwi, t1w"),
+        ({"dwis": {}, "bold": {}}, "no input is called 'dwis'; did you mean dwi?"),
+        ({"T1w": {}}, "no input is called 'T1w'; did you mean t1w?"),
+        ({"nose": {}}, "no input is called 'nose'; use dwi, t1w"),
         ({"t1w": {"acquisitoin": "a"}}, "'acquisitoin' is no BIDS entity"),
         ({"t1w": ["a"]}, "must be an object"),
     ],
@@ -352,6 +355,21 @@ def test_filter_that_leaves_nothing_says_so(raw, t1w_only):
 def test_misspelt_filter_is_refused(filters, words):
     with pytest.raises(SettingsError, match=re.escape(words)):
         check_filters(filters, ["t1w", "dwi"])
+
+
+def test_filters_of_other_apps_are_passed_over_with_a_warning(caplog):
+    # the example of fMRIPrep's documentation, and one of its own names for an entity
+    filters = {
+        "fmap": {"datatype": "fmap"},
+        "bold": {"datatype": "func", "suffix": "bold", "echo_nr": 1},
+        "t2w": {"datatype": "anat"},
+        "t1w": {"datatype": "anat", "session": "m00"},
+    }
+    check_filters(filters, ["t1w", "dwi"])
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "bold, fmap, t2w: no such input here" in record.getMessage()
+    assert "ours are for dwi, t1w" in record.getMessage()
 
 
 def test_labels_are_taken_with_or_without_prefix():
