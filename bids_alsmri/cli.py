@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import multiprocessing.util
 import os
 import shlex
+import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -149,6 +151,7 @@ def parse(arguments: Sequence[str]) -> RunSettings:
     if parsed.analysis_level not in (None, *LEVELS):
         _raise_unknown_level(parsed.analysis_level)
     run, pipelines = _from_file(parsed.settings)
+    _require_mode_of_file(parsed, run, pipelines)
     level = parsed.analysis_level or run.get("level")
     given = {name: value for name, value in vars(parsed).items() if "." in name}
     for name, value in given.items():
@@ -173,6 +176,25 @@ def parse(arguments: Sequence[str]) -> RunSettings:
 
 def _from_file(path: Path | None) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     return ({}, {}) if path is None else read_settings_file(path)
+
+
+def _require_mode_of_file(
+    parsed: argparse.Namespace,
+    run: Mapping[str, Any],
+    pipelines: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Raise where a mode is asked for, and a file holds the values of the other one."""
+    asked, kept = getattr(parsed, "run.mode", None), run.get("mode", "best")
+    if asked in (None, kept):
+        return
+    for name, options in pipeline_options().items():
+        by_mode = {option.name for option in options if option.has_paper_value}
+        if by_mode and by_mode <= set(pipelines.get(name, {})):
+            raise SettingsError(
+                f"--mode is {asked}, but {parsed.settings} holds every value of a run in mode "
+                f"{kept}, which would count; leave --mode out to repeat that run, or remove "
+                f'"pipelines" from a copy of the file to run in mode {asked}'
+            )
 
 
 def _with_hyphens(arguments: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
@@ -213,13 +235,19 @@ def _raise_unknown_level(level: str) -> NoReturn:
     )
 
 
-def prepare_environment(settings: RunSettings) -> None:
+def prepare_environment(settings: RunSettings) -> list[Path]:
     """Set what libraries read once, at their import: threads, caches, no network.
 
     Parameters
     ----------
     settings : RunSettings
         Gives the threads and the work folder.
+
+    Returns
+    -------
+    list of Path
+        Folders that were made, the innermost first; the first of them is for temporary files of
+        this process alone.
 
     Raises
     ------
@@ -232,8 +260,9 @@ def prepare_environment(settings: RunSettings) -> None:
     os.environ.setdefault("NUMBA_NUM_THREADS", str(settings.omp_nthreads))
     os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"
     if settings.plan:
-        return
+        return []
     work = settings.work_folder
+    made = [] if work.exists() else [work]
     try:
         work.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=work):
@@ -246,13 +275,25 @@ def prepare_environment(settings: RunSettings) -> None:
     for name, folder in (("MPLCONFIGDIR", "matplotlib"), ("NUMBA_CACHE_DIR", "numba")):
         if name not in os.environ:
             os.environ[name] = str(work / "cache" / folder)
+            made += [f for f in (work / "cache", work / "cache" / folder) if not f.exists()]
             (work / "cache" / folder).mkdir(parents=True, exist_ok=True)
     # sockets between processes stay in the system's folder: their paths hold 107 bytes at most,
     # and not every file system of a work folder has them
     multiprocessing.util.get_temp_dir()
+    # of this process alone: another run may share the work folder, and clean up before this one
     (work / "tmp").mkdir(exist_ok=True)
-    os.environ["TMPDIR"] = str(work / "tmp")
+    own = Path(tempfile.mkdtemp(prefix="run-", dir=work / "tmp"))
+    os.environ["TMPDIR"] = str(own)
     tempfile.tempdir = None
+    return [own, work / "tmp", *reversed(made)]
+
+
+def _tidy_up(made: Sequence[Path], *, with_empty: bool) -> None:
+    shutil.rmtree(made[0], ignore_errors=True)
+    # only what is empty goes
+    for folder in made if with_empty else made[1:2]:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _start_logging(settings: RunSettings, console: Console) -> None:
@@ -296,7 +337,21 @@ def run_level(settings: RunSettings, command_line: str) -> ExitCode:
     from bids_alsmri.planning import check_folders
 
     check_folders(settings)
-    prepare_environment(settings)
+    made = prepare_environment(settings)
+    leaves_none = False
+    try:
+        code = _run_level(settings, command_line)
+        leaves_none = settings.clean_workdir
+    except AlsMriError:
+        leaves_none = True
+        raise
+    finally:
+        if made:
+            _tidy_up(made, with_empty=leaves_none)
+    return code
+
+
+def _run_level(settings: RunSettings, command_line: str) -> ExitCode:
     from rich.console import Console
 
     console = Console(stderr=True)

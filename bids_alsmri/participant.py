@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
@@ -87,10 +89,15 @@ def run_participant_level(settings: RunSettings, command_line: str, console: Con
     started = datetime.now(UTC)
     folder = settings.output_dir / "logs" / started.strftime("%Y%m%dT%H%M%S%fZ")
     workflow = new_workflow(
-        settings.work_folder, folder / "crashes", stop_on_first_crash=settings.stop_on_first_crash
+        settings.work_folder,
+        folder / "crashes",
+        stop_on_first_crash=settings.stop_on_first_crash,
+        name=steps_folder(settings),
     )
-    graphs = build_graphs(settings, plan, workflow)
-    require_resources(workflow, resources_of(settings))
+    graphs = {}
+    if any(job.work != "nothing" for job in plan.jobs):
+        graphs = build_graphs(settings, plan, workflow)
+        require_resources(workflow, resources_of(settings))
     if settings.plan:
         sys.stdout.write(describe(plan, settings))
         return ExitCode.DONE
@@ -112,8 +119,26 @@ def run_participant_level(settings: RunSettings, command_line: str, console: Con
     write_reports(settings, result, folder, command_line)
     code = exit_code_of(result)
     if code is ExitCode.DONE and settings.clean_workdir:
-        _remove_steps(settings.work_folder, outcomes.values())
+        _remove_steps(settings.work_folder / steps_folder(settings), outcomes.values())
     return code
+
+
+def steps_folder(settings: RunSettings) -> str:
+    """Name of the folder of a run's steps, which tells datasets apart that share a work folder.
+
+    Parameters
+    ----------
+    settings : RunSettings
+        Give dataset and output folder.
+
+    Returns
+    -------
+    str
+        A short name.
+    """
+    folders = (os.path.realpath(settings.bids_dir), os.path.realpath(settings.output_dir))
+    key = hashlib.sha256("\n".join(folders).encode()).hexdigest()[:8]
+    return f"steps_{key}"
 
 
 def _so_far(plan: Plan, outcomes: Mapping[tuple[str, str], Outcome], started: datetime) -> Result:
@@ -122,14 +147,13 @@ def _so_far(plan: Plan, outcomes: Mapping[tuple[str, str], Outcome], started: da
     return Result(replace(plan, participants=participants), outcomes, started)
 
 
-def _remove_steps(work_folder: Path, outcomes: Iterable[Outcome]) -> None:
+def _remove_steps(steps: Path, outcomes: Iterable[Outcome]) -> None:
     # another run may share the folder, and the user's own files may lie in it
     for outcome in outcomes:
         for node in outcome.graph.nodes:
-            shutil.rmtree(work_folder / "steps" / node.name, ignore_errors=True)
-    for folder in (work_folder / "steps", work_folder / "tmp", work_folder):
-        with contextlib.suppress(OSError):
-            folder.rmdir()
+            shutil.rmtree(steps / node.name, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        steps.rmdir()
 
 
 def run_jobs(

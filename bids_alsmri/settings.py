@@ -63,7 +63,8 @@ class RunSettings(SettingsModel):
         None,
         stage="run",
         flags=("-w",),
-        help="Folder of intermediate results; without it, OUTPUT_DIR with '_work' at its end.",
+        help="Folder of intermediate results; without it, OUTPUT_DIR with '_work' at its end. "
+        "Runs of several datasets may share one.",
     )
     clean_workdir: bool = setting(
         False,

@@ -165,7 +165,7 @@ def choose_plugin(resources: Resources) -> tuple[str, dict[str, Any]]:
 
 
 def new_workflow(
-    work_folder: Path, crash_folder: Path, *, stop_on_first_crash: bool
+    work_folder: Path, crash_folder: Path, *, stop_on_first_crash: bool, name: str = "steps"
 ) -> pe.Workflow:
     """Empty workflow with the app's fixed configuration.
 
@@ -177,13 +177,15 @@ def new_workflow(
         Folder of crash files.
     stop_on_first_crash : bool
         Whether the first failed step ends the run.
+    name : str
+        Name of the steps' folder in the work folder.
 
     Returns
     -------
     nipype Workflow
         Takes the nodes of all scans.
     """
-    workflow = pe.Workflow(name="steps", base_dir=str(work_folder))
+    workflow = pe.Workflow(name=name, base_dir=str(work_folder))
     workflow.config["execution"] = {
         "stop_on_first_crash": str(stop_on_first_crash).lower(),
         "crashdump_dir": str(crash_folder),

@@ -360,7 +360,35 @@ def test_clean_workdir_removes_the_steps_of_this_run_only(toy, raw):
     code = toy.run(*words)
     assert code.returncode == 0, code.stderr
     assert (toy.folder / "work" / "thesis.txt").read_text() == "the only copy"
-    assert not (toy.folder / "work" / "steps").exists()
+    assert not list((toy.folder / "work").glob("steps*"))
+
+
+@pytest.mark.slow
+def test_datasets_that_share_a_work_folder_keep_their_steps_apart(toy, raw):
+    words = ("participant", "-w", "work", "--n-procs", 1, "--pipelines", "first")
+    assert toy.run(raw(s01="1 2 3"), "one", *words).returncode == 0
+    shutil.copytree(toy.folder / "raw", toy.folder / "other")
+    (toy.folder / "other/sub-s01/anat/sub-s01_T1w.nii.gz").write_text("7 8 9")
+    assert toy.run(toy.folder / "other", "two", *words).returncode == 0
+    assert len(list((toy.folder / "work").glob("steps_*"))) == 2
+    assert len(list((toy.folder / "work").glob("steps_*/sub_s01_first_scale/out.tsv"))) == 2
+
+
+@pytest.mark.slow
+def test_refused_run_leaves_nothing_behind(toy, raw):
+    code = toy.run(raw(), "out", "participant", "--participant-label", "none")
+    assert code.returncode == 18, code.stderr
+    assert not (toy.folder / "out_work").exists()
+    assert not (toy.folder / "out").exists()
+
+
+@pytest.mark.slow
+def test_run_leaves_no_temporary_folder_of_its_own(toy, raw):
+    (toy.folder / "work" / "tmp" / "of_another_run").mkdir(parents=True)
+    words = (raw(s01="1 2 3"), "out", "participant", "-w", "work", "--clean-workdir")
+    assert toy.run(*words).returncode == 0
+    left = [path.name for path in (toy.folder / "work" / "tmp").iterdir()]
+    assert left == ["of_another_run"]
 
 
 @pytest.mark.slow
