@@ -158,6 +158,38 @@ def test_flag_wins_over_file_and_file_over_paper(tmp_path):
     assert (found.mem_gb, found.n_procs, found.mode) == (0.5, 3, "paper")
 
 
+def settings_file(folder: Path, mode: str) -> str:
+    path = folder / "settings.json"
+    path.write_text(parse(["/raw", "/out", "participant", "--mode", mode]).as_json("0"))
+    return str(path)
+
+
+@pytest.mark.parametrize(("kept", "asked"), [("best", "paper"), ("paper", "best")])
+def test_mode_other_than_that_of_a_whole_settings_file_is_refused(tmp_path, kept, asked):
+    path = settings_file(tmp_path, kept)
+    message = rf"--mode is {asked}, but .*settings.json holds .* in mode {kept}.*leave --mode out"
+    with pytest.raises(SettingsError, match=message):
+        parse(["--settings", path, "--mode", asked])
+
+
+@pytest.mark.parametrize("mode", ["best", "paper"])
+@pytest.mark.parametrize("is_repeated", [False, True])
+def test_mode_of_a_settings_file_is_that_of_its_run(tmp_path, mode, is_repeated):
+    path = settings_file(tmp_path, mode)
+    found = parse(["--settings", path, *(["--mode", mode] if is_repeated else [])])
+    assert found == parse(["/raw", "/out", "participant", "--mode", mode])
+
+
+@pytest.mark.parametrize("pipelines", [{}, {"diffusion": {"unringing": True}}])
+def test_mode_by_flag_wins_over_a_file_with_some_values(tmp_path, pipelines):
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps({"run": {**BASE, "mode": "best"}, "pipelines": pipelines}))
+    found = parse(["--settings", str(path), "--mode", "paper"])
+    usual = parse(["/raw", "/out", "participant", "--mode", "paper"]).pipelines["diffusion"]
+    assert found.mode == "paper"
+    assert found.pipelines["diffusion"] == usual.model_copy(update=pipelines.get("diffusion", {}))
+
+
 def write(folder: Path, **files: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
