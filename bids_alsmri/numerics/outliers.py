@@ -33,7 +33,7 @@ class SliceOutlier:
         Robust z of the group, negative where signal is lost.
     relative_signal : float
         Signal of the group over its prediction.
-    replaced_share : float
+    volume_share : float
         Brain voxels of this slice over those of the whole volume, 0 to 1.
     """
 
@@ -42,7 +42,7 @@ class SliceOutlier:
     group: int
     z: float
     relative_signal: float
-    replaced_share: float
+    volume_share: float
 
 
 def multiband_groups(
@@ -198,7 +198,7 @@ def list_outliers(
     >>> z = np.array([[0.0, -5.0]])
     >>> found = list_outliers(z, 1 + z / 10, np.array([[3.0, 1.0]]), np.array([0, 1]),
     ...                       threshold_sd=4, min_change=0.1, both_signs=False)
-    >>> found[0].slice_index, found[0].replaced_share
+    >>> found[0].slice_index, found[0].volume_share
     (1, 0.25)
     """
     beyond = (np.abs(z) >= threshold_sd) & (np.abs(relative_signal - 1) >= min_change)
@@ -212,7 +212,7 @@ def list_outliers(
             group=int(groups[index]),
             z=float(z[volume, groups[index]]),
             relative_signal=float(relative_signal[volume, groups[index]]),
-            replaced_share=float(slice_voxels[volume, index] / totals[volume]),
+            volume_share=float(slice_voxels[volume, index] / totals[volume]),
         )
         for volume, index in zip(*np.nonzero(beyond[:, groups]), strict=True)
     ]

@@ -503,7 +503,7 @@ def draw_motion(
     b_values_s_mm2 : (n_volumes,) array
         Diffusion weighting, in s/mm2.
     outlier_share : (n_slices, n_volumes) array, optional
-        Share of each slice that was replaced, 0 to 1; the lowest slice first.
+        Share of each slice that lost its signal, 0 to 1; the lowest slice first.
     displacement_limit_mm : float, optional
         Upper end of the sensible range, drawn as a dashed line.
 
@@ -1082,7 +1082,7 @@ def _draw_carpet(figure: Figure, axes: Axes, outlier_share: NDArray[Any]) -> Non
     axes.set_ylabel("slice")
     box = axes.get_position()
     bar = figure.colorbar(image, cax=figure.add_axes((0.852, box.y0, 0.01, box.height)))
-    bar.set_label("share replaced")
+    bar.set_label("share lost")
 
 
 def _draw_b_values(axes: Axes, volumes: NDArray[np.int_], b_values: NDArray[Any]) -> None:

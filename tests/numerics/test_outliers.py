@@ -108,7 +108,7 @@ def test_only_loss_counts_unless_asked(both_signs, n_found):
     )
     assert len(found) == n_found
     assert {o.slice_index for o in found} >= {0, 3}  # both slices of the group
-    assert_allclose(sum(o.replaced_share for o in found), n_found / 6)
+    assert_allclose(sum(o.volume_share for o in found), n_found / 6)
 
 
 def test_replaced_slices_come_from_the_prediction_and_others_stay():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -13,11 +14,18 @@ from numpy.testing import assert_allclose
 from scipy.spatial.transform import Rotation
 
 from bids_alsmri.errors import DataError
-from bids_alsmri.interfaces.base import write_image
+from bids_alsmri.interfaces.base import ImageData, write_image
 from bids_alsmri.interfaces.registration import write_linear
+from bids_alsmri.numerics.eddy import EddySettings
 from bids_alsmri.numerics.gradients import bvecs_to_world
 from bids_alsmri.pipelines.diffusion.interfaces import Denoise, MeasureTissues, Resample
-from bids_alsmri.pipelines.diffusion.motion import slice_groups
+from bids_alsmri.pipelines.diffusion.motion import (
+    MotionChoices,
+    correct_motion,
+    motion_table,
+    outlier_table,
+    slice_groups,
+)
 from bids_alsmri.pipelines.diffusion.places import (
     Motion,
     Place,
@@ -332,3 +340,100 @@ def test_slice_times_of_a_reversed_slice_axis_belong_to_the_last_slice_first():
     # BIDS 1.11, SliceEncodingDirection: with a minus the first time is that of the last slice
     sidecar = {"SliceTiming": [0.0, 0.1, 0.2], "SliceEncodingDirection": "k-"}
     assert protocol_of(sidecar, Path("x"))["slice_times_s"] == [0.2, 0.1, 0.0]
+
+
+@pytest.fixture(scope="module")
+def series_with_a_lost_slice():
+    """Series of 3 b=0 and 12 directions without motion; one slice of one volume lost half."""
+    rng = np.random.default_rng(3)
+    axes = np.moveaxis(np.indices((16, 16, 10)), 0, -1)
+    radius = np.linalg.norm((axes - [7.5, 7.5, 4.5]) / [6.5, 6.5, 4.5], axis=-1)
+    mask = radius < 1
+    b0 = np.where(mask, 1000 + 200 * np.cos(axes[..., 0]) + 200 * np.sin(axes[..., 1]), 0)
+    directions = rng.normal(size=(12, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    volumes = [b0] * 3 + [b0 * np.exp(-0.7 - 0.3 * d[0] ** 2) for d in directions]
+    data = np.stack(volumes, axis=-1) * rng.normal(1, 0.01, (*b0.shape, 15))
+    data[:, :, 5, 7] *= 0.5
+    affine, path = np.diag([3.0, 3, 3, 1]), Path("dwi.nii.gz")
+    image = ImageData(data.astype(np.float32), affine, (3.0, 3.0, 3.0), path)
+    table = table_of(
+        b_values_s_mm2=[0.0] * 3 + [1000.0] * 12,
+        directions_world=np.r_[np.zeros((3, 3)), directions].tolist(),
+    )
+    return image, mask, table
+
+
+def motion_choices(*, target, replace_outliers, model="rigid"):
+    eddy = EddySettings(
+        model=model,
+        phase_axis=1,
+        slice_axis=2,
+        smoothing_fwhm_mm=(4.0,),
+        tolerance_mm=0.05,
+        mask_margin_mm=3.0,
+        contrast_margin_mm=0.0,
+        contrast_fwhm_mm=3.0,
+        shading_fwhm_mm=40.0,
+        outlier_threshold_sd=4.0,
+        outlier_min_change=0.1,
+        outlier_both_signs=False,
+        min_slice_voxels=10,
+        b0_threshold_s_mm2=50.0,
+        shell_gap_s_mm2=80.0,
+        max_b0_registered_s_mm2=1500.0,
+        align_shells="off",
+        threads=1,
+    )
+    return MotionChoices(target, replace_outliers, eddy, 50.0, 0.01)
+
+
+def share_of(found):
+    (value,) = (
+        m["value"] for m in found.facts["measures"] if m["measure"] == "outlier_slice_share"
+    )
+    return value
+
+
+@pytest.mark.parametrize("is_replaced", [True, False])
+def test_lost_slices_are_counted_whether_replaced_or_not(series_with_a_lost_slice, is_replaced):
+    image, mask, table = series_with_a_lost_slice
+    choices = motion_choices(target="prediction", replace_outliers=is_replaced)
+    found = correct_motion(image, mask, table, choices)
+    # one of 10 slices of 12 weighted volumes
+    assert_allclose(share_of(found), 1 / 120)
+    assert outlier_table(found)[["volume", "slice"]].to_numpy().tolist() == [[7, 5]]
+    assert (found.data[:, :, 5, 7].sum() > 1.5 * image.data[:, :, 5, 7].sum()) == is_replaced
+
+
+def test_without_replacement_the_series_stays_as_it_was_and_a_note_says_so(
+    series_with_a_lost_slice,
+):
+    image, mask, table = series_with_a_lost_slice
+    choices = motion_choices(target="prediction", replace_outliers=False)
+    found = correct_motion(image, mask, table, choices)
+    assert found.data is image.data
+    assert "not replaced (setting)" in " ".join(found.facts["notes"])
+
+
+@pytest.mark.parametrize(
+    ("is_replaced", "said"), [(True, "neither sought nor replaced"), (False, "not sought")]
+)
+def test_slices_that_were_not_judged_have_no_share(series_with_a_lost_slice, is_replaced, said):
+    image, mask, table = series_with_a_lost_slice
+    choices = motion_choices(target="b0", replace_outliers=is_replaced)
+    found = correct_motion(image, mask, table, choices)
+    assert share_of(found) is None
+    assert f"slices that lost signal were {said}" in found.facts["notes"][0]
+    assert motion_table(found)["lost_slices"].isna().all()
+
+
+@pytest.mark.parametrize(("model", "n_warnings"), [("eddy", 1), ("affine", 0), ("rigid", 0)])
+def test_unknown_phase_axis_is_warned_of_where_distortion_is_sought_along_it(
+    series_with_a_lost_slice, model, n_warnings
+):
+    image, mask, table = series_with_a_lost_slice
+    choices = motion_choices(target="b0", replace_outliers=False, model=model)
+    found = correct_motion(image, mask, replace(table, has_phase_axis=False), choices)
+    said = [w for w in found.facts["warnings"] if "lacks PhaseEncodingDirection" in w]
+    assert len(said) == n_warnings

@@ -91,7 +91,7 @@ class Corrected:
     displacement_mm : (N,) array
         Framewise displacement; NaN for the first volume.
     slice_share : (n_slices, N) array
-        Share of each slice that was replaced.
+        1 where a slice lost its signal, 0 where not; NaN in volumes whose slices were not judged.
     facts : dict
         Measures, warnings and notes.
     """
@@ -113,19 +113,20 @@ class Corrected:
         """Plot of the motion, for the report."""
         from bids_alsmri.reports.figures import draw_motion
 
+        is_judged = bool(np.isfinite(self.slice_share).any())
         return draw_motion(
             self.head[:, :3],
             self.head[:, 3:],
             self.displacement_mm,
             b_values_s_mm2=np.array(table.b_values_s_mm2),
-            outlier_share=self.slice_share,
+            outlier_share=np.nan_to_num(self.slice_share) if is_judged else None,
         )
 
 
 def correct_motion(
     image: ImageData, mask: NDArray[np.bool_], table: SeriesTable, choices: MotionChoices
 ) -> Corrected:
-    """Motion and distortion of every volume, lost slices replaced if that was asked for.
+    """Motion and distortion of every volume; lost slices are sought, and replaced if asked for.
 
     Parameters
     ----------
@@ -152,19 +153,12 @@ def correct_motion(
             f"volumes reach b={highest:.0f} s/mm2 and were registered to predictions, not to the "
             "b=0, whose contrast is too different"
         )
-    if not table.has_phase_axis:
+    if not table.has_phase_axis and choices.eddy.model == "eddy":
         warnings.append(
             "the sidecar lacks PhaseEncodingDirection; eddy distortion was sought along the "
             "second image axis"
         )
-    settings = replace(
-        choices.eddy,
-        phase_axis=table.phase_axis,
-        slice_axis=table.slice_axis,
-        outlier_threshold_sd=(
-            choices.eddy.outlier_threshold_sd if choices.replace_outliers else np.inf
-        ),
-    )
+    settings = replace(choices.eddy, phase_axis=table.phase_axis, slice_axis=table.slice_axis)
     groups, complaints = slice_groups(table, image.data.shape[table.slice_axis])
     if target == "prediction":
         warnings.extend(complaints)
@@ -183,8 +177,9 @@ def correct_motion(
     measures = [
         measure("mean_framewise_displacement", displacement.mean_mm),
         measure("max_framewise_displacement", displacement.max_mm),
-        measure("outlier_slice_share", float(np.mean(share))),
+        measure("outlier_slice_share", _mean_of_finite(share)),
     ]
+    notes.extend(_notes_on_slices(target, share, choices))
     facts = {"measures": measures, "warnings": warnings, "notes": notes}
     data = result.data if choices.replace_outliers else image.data
     translations = result.motion[:, :3] - shift[:, np.newaxis] * axis
@@ -212,15 +207,15 @@ def slice_groups(table: SeriesTable, n_slices: int) -> tuple[NDArray[np.intp], l
     times_s, factor, warnings = table.slice_times_s, table.multiband_factor, []
     if times_s is not None and len(times_s) != n_slices:
         warnings.append(
-            f"SliceTiming holds {len(times_s)} times but a volume has {n_slices} slices; it was not "
-            "used. Were slices cut off? Then leave their times out of the sidecar"
+            f"SliceTiming holds {len(times_s)} times but a volume has {n_slices} slices; it was "
+            "not used. Were slices cut off? Then leave their times out of the sidecar"
         )
         times_s = None
     if times_s is None and factor is not None and n_slices % factor:
         warnings.append(
             f"MultibandAccelerationFactor is {factor}, which does not divide the {n_slices} slices "
-            "of a volume, and there is no SliceTiming that fits; lost slices were sought one by one, "
-            "which finds fewer of them. Give SliceTiming, or correct the factor"
+            "of a volume, and there is no SliceTiming that fits; lost slices were sought one by "
+            "one, which finds fewer of them. Give SliceTiming, or correct the factor"
         )
         factor = None
     groups = multiband_groups(n_slices, slice_times_s=times_s, multiband_factor=factor)
@@ -263,9 +258,36 @@ def _centre_mm(mask: NDArray[np.bool_], image: ImageData) -> Float:
 
 def _slice_share(result: EddyResult, n_slices: int) -> Float:
     share = np.zeros((n_slices, len(result.motion)))
+    # z is a ratio less its median: volumes of a judged shell have some that are not 0
+    share[:, ~result.outlier_z.any(axis=1)] = np.nan
     for outlier in result.outliers:
         share[outlier.slice_index, outlier.volume] = 1.0
     return share
+
+
+def _mean_of_finite(values: Float) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else float("nan")
+
+
+def _notes_on_slices(target: str, share: Float, choices: MotionChoices) -> list[str]:
+    wanted = "neither sought nor replaced" if choices.replace_outliers else "not sought"
+    if target == "b0":
+        return [
+            f"slices that lost signal were {wanted}: volumes were registered to the b=0, so there "
+            "is no prediction to judge them by"
+        ]
+    if not np.isfinite(share).any():
+        return [
+            f"slices that lost signal were {wanted}: none could be judged, since no shell has "
+            "enough volumes to predict each other, or all slices were excited at once"
+        ]
+    if not choices.replace_outliers:
+        return [
+            "slices that lost signal were sought and left out of the motion estimate, but not "
+            "replaced (setting)"
+        ]
+    return []
 
 
 def motion_table(found: Corrected) -> pd.DataFrame:
@@ -280,18 +302,19 @@ def motion_table(found: Corrected) -> pd.DataFrame:
     -------
     DataFrame
         Translations in mm, rotations in degrees, the eddy currents' shift along the phase axis in
-        mm, framewise displacement in mm, and the matrices, which hold the shift too.
+        mm, framewise displacement in mm, slices that lost signal (NaN where none was judged), and
+        the matrices, which hold the shift too.
     """
     names = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
     columns: dict[str, Float] = {n: found.head[:, i] for i, n in enumerate(names)}
     columns["eddy_shift"] = found.eddy_shift_mm
     columns["framewise_displacement"] = found.displacement_mm
-    columns["replaced_slices"] = found.slice_share.sum(axis=0)
+    columns["lost_slices"] = found.slice_share.sum(axis=0)
     return pd.DataFrame({**columns, **motion_columns(found.motion)})
 
 
 def outlier_table(found: Corrected) -> pd.DataFrame:
-    """Replaced slices, one row each.
+    """Slices that lost signal, one row each, whether they were replaced or not.
 
     Parameters
     ----------
@@ -310,11 +333,11 @@ def outlier_table(found: Corrected) -> pd.DataFrame:
             "group": o.group,
             "z": o.z,
             "relative_signal": o.relative_signal,
-            "replaced_share": o.replaced_share,
+            "volume_share": o.volume_share,
         }
         for o in found.result.outliers
     ]
-    names = ["volume", "slice", "group", "z", "relative_signal", "replaced_share"]
+    names = ["volume", "slice", "group", "z", "relative_signal", "volume_share"]
     return pd.DataFrame(rows, columns=names)
 
 
