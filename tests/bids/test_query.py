@@ -18,7 +18,9 @@ from bids_alsmri.bids.query import (
     resolve_labels,
 )
 from bids_alsmri.bids.spec import InputSpec, load_io_spec
+from bids_alsmri.engine.pipeline import registry
 from bids_alsmri.errors import DataError, ExitCode, RunError, SettingsError
+from bids_alsmri.options import resolve
 
 ENDS = (".nii.gz", ".bval", ".bvec")
 
@@ -134,6 +136,14 @@ def test_directions_are_one_scan_when_not_grouped(raw, find):
         "sub-01_dir-AP_dwi",
         "sub-01_dir-PA_dwi",
     ]
+
+
+@pytest.mark.parametrize("mode", ["best", "paper"])
+def test_reconstructions_of_one_series_are_two_scans(raw, find, mode):
+    pipeline = registry()["diffusion"]
+    group_by = pipeline.group_by(resolve(pipeline.settings, mode, {}))
+    scans, _ = find(raw(*dwi("sub-01_rec-norm"), *dwi("sub-01_rec-raw")), group_by=group_by)
+    assert [scan.label for scan in scans] == ["sub-01_rec-norm", "sub-01_rec-raw"]
 
 
 def test_shared_entities_stand_in_schema_order(raw, find):

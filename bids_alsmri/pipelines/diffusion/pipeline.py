@@ -589,9 +589,11 @@ def kept_apart(settings: DiffusionSettings) -> tuple[str, ...]:
     Returns
     -------
     tuple of str
-        Protocol and phase-encoding direction; the run too where runs are not combined.
+        Protocol, reconstruction and phase-encoding direction; the run too where runs are not
+        combined.
     """
-    apart = ("acquisition", "direction")
+    # two reconstructions show the same volumes: joined, they would count twice
+    apart = ("acquisition", "reconstruction", "direction")
     return apart if settings.combine_runs else (*apart, "run")
 
 
