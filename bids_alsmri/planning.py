@@ -6,9 +6,9 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bids_alsmri.adoption import find_adopted, open_derivatives
 from bids_alsmri.bids.dataset import check_derivatives, check_output_dir, check_raw
@@ -37,6 +37,9 @@ from bids_alsmri.options import SettingsModel, options_of
 from bids_alsmri.settings import RunSettings
 from bids_alsmri.spaces.templates import require_template
 from bids_alsmri.version import VERSION
+
+if TYPE_CHECKING:
+    from bids import BIDSLayout
 
 log = logging.getLogger(__name__)
 
@@ -154,6 +157,29 @@ def make_plan(settings: RunSettings) -> Plan:
     DataError
         If no scan is usable.
     """
+    plan = find_plan(settings)
+    require_usable(plan, settings)
+    return plan
+
+
+def find_plan(settings: RunSettings) -> Plan:
+    """Find what :func:`make_plan` finds, also where no scan is usable.
+
+    Parameters
+    ----------
+    settings : RunSettings
+        What was asked for.
+
+    Returns
+    -------
+    Plan
+        Jobs, perhaps none, and reasons for what is skipped.
+
+    Raises
+    ------
+    SettingsError
+        If a label or filter matches nothing, or the template is not to be had.
+    """
     _require_template(settings.template)
     available = list_participants(settings.bids_dir)
     participants = resolve_labels(settings.participant_label, available, "participant")
@@ -165,33 +191,33 @@ def make_plan(settings: RunSettings) -> Plan:
         found = list_sessions(settings.bids_dir, participants)
         sessions = resolve_labels(settings.session_label, found, "session")
     filters = read_filters(settings.bids_filter_file)
-    others = open_derivatives(settings.derivatives, participants)
-    jobs: dict[tuple[str, str], Job] = {}
-    skips: list[Skip] = []
-    for name in with_needs(settings.pipeline_names):
-        pipeline = registry()[name]
-        scans, skipped = find_scans(
+    names = with_needs(settings.pipeline_names)
+    planner = _Planner(settings, open_derivatives(settings.derivatives, participants))
+
+    def search(pipeline: Pipeline, asked: tuple[str, ...]) -> tuple[list[Scan], list[Skip]]:
+        return find_scans(
             layout,
-            name,
+            pipeline.name,
             pipeline.io_spec,
             participants=participants,
-            sessions=sessions,
+            sessions=asked,
             filters=filters,
-            group_by=pipeline.group_by(settings.pipelines[name]),
+            group_by=pipeline.group_by(settings.pipelines[pipeline.name]),
             primary=pipeline.primary,
         )
-        skips += skipped
+
+    for name in names:
+        pipeline = registry()[name]
+        scans, skips = search(pipeline, sessions)
+        planner.skips += skips
+        if any(name in registry()[other].needs for other in names):
+            # a scan of any session may be built on, whichever sessions were asked for
+            everywhere, faults = search(pipeline, ()) if sessions else (scans, skips)
+            planner.lenders[name] = everywhere
+            planner.faults += [skip for skip in faults if skip.is_error]
         for scan in scans:
-            try:
-                adopted = find_adopted(others, pipeline, scan, {"template": settings.template})
-                job = _job(settings, pipeline, scan, jobs, adopted)
-            except DataError as error:
-                skips.append(_skip_of(scan, error))
-            else:
-                jobs[job.key] = job
-    if not jobs:
-        _raise_nothing_usable(settings, skips)
-    return Plan(tuple(participants), tuple(jobs.values()), tuple(skips))
+            planner.add(pipeline, scan, planner.skips)
+    return Plan(tuple(participants), tuple(planner.jobs.values()), tuple(planner.skips))
 
 
 def _require_template(name: str) -> None:
@@ -273,19 +299,110 @@ def settings_by_stage(settings: RunSettings, name: str) -> tuple[dict[str, Any],
     return stages["fit"], stages["apply"]
 
 
+@dataclass
+class _Planner:
+    """What is known while a plan is made.
+
+    Parameters
+    ----------
+    settings : RunSettings
+        What was asked for.
+    others : mapping
+        Index of each derivative dataset whose results may be adopted.
+    jobs : dict of Job
+        By pipeline and label of the scan.
+    skips : list of Skip
+        What of that asked for cannot be processed.
+    lenders : dict of list of Scan
+        Scans of all sessions that others can build on, by pipeline.
+    faults : list of Skip
+        Those that cannot be built on, since data are at fault.
+    """
+
+    settings: RunSettings
+    others: Mapping[str, BIDSLayout]
+    jobs: dict[tuple[str, str], Job] = field(default_factory=dict)
+    skips: list[Skip] = field(default_factory=list)
+    lenders: dict[str, list[Scan]] = field(default_factory=dict)
+    faults: list[Skip] = field(default_factory=list)
+
+    def add(self, pipeline: Pipeline, scan: Scan, skips: list[Skip]) -> Job | None:
+        """Job of a scan, after those that it builds on; None, and a skip, where data forbid it."""
+        known = self.jobs.get((pipeline.name, scan.label))
+        if known is not None:
+            return known
+        try:
+            values = {"template": self.settings.template}
+            adopted = find_adopted(self.others, pipeline, scan, values)
+            upstream, notes = self._upstream(pipeline, scan)
+            noted = replace(scan, notes=(*scan.notes, *notes))
+            job = _job(self.settings, pipeline, noted, upstream, adopted)
+        except DataError as error:
+            skip = _skip_of(scan, error)
+            skips.append(skip)
+            self.faults.append(skip)
+            return None
+        self.jobs[job.key] = job
+        return job
+
+    def _upstream(self, pipeline: Pipeline, scan: Scan) -> tuple[dict[str, Job], list[str]]:
+        found: dict[str, Job] = {}
+        notes: list[str] = []
+        for name in pipeline.needs:
+            job = self._built_on(name, scan)
+            if job is None:
+                notes.append(pipeline.without_needs)
+                continue
+            found[name] = job
+            if job.scan.session != scan.session:
+                what = job.pipeline.io_spec.inputs[job.pipeline.primary].description
+                notes.append(
+                    f"{_place(job.scan.session)} lends its {what or job.pipeline.primary}, since "
+                    f"{_place(scan.session)} has none"
+                )
+        return found, [note for note in notes if note]
+
+    def _built_on(self, name: str, scan: Scan) -> Job | None:
+        candidates = [s for s in self.lenders[name] if s.participant == scan.participant]
+        same = [s for s in candidates if s.session == scan.session]
+        others = [s for s in candidates if s.session != scan.session]
+        for lenders, sessions in ((same, (None, scan.session)), (others, None)):
+            for lender in lenders:
+                # faults of sessions that nobody asked for are told only where they are in the way
+                job = self.add(registry()[name], lender, [])
+                if job is not None:
+                    return job
+            self._refuse_faulty(name, scan, sessions)
+        return None
+
+    def _refuse_faulty(
+        self, name: str, scan: Scan, sessions: tuple[str | None, ...] | None
+    ) -> None:
+        for fault in self.faults:
+            if (fault.pipeline, fault.participant) != (name, scan.participant):
+                continue
+            if sessions is None or fault.session in sessions:
+                needed = registry()[name].primary
+                example = json.dumps({needed: {"suffix": "none"}})
+                raise DataError(
+                    f"the input {needed} on which it would build cannot be used ({fault.reason}); "
+                    f"repair that, or go without it by --bids-filter-file with {example}",
+                    exit_code=fault.exit_code,
+                )
+
+
+def _place(session: str | None) -> str:
+    return "the participant's own folder" if session is None else f"ses-{session}"
+
+
 def _job(
     settings: RunSettings,
     pipeline: Pipeline,
     scan: Scan,
-    jobs: Mapping[tuple[str, str], Job],
+    upstream: Mapping[str, Job],
     adopted: Mapping[str, Path],
 ) -> Job:
     record = read_record(record_path(settings.output_dir, scan))
-    upstream = {}
-    for name in pipeline.needs:
-        builds_on = upstream_scan(scan, [job.scan for job in jobs.values()], name)
-        if builds_on is not None:
-            upstream[name] = builds_on
     fit, apply = settings_by_stage(settings, pipeline.name)
     files = [path for paths in scan.inputs.values() for path in paths] + list(adopted.values())
     identity = Identity(
@@ -298,35 +415,33 @@ def _job(
             record.identity.inputs if record is not None else {},
             scan.metadata,
         ),
-        upstream={n: jobs[(n, s.label)].identity.digest() for n, s in upstream.items()},
+        upstream={name: job.identity.digest() for name, job in upstream.items()},
     )
     work, reason = compare(record, identity, settings.output_dir)
-    return Job(scan, pipeline, identity, work, reason, record, upstream, adopted)
+    scans = {name: job.scan for name, job in upstream.items()}
+    return Job(scan, pipeline, identity, work, reason, record, scans, adopted)
 
 
-def upstream_scan(scan: Scan, others: list[Scan], pipeline: str) -> Scan | None:
-    """Scan of another pipeline that a scan builds on: of its session, else the participant's.
+def require_usable(plan: Plan, settings: RunSettings) -> None:
+    """Raise where a plan has nothing to process.
 
     Parameters
     ----------
-    scan : Scan
-        The scan that needs it.
-    others : list of Scan
-        Candidates.
-    pipeline : str
-        Pipeline that they belong to.
+    plan : Plan
+        What was found.
+    settings : RunSettings
+        What was asked for.
 
-    Returns
-    -------
-    Scan or None
-        The one of the same session, else the participant's first.
+    Raises
+    ------
+    SettingsError
+        If the filters leave no scan.
+    DataError
+        If no scan is usable, with the exit code of the first fault.
     """
-    candidates = [s for s in others if s.pipeline == pipeline and s.participant == scan.participant]
-    same = [s for s in candidates if s.session == scan.session]
-    return next(iter(same or candidates), None)
-
-
-def _raise_nothing_usable(settings: RunSettings, skips: list[Skip]) -> None:
+    if plan.jobs:
+        return
+    skips = plan.skips
     if settings.bids_filter_file is not None and not any(skip.is_error for skip in skips):
         raise SettingsError(
             f"--bids-filter-file {settings.bids_filter_file}: its filters leave no scan; widen "
@@ -358,7 +473,9 @@ def describe(plan: Plan, settings: RunSettings) -> str:
     """
     words = {"everything": "run", "apply": "run, fits reused", "nothing": "reuse"}
     rows = [("scan", "pipeline", "what", "why")]
-    rows += [(j.scan.label, j.pipeline.name, words[j.work], j.reason) for j in plan.jobs]
+    for job in plan.jobs:
+        why = "; ".join((job.reason, *job.scan.notes))
+        rows.append((job.scan.label, job.pipeline.name, words[job.work], why))
     for skip in plan.skips:
         session = "" if skip.session is None else f"_ses-{skip.session}"
         what = "cannot run" if skip.is_error else "skip"

@@ -95,7 +95,12 @@ def _page(settings: RunSettings, result: Result, participant: str, command_line:
         if skip.participant == participant
     ]
     used = list(dict.fromkeys(job.pipeline.name for job in jobs))
-    facts = {"template": settings.template, "version": VERSION, "mode": settings.mode}
+    facts = {
+        "template": settings.template,
+        "version": VERSION,
+        "mode": settings.mode,
+        "has_anatomy": any(job.upstream for job in jobs),
+    }
     texts = [methods_text(registry()[n], settings.pipelines[n], facts) for n in used]
     keys = cited_keys(texts)
     return Page(

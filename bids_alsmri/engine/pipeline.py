@@ -38,6 +38,8 @@ class Pipeline:
         Pipelines whose results it uses where they are to be had.
     adopts : tuple of tuple of str
         Groups of outputs that are taken from ``--derivatives`` where a dataset holds the group.
+    without_needs : str
+        What report and plan say where nothing of what it needs is to be had.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Pipeline:
     group_by: Callable[[Any], tuple[str, ...]]
     needs: tuple[str, ...] = ()
     adopts: tuple[tuple[str, ...], ...] = ()
+    without_needs: str = ""
 
     @property
     def folder(self) -> Path:

@@ -50,6 +50,15 @@ def test_text_that_does_not_resolve_is_refused(pipeline, text, message):
         methods_text(pipeline(text), Toy(), {})
 
 
+@pytest.mark.parametrize("has_anatomy", [True, False])
+def test_b0_is_registered_to_the_t1w_only_where_there_is_one(has_anatomy):
+    diffusion = registry()["diffusion"]
+    facts = {"template": "T", "version": "0", "mode": "best", "has_anatomy": has_anatomy}
+    text = methods_text(diffusion, diffusion.settings(), facts)
+    assert ("b=0 was registered to the T1-weighted image" in text) == has_anatomy
+    assert ("For want of a T1-weighted image" in text) != has_anatomy
+
+
 def test_address_is_no_citation():
     assert cited_keys(["write to me@example.org [@smith2006]"]) == ["smith2006"]
 

@@ -34,7 +34,7 @@ OPTIONS = [
     for option in options_of(pipeline.settings)
 ]
 IDS = [f"{name}-{option.name}" for name, option in OPTIONS]
-FACTS = {"template": "MNI152NLin2009aSym", "version": "0", "mode": "best"}
+FACTS = {"template": "MNI152NLin2009aSym", "version": "0", "mode": "best", "has_anatomy": True}
 
 each_option = pytest.mark.parametrize(("pipeline", "option"), OPTIONS, ids=IDS)
 each_pipeline = pytest.mark.parametrize("name", list(registry()))
@@ -185,7 +185,7 @@ def test_settings_of_the_run_that_decide_numbers_are_tested_above(name):
 def test_methods_text_resolves_for_every_setting(name, mode, run_settings, tmp_path):
     pipeline = registry()[name]
     usual = run_settings(tmp_path, tmp_path, {"mode": mode}).pipelines[name]
-    texts = [methods_text(pipeline, usual, FACTS)]
+    texts = [methods_text(pipeline, usual, {**FACTS, "has_anatomy": has}) for has in (True, False)]
     for option in options_of(pipeline.settings):
         for value in option.choices or (other_value(option),):
             settings = usual.model_copy(update={option.name: value})

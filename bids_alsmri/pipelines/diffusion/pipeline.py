@@ -604,4 +604,5 @@ PIPELINE = Pipeline(
     primary="dwi",
     group_by=kept_apart,
     needs=("anatomical",),
+    without_needs="no T1-weighted image: the FA was registered to the template directly",
 )
