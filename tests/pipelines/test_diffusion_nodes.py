@@ -35,7 +35,12 @@ from bids_alsmri.pipelines.diffusion.places import (
 )
 from bids_alsmri.pipelines.diffusion.runs import combine_runs, read_run
 from bids_alsmri.pipelines.diffusion.series import SeriesTable, protocol_of
-from bids_alsmri.pipelines.diffusion.steps import Grid, coverage_facts, draft_brain_mask
+from bids_alsmri.pipelines.diffusion.steps import (
+    Grid,
+    coverage_facts,
+    denoise_series,
+    draft_brain_mask,
+)
 from bids_alsmri.pipelines.diffusion.workflow import PIPELINE
 
 TISSUES = ("gm", "wm", "csf")
@@ -178,6 +183,7 @@ def test_figure_of_denoising_shows_a_weighted_volume_where_the_series_ends_with_
         patch_radius=0,
         patch_step=1,
         noise_smoothing_voxels=0.0,
+        noise_threshold_sd=0.0,
         n_threads=1,
     ).run()
     assert found.outputs.shown_volume == 5
@@ -437,3 +443,26 @@ def test_unknown_phase_axis_is_warned_of_where_distortion_is_sought_along_it(
     found = correct_motion(image, mask, replace(table, has_phase_axis=False), choices)
     said = [w for w in found.facts["warnings"] if "lacks PhaseEncodingDirection" in w]
     assert len(said) == n_warnings
+
+
+@pytest.mark.parametrize("threshold_sd", [2.3, None])
+def test_threshold_of_local_pca_is_the_one_given(threshold_sd):
+    from dipy.denoise.localpca import localpca
+
+    rng = np.random.default_rng(5)
+    data = 100 + 5 * rng.normal(size=(8, 8, 6, 10))
+    mask = np.ones(data.shape[:3], dtype=bool)
+    table = table_of(
+        b_values_s_mm2=[0.0] * 3 + [1000.0] * 7,
+        directions_world=[[0.0, 0, 0]] * 3 + [[1.0, 0, 0]] * 7,
+    )
+    words = {"patch_radius": 1, "patch_step": 1, "noise_smoothing_voxels": 3.0, "n_threads": 1}
+    _, sigma, _ = denoise_series(data, mask, table, method="off", noise_threshold_sd=None, **words)
+    found, _, _ = denoise_series(
+        data, mask, table, method="local_pca", noise_threshold_sd=threshold_sd, **words
+    )
+    with np.errstate(all="ignore"):
+        expected = localpca(data, sigma=sigma, mask=mask, patch_radius=1, tau_factor=threshold_sd)
+    reached = np.isfinite(expected)
+    assert reached.mean() > 0.9
+    assert_allclose(found[reached], expected[reached], rtol=1e-4)  # float32

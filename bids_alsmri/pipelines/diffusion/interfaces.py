@@ -175,6 +175,7 @@ class DenoiseInputSpec(NodeInputSpec):
     patch_radius = traits.Int(mandatory=True, desc="radius of the patch, voxels")
     patch_step = traits.Int(mandatory=True, desc="distance between patches, voxels")
     noise_smoothing_voxels = traits.Float(mandatory=True, desc="of the noise map, voxels")
+    noise_threshold_sd = traits.Float(mandatory=True, desc="of a component, SD; 0 for automatic")
     n_threads = traits.Int(mandatory=True, nohash=True, desc="threads")
 
 
@@ -207,6 +208,7 @@ class Denoise(AlsInterface):
                 patch_radius=self.inputs.patch_radius or None,
                 patch_step=self.inputs.patch_step,
                 noise_smoothing_voxels=self.inputs.noise_smoothing_voxels,
+                noise_threshold_sd=self.inputs.noise_threshold_sd or None,
                 n_threads=self.inputs.n_threads,
             )
         write_image(data, image.affine, self.file(runtime, "dwi.nii.gz"))
@@ -297,9 +299,9 @@ class CorrectMotionInputSpec(NodeInputSpec):
 class CorrectMotionOutputSpec(NodeOutputSpec):
     """Outputs of :class:`CorrectMotion`."""
 
-    dwi = File(exists=True, desc="series on its own grid, lost slices replaced")
+    dwi = File(exists=True, desc="series on its own grid, lost slices replaced if asked")
     motion = File(exists=True, desc="motion and transforms per volume, TSV")
-    outliers = File(exists=True, desc="replaced slices, TSV")
+    outliers = File(exists=True, desc="lost slices, TSV")
     facts = File(exists=True, desc="findings, JSON")
     figure = File(exists=True, desc="motion plot")
 

@@ -81,6 +81,18 @@ class DiffusionSettings(SettingsModel):
         source="manjon2013",
         help="For local_pca: standard deviation of the Gaussian that smooths the noise map.",
     )
+    noise_threshold_sd: float = setting(
+        0.0,
+        unit="SD",
+        ge=0,
+        le=10,
+        paper=2.3,
+        source="veraart2016",
+        paper_source="manjon2013",
+        help="For local_pca: components with less than this many standard deviations of the noise "
+        "are taken off; 0 takes 1 + sqrt(volumes / voxels of a patch), where random-matrix theory "
+        "puts the edge of the noise.",
+    )
     unringing: bool = setting(
         True,
         paper=False,

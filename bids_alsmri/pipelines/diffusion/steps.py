@@ -103,6 +103,7 @@ def denoise_series(
     patch_radius: int | None,
     patch_step: int,
     noise_smoothing_voxels: float,
+    noise_threshold_sd: float | None,
     n_threads: int,
 ) -> tuple[Float, Float, Facts]:
     """Series without thermal noise inside a mask, unchanged outside.
@@ -125,6 +126,9 @@ def denoise_series(
     noise_smoothing_voxels : float
         For ``local_pca``: standard deviation of the Gaussian that smooths the noise map, in
         voxels; its window is 3 voxels wide.
+    noise_threshold_sd : float or None
+        For ``local_pca``: components with a smaller standard deviation, over that of the noise, are
+        taken off; None takes the edge that random-matrix theory gives.
     n_threads : int
         Threads.
 
@@ -133,7 +137,8 @@ def denoise_series(
     denoised : (X, Y, Z, N) array
         Signal.
     noise : (X, Y, Z) array
-        Standard deviation of the noise that was found; zeros for ``off``.
+        Standard deviation of the noise that was found; for ``off``, the estimate that ``local_pca``
+        would take.
     facts : dict
         Measures for the report.
 
@@ -164,7 +169,7 @@ def denoise_series(
             mask,
             noise_sigma=estimate,
             patch_radius=radius,
-            tau_factor=None,
+            tau_factor=noise_threshold_sd,
             stride=patch_step,
             reconstruct="average",
             n_threads=n_threads,

@@ -294,6 +294,7 @@ def denoise(cfg: DiffusionSettings, n_threads: int) -> Denoise:
         patch_radius=cfg.patch_radius,
         patch_step=cfg.patch_step,
         noise_smoothing_voxels=cfg.noise_smoothing_voxels,
+        noise_threshold_sd=cfg.noise_threshold_sd,
         n_threads=n_threads,
     )
 
