@@ -19,6 +19,7 @@ from rich.console import Console
 from bids_alsmri.bids.dataset import write_description, write_descriptions
 from bids_alsmri.bids.sink import sidecar_path, write_text
 from bids_alsmri.engine.graph import Graph, Ref, Surroundings
+from bids_alsmri.engine.methods import methods_text
 from bids_alsmri.engine.pipeline import registry
 from bids_alsmri.engine.records import Record, forget, record_path, write_record
 from bids_alsmri.engine.runner import (
@@ -31,7 +32,14 @@ from bids_alsmri.engine.runner import (
 )
 from bids_alsmri.errors import AlsMriError, ExitCode, RunError
 from bids_alsmri.interfaces.outputs import NO_SIDECAR
-from bids_alsmri.planning import Job, Plan, describe, make_plan, settings_by_stage
+from bids_alsmri.planning import (
+    Job,
+    Plan,
+    describe,
+    find_plan,
+    require_usable,
+    settings_by_stage,
+)
 from bids_alsmri.settings import RunSettings, usable_cores, usable_memory_gb
 from bids_alsmri.version import VERSION
 
@@ -88,28 +96,17 @@ def run_participant_level(settings: RunSettings, command_line: str, console: Con
     plan = make_plan(settings)
     started = datetime.now(UTC)
     folder = settings.output_dir / "logs" / started.strftime("%Y%m%dT%H%M%S%fZ")
-    workflow = new_workflow(
-        settings.work_folder,
-        folder / "crashes",
-        stop_on_first_crash=settings.stop_on_first_crash,
-        name=steps_folder(settings),
-    )
-    graphs = {}
-    if any(job.work != "nothing" for job in plan.jobs):
-        graphs = build_graphs(settings, plan, workflow)
-        require_resources(workflow, resources_of(settings))
+    graphs = _graphs_of_work(settings, plan, folder / "crashes")
     if settings.plan:
         sys.stdout.write(describe(plan, settings))
         return ExitCode.DONE
     from bids_alsmri.summary import write_reports
 
-    write_description(settings.output_dir, settings.bids_dir, settings.derivatives, VERSION)
-    specs = {name: pipeline.io_spec for name, pipeline in registry().items()}
-    write_descriptions(settings.output_dir, specs)
+    _describe_dataset(settings)
     write_text(folder / "settings.json", settings.as_json(VERSION))
     outcomes: dict[tuple[str, str], Outcome] = {}
     try:
-        run_jobs(settings, plan, workflow, graphs, console, outcomes)
+        run_jobs(settings, plan, graphs, console, outcomes)
     except (KeyboardInterrupt, RunError):
         # one that cannot be written must not hide why the run ended
         with contextlib.suppress(AlsMriError):
@@ -121,6 +118,41 @@ def run_participant_level(settings: RunSettings, command_line: str, console: Con
     if code is ExitCode.DONE and settings.clean_workdir:
         _remove_steps(settings.work_folder / steps_folder(settings), outcomes.values())
     return code
+
+
+def _graphs_of_work(
+    settings: RunSettings, plan: Plan, crash_folder: Path
+) -> dict[tuple[str, str], Graph]:
+    if all(job.work == "nothing" for job in plan.jobs):
+        return {}
+    workflow = new_workflow(
+        settings.work_folder,
+        crash_folder,
+        stop_on_first_crash=settings.stop_on_first_crash,
+        name=steps_folder(settings),
+    )
+    graphs = build_graphs(settings, plan, workflow)
+    require_resources(workflow, resources_of(settings))
+    return graphs
+
+
+def _describe_dataset(settings: RunSettings) -> None:
+    write_description(settings.output_dir, settings.bids_dir, settings.derivatives, VERSION)
+    specs = {name: pipeline.io_spec for name, pipeline in registry().items()}
+    write_descriptions(settings.output_dir, specs)
+
+
+def _report_faults(settings: RunSettings, result: Result, folder: Path, command_line: str) -> None:
+    from bids_alsmri.summary import write_reports
+
+    faulty = {skip.participant for skip in result.plan.skips if skip.is_error}
+    plan = replace(result.plan, participants=tuple(sorted(faulty)))
+    if not faulty:
+        return
+    # what cannot be written must not hide why nothing can be done
+    with contextlib.suppress(AlsMriError):
+        _describe_dataset(settings)
+        write_reports(settings, replace(result, plan=plan), folder, command_line)
 
 
 def steps_folder(settings: RunSettings) -> str:
@@ -159,7 +191,6 @@ def _remove_steps(steps: Path, outcomes: Iterable[Outcome]) -> None:
 def run_jobs(
     settings: RunSettings,
     plan: Plan,
-    workflow: pe.Workflow,
     graphs: Mapping[tuple[str, str], Graph],
     console: Console,
     outcomes: dict[tuple[str, str], Outcome],
@@ -172,10 +203,8 @@ def run_jobs(
         What was asked for.
     plan : Plan
         What to do.
-    workflow : nipype Workflow
-        The steps of all jobs.
     graphs : mapping of Graph
-        Their parts of it, by pipeline and label of the scan.
+        The steps of the jobs, all in one workflow, by pipeline and label of the scan.
     console : rich Console
         Where progress is shown.
     outcomes : dict of Outcome
@@ -194,6 +223,7 @@ def run_jobs(
         return
     outcomes.update({key: Outcome(graph, False, (STOPPED,)) for key, graph in graphs.items()})
     keeper = _keeper(settings, todo, outcomes)
+    workflow = next(iter(graphs.values())).workflow
     found = run(workflow, list(graphs.values()), resources_of(settings), console, keeper)
     outcomes.update(zip(graphs, found, strict=True))
 
@@ -341,7 +371,39 @@ def _keep_record(settings: RunSettings, job: Job, outcome: Outcome) -> None:
         fits = tuple(job.record.fits)
         outputs = {**{n: p for n, p in job.record.outputs.items() if n in fits}, **outputs}
         seconds = {**job.record.seconds, **seconds}
-    write_record(record_path(root, job.scan), Record(job.identity, outputs, seconds, fits))
+    record = Record(
+        job.identity,
+        outputs,
+        seconds,
+        fits,
+        notes=job.scan.notes,
+        methods=methods_of(settings, job),
+    )
+    write_record(record_path(root, job.scan), record)
+
+
+def methods_of(settings: RunSettings, job: Job) -> str:
+    """Methods text of one scan.
+
+    Parameters
+    ----------
+    settings : RunSettings
+        Settings of the run.
+    job : Job
+        What was done.
+
+    Returns
+    -------
+    str
+        Markdown with citations.
+    """
+    facts = {
+        "template": settings.template,
+        "version": VERSION,
+        "mode": settings.mode,
+        "has_anatomy": bool(job.upstream),
+    }
+    return methods_text(job.pipeline, settings.pipelines[job.pipeline.name], facts)
 
 
 def _with_sidecars(saved: Mapping[str, Path]) -> dict[str, Path]:
