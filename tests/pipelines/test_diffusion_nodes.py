@@ -40,6 +40,7 @@ from bids_alsmri.pipelines.diffusion.steps import (
     coverage_facts,
     denoise_series,
     draft_brain_mask,
+    unring_series,
 )
 from bids_alsmri.pipelines.diffusion.workflow import PIPELINE
 
@@ -466,3 +467,59 @@ def test_threshold_of_local_pca_is_the_one_given(threshold_sd):
     reached = np.isfinite(expected)
     assert reached.mean() > 0.9
     assert_allclose(found[reached], expected[reached], rtol=1e-4)  # float32
+
+
+INTERPOLATED = [
+    (
+        {"AcquisitionMatrixPE": 128, "ReconMatrixPE": 256},
+        "AcquisitionMatrixPE 128, ReconMatrixPE 256",
+    ),
+    ({"InterpolatedAcquisition": True}, "InterpolatedAcquisition True"),
+    ({"AcquisitionMatrixPE": 96, "ReconMatrixPE": 96, "Interpolation2D": False}, None),
+    ({"AcquisitionMatrixPE": 112, "ReconMatrixPE": 96}, None),
+    ({}, None),
+]
+
+
+@pytest.mark.parametrize(("sidecar", "said"), INTERPOLATED)
+def test_interpolation_by_the_scanner_is_read_from_the_sidecar(sidecar, said):
+    assert protocol_of(sidecar, Path("x"))["interpolation"] == said
+
+
+def test_interpolated_images_keep_their_ringing_and_a_note_says_why():
+    data = np.random.default_rng(2).uniform(1, 2, (8, 8, 4, 2)).astype(np.float32)
+    table = table_of(interpolation="AcquisitionMatrixPE 128, ReconMatrixPE 256")
+    kept, facts = unring_series(data, table, n_points=1, is_wanted=True, n_threads=1)
+    assert kept is data
+    assert "interpolated the images (AcquisitionMatrixPE 128, Re" in facts["notes"][0]
+
+
+def test_unknown_partial_fourier_is_a_note_and_no_warning():
+    data = np.random.default_rng(2).uniform(1, 2, (8, 8, 4, 2)).astype(np.float32)
+    _, facts = unring_series(data, table_of(), n_points=1, is_wanted=True, n_threads=1)
+    assert "lacks PartialFourier" in facts["notes"][0]
+    assert "warnings" not in facts
+
+
+@pytest.mark.parametrize("method", ["mppca", "local_pca", "off"])
+@pytest.mark.parametrize(("interpolation", "n_warnings"), [("ZeroFilled True", 1), (None, 0)])
+def test_noise_level_of_interpolated_images_is_warned_of(method, interpolation, n_warnings):
+    data = 100 + np.random.default_rng(2).normal(size=(6, 6, 6, 10))
+    table = table_of(
+        b_values_s_mm2=[0.0] * 3 + [1000.0] * 7,
+        directions_world=[[0.0, 0, 0]] * 3 + [[1.0, 0, 0]] * 7,
+        interpolation=interpolation,
+    )
+    _, _, facts = denoise_series(
+        data,
+        np.ones(data.shape[:3], dtype=bool),
+        table,
+        method=method,
+        patch_radius=1,
+        patch_step=1,
+        noise_smoothing_voxels=3.0,
+        noise_threshold_sd=None,
+        n_threads=1,
+    )
+    assert len(facts["warnings"]) == n_warnings
+    assert all("b0_snr and dwi_snr are not valid" in text for text in facts["warnings"])

@@ -98,7 +98,8 @@ class DiffusionSettings(SettingsModel):
         paper=False,
         source="kellner2016",
         paper_source="elmendili2022",
-        help="Take off Gibbs ringing, where k-space was sampled in full.",
+        help="Take off Gibbs ringing, where k-space was sampled in full and the scanner did not "
+        "interpolate the images.",
     )
     unringing_shifts: int = setting(
         3,

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from bids_alsmri.errors import DataError
 from bids_alsmri.numerics.gradients import GradientTable, world_to_bvecs
 from bids_alsmri.numerics.outliers import SLICE_TIME_TOLERANCE_S
+
+# keys by which converters and sites say that k-space was filled with zeros; none is of BIDS
+_ZERO_FILLED = ("Interpolation2D", "Interpolation3D", "InterpolatedAcquisition", "ZeroFilled")
 
 # field: key of the sidecar, unit, share by which runs of one series may differ
 _COMPARED_NUMBERS = {
@@ -51,6 +54,9 @@ class SeriesTable:
         As BIDS names them, such as ``j-``; None where the sidecar does not tell.
     echo_time_s : float or None
         In s.
+    interpolation : str or None
+        What the sidecar says of images that the scanner interpolated to a finer matrix; None where
+        it says nothing of it.
     """
 
     b_values_s_mm2: list[float]
@@ -66,6 +72,7 @@ class SeriesTable:
     phase_direction: str | None = None
     slice_direction: str | None = None
     echo_time_s: float | None = None
+    interpolation: str | None = None
 
     @property
     def gradients(self) -> GradientTable:
@@ -134,10 +141,11 @@ def protocol_of(metadata: Mapping[str, Any], path: Path) -> dict[str, Any]:
         "phase_direction": metadata.get("PhaseEncodingDirection"),
         "slice_direction": metadata.get("SliceEncodingDirection"),
         "echo_time_s": _echo_time_s(metadata, path),
+        "interpolation": _interpolation(metadata),
     }
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -160,6 +168,13 @@ def _echo_time_s(metadata: Mapping[str, Any], path: Path) -> float | None:
     if value is None or _is_number(value):
         return None if value is None else float(value)
     raise _wrong(path, "EchoTime", value, "one number in s, such as 0.08")
+
+
+def _interpolation(metadata: Mapping[str, Any]) -> str | None:
+    acquired, stored = metadata.get("AcquisitionMatrixPE"), metadata.get("ReconMatrixPE")
+    if _is_number(acquired) and _is_number(stored) and 0 < acquired < stored:
+        return f"AcquisitionMatrixPE {acquired:g}, ReconMatrixPE {stored:g}"
+    return next((f"{key} {metadata[key]}" for key in _ZERO_FILLED if metadata.get(key)), None)
 
 
 def _slice_times_s(metadata: Mapping[str, Any], path: Path) -> list[float] | None:
@@ -230,7 +245,7 @@ def concatenated(tables: Sequence[SeriesTable]) -> SeriesTable:
     for names in (
         ("phase_direction", "phase_axis", "has_phase_axis"),
         ("slice_direction", "slice_axis"),
-        *((name,) for name in _COMPARED_NUMBERS),
+        *((name,) for name in (*_COMPARED_NUMBERS, "interpolation")),
     ):
         teller = next((t for t in tables if getattr(t, names[0]) is not None), first)
         told |= {name: getattr(teller, name) for name in names}

@@ -140,7 +140,7 @@ def denoise_series(
         Standard deviation of the noise that was found; for ``off``, the estimate that ``local_pca``
         would take.
     facts : dict
-        Measures for the report.
+        Measures and warnings for the report.
 
     Raises
     ------
@@ -151,8 +151,9 @@ def denoise_series(
     estimate = estimate_noise_sigma(
         data, mask, b0_mask=table.is_b0, patch_radius=1, smoothing_voxels=noise_smoothing_voxels
     )
+    warnings = doubts_of_noise(table)
     if method == "off":
-        facts = {"measures": noise_measures(data, estimate, mask, table)}
+        facts = {"measures": noise_measures(data, estimate, mask, table), "warnings": warnings}
         return data, estimate, {**facts, "notes": ["not denoised (setting)"]}
     if method == "mppca":
         result = denoise_mppca(
@@ -179,9 +180,33 @@ def denoise_series(
         "measures": [
             *noise_measures(data, result.noise_sigma, mask, table),
             measure("denoising_components", float(np.median(result.n_components[mask]))),
-        ]
+        ],
+        "warnings": warnings,
     }
     return denoised, result.noise_sigma, facts
+
+
+def doubts_of_noise(table: SeriesTable) -> list[str]:
+    """Warning where the noise of neighbouring voxels is not independent.
+
+    Parameters
+    ----------
+    table : SeriesTable
+        Tells whether the scanner interpolated the images.
+
+    Returns
+    -------
+    list of str
+        Empty, or one warning.
+    """
+    if table.interpolation is None:
+        return []
+    return [
+        f"the scanner interpolated the images ({table.interpolation}), so that the noise of "
+        "neighbouring voxels is correlated, which denoising and noise estimate do not allow for: "
+        "noise_sd, b0_snr and dwi_snr are not valid, and noise stays in the series. Export "
+        "the series at its acquired matrix if you can"
+    ]
 
 
 def noise_measures(
@@ -223,7 +248,7 @@ def unring_series(
     data : (X, Y, Z, N) array
         Signal.
     table : SeriesTable
-        Tells the slice axis and the partial Fourier factor.
+        Tells the slice axis, the partial Fourier factor and interpolation by the scanner.
     n_points : int
         Neighbours on either side over which the variation of a voxel is summed.
     is_wanted : bool
@@ -242,10 +267,18 @@ def unring_series(
     -----
     Local subvoxel shifts (Kellner 2016, doi:10.1002/mrm.26054). The method presumes a symmetric
     k-space: with partial Fourier the ringing has another period along the phase axis
-    (Lee 2021, doi:10.1002/mrm.28830), so the step is left out there.
+    (Lee 2021, doi:10.1002/mrm.28830), and on images that the scanner interpolated along both
+    in-plane axes, so the step is left out there.
     """
     if not is_wanted:
         return data, {"notes": ["Gibbs ringing was left in (setting)"]}
+    if table.interpolation is not None:
+        return data, {
+            "notes": [
+                "Gibbs ringing was left in: the scanner interpolated the images "
+                f"({table.interpolation}), so that it has another period than the method knows"
+            ]
+        }
     if table.partial_fourier is not None and table.partial_fourier < 1:
         return data, {
             "notes": [
