@@ -15,11 +15,13 @@ from scipy.spatial.transform import Rotation
 
 from bids_alsmri.errors import DataError
 from bids_alsmri.interfaces.base import ImageData, write_image
+from bids_alsmri.interfaces.images import quality_rows
 from bids_alsmri.interfaces.registration import write_linear
-from bids_alsmri.numerics.eddy import EddySettings
+from bids_alsmri.numerics.eddy import EddyResult, EddySettings
 from bids_alsmri.numerics.gradients import bvecs_to_world
 from bids_alsmri.pipelines.diffusion.interfaces import Denoise, MeasureTissues, Resample
 from bids_alsmri.pipelines.diffusion.motion import (
+    Corrected,
     MotionChoices,
     correct_motion,
     motion_table,
@@ -40,6 +42,8 @@ from bids_alsmri.pipelines.diffusion.steps import (
     coverage_facts,
     denoise_series,
     draft_brain_mask,
+    measure,
+    measure_tissues,
     unring_series,
 )
 from bids_alsmri.pipelines.diffusion.workflow import PIPELINE
@@ -523,3 +527,46 @@ def test_noise_level_of_interpolated_images_is_warned_of(method, interpolation, 
     )
     assert len(facts["warnings"]) == n_warnings
     assert all("b0_snr and dwi_snr are not valid" in text for text in facts["warnings"])
+
+
+def columns_of(name):
+    """Columns of a table as the code makes them."""
+    still = np.tile(np.eye(4), (2, 1, 1))
+    result = EddyResult(
+        still, still, np.zeros((2, 6)), np.ones(2), np.zeros(2), [], np.zeros((2, 3)), None, []
+    )
+    found = Corrected(None, result, np.zeros((2, 6)), *np.zeros((2, 2)), np.zeros((3, 2)), {})
+    definitions = json.loads((PIPELINE.folder / "quality.json").read_text())
+    ones = np.ones((2, 2, 2))
+    rows = {
+        "motion": motion_table(found),
+        "outliers": outlier_table(found),
+        "quality": pd.DataFrame(
+            quality_rows([{"measures": [measure("tensor_residual", 1.0)]}], definitions)
+        ),
+        "tissue_stats": pd.DataFrame(
+            measure_tissues({"fa": (ones, "1")}, {"wm": ones}, ones > 0, min_probability=0.5)
+        ),
+    }
+    return set(rows[name].columns)
+
+
+@pytest.mark.parametrize("name", ["motion", "outliers", "quality", "tissue_stats"])
+def test_every_column_of_a_table_is_described_in_its_sidecar(name):
+    described = PIPELINE.io_spec.outputs[name].sidecar
+    assert set(described) == columns_of(name)
+    assert all(column["Description"] for column in described.values())
+
+
+@pytest.mark.parametrize(
+    ("column", "unit"),
+    [("trans_x", "mm"), ("rot_z", "degree"), ("transform_00", "1"), ("rigid_23", "mm")],
+)
+def test_columns_of_the_motion_table_have_units(column, unit):
+    assert PIPELINE.io_spec.outputs["motion"].sidecar[column]["Units"] == unit
+
+
+def test_no_sidecar_names_the_voxel_size_of_the_series_as_that_of_the_maps():
+    # the maps' voxels are isotropic, and of the size that the user sets
+    texts = [str(spec.sidecar) + spec.description for spec in PIPELINE.io_spec.outputs.values()]
+    assert not any("at the voxel size of the diffusion series" in text for text in texts)
