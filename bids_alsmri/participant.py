@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import nipype.pipeline.engine as pe
@@ -31,6 +32,8 @@ from bids_alsmri.engine.runner import (
     run,
 )
 from bids_alsmri.errors import AlsMriError, ExitCode, RunError
+from bids_alsmri.interfaces.base import largest_series
+from bids_alsmri.interfaces.node import needed_gb
 from bids_alsmri.interfaces.outputs import NO_SIDECAR
 from bids_alsmri.planning import (
     Job,
@@ -93,9 +96,12 @@ def run_participant_level(settings: RunSettings, command_line: str, console: Con
     AlsMriError
         If nothing can be processed at all.
     """
-    plan = make_plan(settings)
+    plan = find_plan(settings)
     started = datetime.now(UTC)
     folder = settings.output_dir / "logs" / started.strftime("%Y%m%dT%H%M%S%fZ")
+    if not plan.jobs and not settings.plan:
+        _report_faults(settings, Result(plan, {}, started), folder, command_line)
+    require_usable(plan, settings)
     graphs = _graphs_of_work(settings, plan, folder / "crashes")
     if settings.plan:
         sys.stdout.write(describe(plan, settings))
@@ -304,7 +310,8 @@ def _empty_graph(
         settings.output_dir, roots, values, settings.seed, settings.omp_nthreads, VERSION
     )
     stages = {"fit": fit, "apply": apply}
-    return Graph(workflow, job.scan, job.pipeline.io_spec, stages, place, upstream)
+    memory = partial(needed_gb, series=largest_series(job.scan.inputs.values()))
+    return Graph(workflow, job.scan, job.pipeline.io_spec, stages, place, upstream, memory)
 
 
 def values_for_names(settings: RunSettings, pipeline: str, has_upstream: bool) -> dict[str, str]:

@@ -74,6 +74,10 @@ class Record:
         Names of those that the stage ``fit`` made.
     is_whole : bool
         Whether the stage ``apply`` has ended; its files may be of two runs if not.
+    notes : sequence of str
+        What the report says about the choice of files.
+    methods : str
+        Methods text of the settings that it was made with.
     """
 
     identity: Identity
@@ -81,6 +85,8 @@ class Record:
     seconds: Mapping[str, float] = field(default_factory=dict)
     fits: Sequence[str] = ()
     is_whole: bool = True
+    notes: Sequence[str] = ()
+    methods: str = ""
 
 
 def record_path(output_dir: Path, scan: Scan) -> Path:

@@ -299,6 +299,8 @@ class Page:
         Numbered in the order of their first citation; uncited ones follow.
     settings, errors, outputs
         Tables of the page's end.
+    state : str
+        Letters and digits, kept in the head: by it a later run sees whether the page is current.
 
     Raises
     ------
@@ -318,6 +320,7 @@ class Page:
     settings: tuple[SettingRow, ...] = ()
     errors: tuple[ErrorText, ...] = ()
     outputs: tuple[OutputFile, ...] = ()
+    state: str = ""
 
     def __post_init__(self) -> None:
         _require_status(f"page {self.title!r}", self.status, RUN_STATUSES)
