@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,22 @@ class Surroundings:
     version: str
 
 
+def declared_gb(interface: BaseInterface) -> float:
+    """Memory that an interface declares whatever the scan, in GB.
+
+    Parameters
+    ----------
+    interface : nipype interface
+        What a step runs.
+
+    Returns
+    -------
+    float
+        0.5 where it declares nothing.
+    """
+    return float(getattr(interface, "memory_gb", 0.5))
+
+
 @dataclass
 class Graph:
     """Builder of one scan's part of a workflow.
@@ -98,6 +114,8 @@ class Graph:
         What all graphs of the run share.
     upstream : mapping
         Results of the pipelines that this one builds on, by pipeline and output.
+    needed_gb : callable
+        From an interface to the memory that it takes on this scan, in GB.
     """
 
     workflow: pe.Workflow
@@ -106,6 +124,7 @@ class Graph:
     settings: Mapping[str, Mapping[str, Any]]
     surroundings: Surroundings
     upstream: Mapping[str, Mapping[str, Ref | Path]] = field(default_factory=dict)
+    needed_gb: Callable[[BaseInterface], float] = declared_gb
     results: dict[str, Ref | Path] = field(default_factory=dict)
     destinations: dict[str, Path] = field(default_factory=dict)
     nodes: list[pe.Node] = field(default_factory=list)
@@ -201,7 +220,7 @@ class Graph:
         full_name = self._full_name(name)
         threads = getattr(interface.inputs, "n_threads", None)
         n_procs = threads if isinstance(threads, int) else getattr(interface, "n_threads", 1)
-        memory_gb = getattr(interface, "memory_gb", 0.5)
+        memory_gb = self.needed_gb(interface)
         if each:
             return pe.MapNode(
                 interface, iterfield=list(each), name=full_name, n_procs=n_procs, mem_gb=memory_gb

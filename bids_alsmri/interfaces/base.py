@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import gzip
+import math
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import DTypeLike, NDArray
 
 from bids_alsmri.errors import AlsMriError, DataError, ExitCode, NumericsError, RunError
+from bids_alsmri.interfaces.node import NO_SERIES, SeriesSize
 
 # NIfTI-1 standard, nifti1.h: NIFTI_UNITS_* and NIFTI_XFORM_*.
 _MM_PER_UNIT = {1: ("metres", 1000.0), 2: ("mm", 1.0), 3: ("microns", 0.001)}
@@ -132,6 +134,40 @@ def read_image(
     data = _scaled(stored, slope, intercept, np.dtype(dtype))
     data = _checked_values(path, data, nonfinite, warnings)
     return ImageData(data, affine, voxel_mm, path, tuple(warnings))
+
+
+def largest_series(inputs: Iterable[Sequence[Path]]) -> SeriesSize:
+    """Size of the largest series among the inputs of a scan, from headers alone.
+
+    Parameters
+    ----------
+    inputs : iterable of sequence of Path
+        Files of each input; the images of one input are runs that may be joined.
+
+    Returns
+    -------
+    SeriesSize
+        Without images whose header cannot be read: the step that reads them says why.
+    """
+    sizes = [NO_SERIES]
+    for paths in inputs:
+        headers = [_header(path) for path in paths if path.name.endswith((".nii", ".nii.gz"))]
+        shapes = [h.get_data_shape() for h in headers if h is not None]
+        if shapes:
+            zooms = next(h.get_zooms() for h in headers if h is not None)
+            x, y, z = (abs(float(edge)) or 1.0 for edge in (*zooms, 1.0, 1.0)[:3])
+            n_voxels = max(math.prod(shape[:3]) for shape in shapes)
+            sizes.append(SeriesSize(n_voxels, sum(math.prod(s[3:]) for s in shapes), (x, y, z)))
+    return max(sizes, key=lambda size: size.gb)
+
+
+def _header(path: Path) -> Any:
+    """Header of an image, or None where it cannot be read."""
+    try:
+        image: Any = nib.load(path)
+    except (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError):
+        return None
+    return image.header
 
 
 def _open(path: Path) -> Any:

@@ -15,10 +15,12 @@ from bids_alsmri.errors import DataError, ExitCode, NumericsError, RunError
 from bids_alsmri.interfaces.base import (
     check_times,
     concerning,
+    largest_series,
     read_image,
     require_keys,
     write_image,
 )
+from bids_alsmri.interfaces.node import AlsInterface, SeriesSize, needed_gb
 
 AFFINE_MM = np.array([[-2.0, 0, 0, 90.0], [0, 2.0, 0, -126.0], [0, 0, 3.0, -72.0], [0, 0, 0, 1.0]])
 
@@ -455,3 +457,33 @@ def test_real_images_are_read_without_doubt(test_data, name, ndim, shape):
     read = read_image(test_data / name, ndim=ndim)
     assert read.data.shape == shape
     assert_array_equal(read.data, nib.load(test_data / name).get_fdata(dtype=np.float32))
+
+
+def test_largest_series_counts_the_runs_of_an_input_together(tmp_path):
+    for name, shape in {"a": (4, 5, 6, 7), "b": (4, 5, 6, 3), "t1w": (10, 10, 10)}.items():
+        affine = np.diag([2.0, 2.0, 3.0, 1.0])
+        nib.save(nib.Nifti1Image(np.zeros(shape, np.int16), affine), tmp_path / f"{name}.nii.gz")
+    (tmp_path / "a.bval").write_text("0")
+    runs = [tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"]
+    found = largest_series([[tmp_path / "t1w.nii.gz"], runs, [tmp_path / "a.bval"]])
+    assert found == SeriesSize(n_voxels=120, n_volumes=10, voxel_mm=(2.0, 2.0, 3.0))
+    assert found.gb == pytest.approx(4 * 1200 / 1e9)  # four bytes each
+    assert found.n_voxels_at(1.0) == pytest.approx(120 * 12)
+    assert found.n_voxels_at(0.0) == pytest.approx(120 * 1.5)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", None])
+def test_series_that_cannot_be_read_has_no_size(tmp_path, content):
+    path = tmp_path / "dwi.nii.gz"
+    if content is not None:
+        path.write_bytes(content)
+    assert largest_series([[path]]).gb == 0
+
+
+def test_memory_of_a_node_grows_with_the_series():
+    class Heavy(AlsInterface):
+        memory_gb = 0.25
+        memory_per_series = 3.0
+
+    size = SeriesSize(n_voxels=10**6, n_volumes=100, voxel_mm=(2.0, 2.0, 2.0))
+    assert needed_gb(Heavy(), series=size) == pytest.approx(0.25 + 3.0 * 0.4)
