@@ -48,6 +48,15 @@ log = logging.getLogger(__name__)
 
 OLD_RESULTS = "results of an earlier run are still in the output folder; they are not shown here"
 UNFINISHED = "did not come to its end; run this scan again"
+_WORDS = {
+    "gm": "grey-matter",
+    "wm": "white-matter",
+    "csf": "CSF",
+    "snr": "SNR",
+    "sd": "SD",
+    "dwi": "DWI",
+    "b0": "b=0",
+}
 # the state of a page stands within its first lines
 _HEAD_CHARACTERS = 4000
 
@@ -372,7 +381,13 @@ def _figures(part: _Part) -> Iterable[Figure]:
 
 def _figure(spec: FigureSpec, paths: tuple[Path, ...], values: Mapping[str, str]) -> Figure:
     caption = fill(spec.caption, values)
-    return Figure(title=fill(spec.title, values), caption=caption, paths=paths, kind=spec.kind)
+    return Figure(
+        title=fill(spec.title, values),
+        caption=caption,
+        paths=paths,
+        kind=spec.kind,
+        labels=(spec.labels[0], spec.labels[1]),
+    )
 
 
 def _quality(part: _Part) -> tuple[list[QualityRow], list[str], list[str]]:
@@ -382,7 +397,7 @@ def _quality(part: _Part) -> tuple[list[QualityRow], list[str], list[str]]:
     table = pd.read_csv(path, sep="\t")
     rows = [
         QualityRow(
-            name=str(row["measure"]).replace("_", " "),
+            name=_in_words(str(row["measure"])),
             value=_number(row["value"], math.nan),
             unit="" if str(row["unit"]) in ("1", "nan") else str(row["unit"]),
             low=_number(row["low"], None),
@@ -400,6 +415,10 @@ def _quality(part: _Part) -> tuple[list[QualityRow], list[str], list[str]]:
             [f"{sidecar_path(path).name} is missing or damaged: warnings are not shown"],
         )
     return rows, list(facts.get("Warnings", [])), list(facts.get("Notes", []))
+
+
+def _in_words(measure: str) -> str:
+    return " ".join(_WORDS.get(part, part) for part in measure.split("_"))
 
 
 def _number(value: Any, absent: Any) -> Any:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from bids_alsmri import summary
+from bids_alsmri.engine.pipeline import registry
 from bids_alsmri.errors import RunError
 from bids_alsmri.participant import Result
 from bids_alsmri.planning import Plan
@@ -38,3 +40,15 @@ def test_quality_without_its_sidecar_is_shown_with_a_note(tmp_path, sidecar):
     assert [row.value for row in rows] == [0.5]
     assert warnings == []
     assert notes == ["sub-01_desc-quality_stats.json is missing or damaged: warnings are not shown"]
+
+
+def test_measures_are_shown_in_words():
+    names = ["wm_volume", "b0_snr", "noise_sd", "template_mask_overlap"]
+    shown = ["white-matter volume", "b=0 SNR", "noise SD", "template mask overlap"]
+    assert [summary._in_words(name) for name in names] == shown
+
+
+def test_two_states_of_a_registration_are_named_in_the_report():
+    spec = registry()["diffusion"].io_spec.figures["anatomy"]
+    paths = (Path("before.svg"), Path("after.svg"))
+    assert summary._figure(spec, paths, {}).labels == ("T1w", "b=0")

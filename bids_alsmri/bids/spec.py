@@ -143,6 +143,8 @@ class FigureSpec:
         Flicker figures show two states in turn.
     title, caption : str
         For the report.
+    labels : tuple of str
+        What the two states of a flicker figure show.
     """
 
     name: str
@@ -152,6 +154,12 @@ class FigureSpec:
     kind: Literal["still", "flicker"] = "still"
     title: str = ""
     caption: str = ""
+    labels: tuple[str, ...] = ("before", "after")
+
+    def __post_init__(self) -> None:
+        """Raise where a state has no label."""
+        if len(self.labels) != 2:
+            raise SettingsError(f"figure {self.name} has {len(self.labels)} labels; give two")
 
 
 @dataclass(frozen=True)

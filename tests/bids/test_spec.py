@@ -58,6 +58,7 @@ def test_shared_rule_can_be_narrowed(spec_file):
         ({"outputs": {"adc": {**IMAGE, "entities": {"space": "T1w"}}}}, "lacks SpatialReference"),
         ({"outputs": {"adc": {**IMAGE, "entities": {"res": "2"}}}}, "lacks Resolution"),
         ({"figures": {"fa": {"desc": "fa", "suffix": "dwi", "kind": "film"}}}, "still, flicker"),
+        ({"figures": {"fa": {"desc": "fa", "suffix": "dwi", "labels": ["T1w"]}}}, "1 labels"),
         ({"figures": []}, "figures must be an object"),
     ],
 )
