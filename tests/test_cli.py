@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
 import os
@@ -372,6 +373,30 @@ def test_one_unreadable_file_does_not_stop_other_participants(
     rows = capsys.readouterr().out.splitlines()
     assert any("sub-01" in row and "cannot be read" in row for row in rows)
     assert any("sub-02" in row and "not processed before" in row for row in rows)
+
+
+@pytest.mark.parametrize(("mem_gb", "code"), [(8, 64), (64, 0)])
+def test_memory_that_one_step_lacks_is_told_before_the_run(capsys, dataset, tmp_path, mem_gb, code):
+    import nibabel as nib
+
+    # a series of the Human Connectome Project, of which a plan reads the header alone
+    header = nib.Nifti1Header()
+    header.set_data_shape((145, 174, 145, 288))
+    folder = dataset / "sub-01" / "dwi"
+    folder.mkdir()
+    with gzip.open(folder / "sub-01_dwi.nii.gz", "wb") as stream:
+        header.write_to(stream)
+    for name in ("bval", "bvec"):
+        (folder / f"sub-01_dwi.{name}").write_text("0")
+    words = (dataset, tmp_path / "out", "participant", "--plan", "--mem-gb", mem_gb)
+    found, error = code_of(capsys, *words)
+    assert found == code
+    if code:
+        # at 2.25 times the series' 4.2 GB, reading it is the first step that lacks memory
+        message = (
+            r"step sub_01_diffusion_\w+ needs [\d.]+ GB but 8\.0 GB are allowed; raise --mem-gb"
+        )
+        assert re.search(message, error)
 
 
 def test_descriptor_in_the_project_is_that_of_the_settings(capsys):

@@ -207,7 +207,8 @@ class DrawDenoising(AlsInterface):
 
     input_spec = DrawDenoisingInputSpec
     output_spec = FigureOutputSpec
-    memory_gb = 2.0
+    memory_gb = 0.35
+    memory_per_series = 3.3
 
     def _run_interface(self, runtime: Any) -> Any:
         before, affine = canonical(Path(self.inputs.before), ndim=4)

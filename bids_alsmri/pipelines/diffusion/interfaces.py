@@ -12,7 +12,13 @@ from nipype.interfaces.base import File, InputMultiObject, traits
 
 from bids_alsmri.interfaces.base import concerning, read_image, write_image
 from bids_alsmri.interfaces.images import optional_path
-from bids_alsmri.interfaces.node import AlsInterface, NodeInputSpec, NodeOutputSpec, write_facts
+from bids_alsmri.interfaces.node import (
+    AlsInterface,
+    NodeInputSpec,
+    NodeOutputSpec,
+    SeriesSize,
+    write_facts,
+)
 from bids_alsmri.pipelines.diffusion import series as tables
 from bids_alsmri.pipelines.diffusion.motion import (
     MotionChoices,
@@ -45,6 +51,8 @@ from bids_alsmri.pipelines.diffusion.steps import (
 )
 
 SPLINE_ORDERS = {"cubic": 3, "linear": 1}
+# of the templates in use, brain with its fluid; only memory is derived from it
+BRAIN_MM3 = 1.9e6
 
 
 def tensor_choices(inputs: Any) -> TensorChoices:
@@ -94,7 +102,8 @@ class ReadSeries(AlsInterface):
 
     input_spec = ReadSeriesInputSpec
     output_spec = SeriesOutputSpec
-    memory_gb = 2.0
+    memory_gb = 0.25
+    memory_per_series = 2.7
 
     def _run_interface(self, runtime: Any) -> Any:
         runs = [
@@ -149,7 +158,8 @@ class DraftMask(AlsInterface):
 
     input_spec = DraftMaskInputSpec
     output_spec = MaskOutputSpec
-    memory_gb = 1.0
+    memory_gb = 0.25
+    memory_per_series = 2.3
 
     def _run_interface(self, runtime: Any) -> Any:
         image = read_image(Path(self.inputs.dwi), ndim=4)
@@ -193,7 +203,8 @@ class Denoise(AlsInterface):
 
     input_spec = DenoiseInputSpec
     output_spec = DenoiseOutputSpec
-    memory_gb = 2.0
+    memory_gb = 0.35
+    memory_per_series = 4.3
 
     def _run_interface(self, runtime: Any) -> Any:
         image = read_image(Path(self.inputs.dwi), ndim=4)
@@ -246,7 +257,8 @@ class Unring(AlsInterface):
 
     input_spec = UnringInputSpec
     output_spec = CorrectedOutputSpec
-    memory_gb = 2.0
+    memory_gb = 0.3
+    memory_per_series = 4.0
 
     def _run_interface(self, runtime: Any) -> Any:
         image = read_image(Path(self.inputs.dwi), ndim=4)
@@ -311,7 +323,8 @@ class CorrectMotion(AlsInterface):
 
     input_spec = CorrectMotionInputSpec
     output_spec = CorrectMotionOutputSpec
-    memory_gb = 3.0
+    memory_gb = 0.35
+    memory_per_series = 5.2
 
     def _run_interface(self, runtime: Any) -> Any:
         from bids_alsmri.reports.figures import save_figure
@@ -362,7 +375,8 @@ class AverageSeries(AlsInterface):
 
     input_spec = AverageSeriesInputSpec
     output_spec = AverageSeriesOutputSpec
-    memory_gb = 3.0
+    memory_gb = 0.25
+    memory_per_series = 3.6
 
     def _run_interface(self, runtime: Any) -> Any:
         raw = read_image(Path(self.inputs.raw), ndim=4)
@@ -455,7 +469,13 @@ class Resample(AlsInterface):
 
     input_spec = ResampleInputSpec
     output_spec = ResampleOutputSpec
-    memory_gb = 3.0
+    memory_gb = 0.25
+    memory_per_series = 1.3
+
+    def needed_gb(self, series: SeriesSize) -> float:
+        """Memory that it takes, with the new grid's, in GB."""
+        resampled = series.gb_at(series.n_voxels_at(self.inputs.voxel_mm))
+        return super().needed_gb(series) + 2.8 * resampled
 
     def _run_interface(self, runtime: Any) -> Any:
         image = read_image(Path(self.inputs.dwi), ndim=4)
@@ -530,7 +550,11 @@ class FitTensor(AlsInterface):
 
     input_spec = FitTensorInputSpec
     output_spec = MapsOutputSpec
-    memory_gb = 2.0
+    memory_gb = 0.32
+
+    def needed_gb(self, series: SeriesSize) -> float:
+        """Memory that it takes on the series with cubic voxels, in GB."""
+        return self.memory_gb + 2.7 * series.gb_at(series.n_voxels_at(0.0))
 
     def _run_interface(self, runtime: Any) -> Any:
         image = read_image(Path(self.inputs.dwi), ndim=4)
@@ -581,7 +605,14 @@ class TemplateMaps(AlsInterface):
 
     input_spec = TemplateMapsInputSpec
     output_spec = MapsOutputSpec
-    memory_gb = 3.0
+    memory_gb = 0.68
+    memory_per_series = 2.2
+
+    def needed_gb(self, series: SeriesSize) -> float:
+        """Memory that it takes, with that of the template's brain and grid, in GB."""
+        per_mm3 = 1 / float(self.inputs.resolution_mm) ** 3
+        values = series.gb_at(BRAIN_MM3 * per_mm3)
+        return super().needed_gb(series) + values + 0.1 * per_mm3
 
     def _run_interface(self, runtime: Any) -> Any:
         image = read_image(Path(self.inputs.dwi), ndim=4)
