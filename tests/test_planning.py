@@ -94,10 +94,17 @@ def test_good_t1w_is_lent_where_another_session_has_a_faulty_one(plan_of):
     assert built_on(plan) == {"m12": "m06"}
 
 
-def test_filter_that_the_reason_suggests_lets_the_series_go_without_t1w(plan_of, tmp_path):
+@pytest.mark.parametrize("is_misnamed", [False, True])
+def test_filter_that_the_reason_suggests_lets_the_series_go_without_t1w(
+    plan_of, tmp_path, is_misnamed
+):
     plan, _ = plan_of(TWO_T1W + dwi("m00"))
+    if is_misnamed:
+        first = next((tmp_path / "raw").rglob("*acq-a_T1w.nii.gz"))
+        first.rename(first.with_name("sub-02_ses-m00_T1w.nii.gz"))
+        plan, _ = plan_of(t1w("m00", "_acq-b") + dwi("m00"))
     (reason,) = [skip.reason for skip in plan.skips if skip.pipeline == "diffusion"]
     (tmp_path / "filter.json").write_text(re.search(r"without it by [^{]*(\{.*\})$", reason)[1])
-    plan, _ = plan_of(TWO_T1W + dwi("m00"), "--bids-filter-file", str(tmp_path / "filter.json"))
+    plan, _ = plan_of(dwi("m00"), "--bids-filter-file", str(tmp_path / "filter.json"))
     assert built_on(plan) == {"m00": None}
     assert not any(skip.is_error for skip in plan.skips)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -696,14 +697,15 @@ def _collect(
     spec = search.primary
     try:
         found = _select(search, own, spec, session, filtered=True)
-        if not found:
-            without_filter = _select(search, own, spec, session, filtered=False)
     except DataError as error:
         skips.append(_skip(search, own, session, str(error), True, error.exit_code))
         return
     if not found:
         if session is None and _has_sessions(own):
             return  # Files beside the sessions, such as a phenotype; nothing is expected there.
+        without_filter: tuple[BidsFile, ...] = ()
+        with contextlib.suppress(DataError):  # A fault of what the filter leaves out anyway.
+            without_filter = _select(search, own, spec, session, filtered=False)
         skips.append(_nothing(search, own, session, without_filter))
         return
     groups: dict[tuple[str, ...], list[BidsFile]] = {}
