@@ -459,7 +459,7 @@ def check_filters(filters: Mapping[str, Mapping[str, Any]], inputs: Sequence[str
     --------
     >>> check_filters({"t1w": {"acquisition": "mprage"}}, ["t1w", "dwi"])
     """
-    known = ", ".join(sorted(inputs))
+    known = ", ".join(sorted(set(inputs)))
     foreign = sorted(_INPUTS_OF_OTHER_APPS & (set(filters) - set(inputs)))
     if foreign:
         log.warning(
