@@ -359,9 +359,8 @@ def test_fa_is_brought_to_the_template_without_a_t1w(native, finished):
     inside, outside = values(found)[white], values(found)[~white]
     # white matter has thrice the FA of what surrounds it
     assert np.nanmedian(inside) > 2 * np.nanmedian(outside[outside > 0])
-    notes = json.loads(native.path("desc-quality_stats.json").read_text())
-    page = (finished.out / "sub-02.html").read_text()
-    assert "fractional anisotropy was registered" in page or "no T1w" in str(notes["Notes"])
+    page = " ".join((finished.out / "sub-02.html").read_text().split())
+    assert "found by registering the fractional anisotropy" in page
 
 
 # ---- storage
@@ -483,6 +482,7 @@ def test_paper_mode_has_one_output_per_run(paper, run):
         ("motion_model", "affine"),
         ("unringing", False),
         ("replace_outliers", False),
+        ("noise_threshold_sd", 2.3),
         ("tensor_fit", "ols"),
     ],
 )
@@ -498,7 +498,11 @@ def test_paper_mode_replaces_no_slice_and_takes_off_no_ringing(paper):
     for path in (out / "sub-01" / "dwi").glob("*_desc-outliers_timeseries.tsv"):
         assert len(pd.read_csv(path, sep="\t")) == 0
     quality = out / "sub-01/dwi/sub-01_dir-AP_run-1_desc-quality_stats.json"
-    assert "Gibbs ringing was left in (setting)" in json.loads(quality.read_text())["Notes"]
+    notes = json.loads(quality.read_text())["Notes"]
+    assert "Gibbs ringing was left in (setting)" in notes
+    assert any("slices that lost signal were not sought" in note for note in notes)
+    measures = pd.read_csv(quality.with_suffix(".tsv"), sep="\t", index_col="measure")
+    assert np.isnan(measures.loc["outlier_slice_share", "value"])
 
 
 @pytest.mark.slow
@@ -522,6 +526,11 @@ def test_methods_text_of_paper_mode_tells_the_papers_method(paper, mode_words):
 
 
 @pytest.mark.slow
+@pytest.mark.xfail(
+    strict=True,
+    reason="the paper's threshold of 2.3 takes signal too where few volumes of large voxels leave "
+    "few components: FA of white matter falls by 0.11 with 8 volumes of 4 mm",
+)
 def test_fa_of_paper_mode_is_that_of_the_phantom(paper, truth, geometry):
     out, _ = paper
     series = Series(out / "sub-01", truth, geometry)
