@@ -1,0 +1,50 @@
+"""What nodes declare to take is what they take."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DRIVER = Path(__file__).with_name("peak_memory.py")
+# in the order in which each takes what the others made
+STEPS = (
+    "ReadSeries",
+    "Denoise",
+    "Unring",
+    "CorrectMotion",
+    "Resample",
+    "FitTensor",
+    "TemplateMaps",
+)
+# of 26 and 88 MB as float32: what is constant counts in one, and what grows in the other
+SHAPES = ("64 64 40 40", "96 96 60 40")
+
+
+def call(*words: object) -> str:
+    # each thread has an arena of its own
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, DRIVER, *map(str, words)], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> object:
+    folder = tmp_path_factory.mktemp("series")
+    call("make", folder, *request.param.split())
+    return {step: json.loads(call(step, folder).splitlines()[-1]) for step in STEPS}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", STEPS)
+def test_declared_memory_is_that_of_the_node(found: dict[str, dict[str, float]], step: str) -> None:
+    # less and steps that run side by side need more than there is; much more and they wait idly
+    ratio = found[step]["declared_gb"] / found[step]["peak_gb"]
+    assert 1.0 <= ratio <= 1.6, found[step]
