@@ -482,7 +482,6 @@ def test_paper_mode_has_one_output_per_run(paper, run):
         ("motion_model", "affine"),
         ("unringing", False),
         ("replace_outliers", False),
-        ("noise_threshold_sd", 2.3),
         ("tensor_fit", "ols"),
     ],
 )
@@ -526,11 +525,6 @@ def test_methods_text_of_paper_mode_tells_the_papers_method(paper, mode_words):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    strict=True,
-    reason="the paper's threshold of 2.3 takes signal too where few volumes of large voxels leave "
-    "few components: FA of white matter falls by 0.11 with 8 volumes of 4 mm",
-)
 def test_fa_of_paper_mode_is_that_of_the_phantom(paper, truth, geometry):
     out, _ = paper
     series = Series(out / "sub-01", truth, geometry)

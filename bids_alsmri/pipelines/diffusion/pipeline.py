@@ -86,12 +86,11 @@ class DiffusionSettings(SettingsModel):
         unit="SD",
         ge=0,
         le=10,
-        paper=2.3,
         source="veraart2016",
-        paper_source="manjon2013",
         help="For local_pca: components with less than this many standard deviations of the noise "
         "are taken off; 0 takes 1 + sqrt(volumes / voxels of a patch), where random-matrix theory "
-        "puts the edge of the noise.",
+        "puts the edge of the noise. 2.3, the value of Manjon 2013, takes signal too where volumes "
+        "are few.",
     )
     unringing: bool = setting(
         True,
@@ -250,13 +249,13 @@ class DiffusionSettings(SettingsModel):
         ge=0,
         le=50,
         source="benchmarks/alignment.py",
-        help="Rim around the T1w's brain that takes part in the registration of the b=0.",
+        help="Rim around the T1w's brain that takes part in the registration of the series.",
     )
     rigid_iterations: tuple[int, ...] = setting(
         (50, 25),
         unit="1",
         source="benchmarks/alignment.py",
-        help="Iterations per level of the registration of the b=0 to the T1w.",
+        help="Iterations per level of the registration of the series to the T1w.",
     )
     rigid_shrink_factors: tuple[int, ...] = setting(
         (4, 2), unit="1", source="benchmarks/alignment.py", help="Down-sampling per level."
@@ -536,7 +535,7 @@ class DiffusionSettings(SettingsModel):
 
     @property
     def rigid_stages(self) -> list[dict[str, Any]]:
-        """The one stage of the registration of the b=0 to the T1w."""
+        """The one stage of the registration of the mean weighted image to the T1w."""
         return [
             {
                 "transform": "rigid",
@@ -554,7 +553,7 @@ class DiffusionSettings(SettingsModel):
 
     @property
     def start_stages(self) -> list[dict[str, Any]]:
-        """The first, coarse registration of the b=0's brain to the T1w's."""
+        """The first, coarse registration of the series' brain to the T1w's."""
         return [
             {
                 **self.rigid_stages[0],
