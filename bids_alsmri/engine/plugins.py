@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import multiprocessing
+import multiprocessing.connection
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -55,6 +56,9 @@ def start_worker(folder: str) -> None:
         fcntl.fcntl(sentinel, fcntl.F_SETOWN, os.getpid())
         flags = fcntl.fcntl(sentinel, fcntl.F_GETFL)
         fcntl.fcntl(sentinel, fcntl.F_SETFL, flags | os.O_ASYNC)
+        # no signal tells of a pipe that was closed before; the worker would wait for ever for work
+        if multiprocessing.connection.wait([sentinel], timeout=0):
+            os._exit(1)
 
 
 class SteadyMultiProcPlugin(MultiProcPlugin):

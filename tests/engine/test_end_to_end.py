@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -506,6 +507,38 @@ def test_full_work_folder_ends_with_its_own_exit_code(toy, raw):
     assert code.returncode == 73, code.stderr
     assert "No space left on device" in code.stderr or "disk is full" in code.stderr
     assert "Traceback" not in code.stderr
+
+
+@pytest.mark.slow
+def test_worker_whose_parent_is_gone_before_it_starts_ends(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import multiprocessing, os, time\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "from bids_alsmri.engine.plugins import start_worker\n"
+        "def start_late(folder):\n"
+        "    open('pid', 'w').write(str(os.getpid()))\n"
+        "    while not os.path.exists('gone'):\n"
+        "        time.sleep(0.05)\n"
+        "    start_worker(folder)\n"
+        "if __name__ == '__main__':\n"
+        "    context = multiprocessing.get_context('forkserver')\n"
+        "    pool = ProcessPoolExecutor(1, context, start_late, (os.getcwd(),))\n"
+        "    pool.submit(time.sleep, 60).result()\n"
+    )
+    pid = tmp_path / "pid"
+    parent = subprocess.Popen([sys.executable, script], cwd=tmp_path)
+    wait_until(parent, lambda: pid.exists() and pid.read_text())
+    worker = psutil.Process(int(pid.read_text()))
+    parent.kill()
+    parent.wait()
+    (tmp_path / "gone").touch()
+    try:
+        worker.wait(timeout=5)
+    finally:
+        # one that does not end would wait for ever
+        with contextlib.suppress(psutil.NoSuchProcess):
+            worker.kill()
 
 
 @pytest.mark.skipif(os.geteuid() != 0 and sys.platform != "linux", reason="reads /proc")
