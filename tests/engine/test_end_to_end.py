@@ -411,7 +411,7 @@ def test_step_with_more_threads_than_processes_runs(toy, raw):
 def test_stop_on_first_crash_ends_the_run_with_the_reason(toy, raw):
     dataset = raw(s01="bad", s02="4 5 6")
     code = toy.run(dataset, "out", "participant", "--n-procs", 2, "--stop-on-first-crash")
-    assert code.returncode == 1
+    assert code.returncode == 65  # nothing was done, and the reason is bad data
     assert "holds bad" in code.stderr
     assert "Traceback" not in code.stderr
 
