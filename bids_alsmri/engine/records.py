@@ -123,16 +123,17 @@ def read_record(path: Path) -> Record | None:
     try:
         parts = json.loads(path.read_text(encoding="utf-8"))
         identity = Identity(**parts.pop("identity"))
-        record = Record(identity=identity, fits=_names(parts.pop("fits")), **parts)
+        lists = {name: _texts(parts.pop(name)) for name in ("fits", "notes")}
+        record = Record(identity=identity, **lists, **parts)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
     return record if _is_whole(record) else None
 
 
-def _names(fits: object) -> tuple[str, ...]:
-    if not isinstance(fits, list):
-        raise TypeError(f"names are a {type(fits).__name__}, not a list")
-    return tuple(fits)
+def _texts(found: object) -> tuple[str, ...]:
+    if not isinstance(found, list):
+        raise TypeError(f"expected a list, found {type(found).__name__}")
+    return tuple(found)
 
 
 def _is_whole(record: Record) -> bool:

@@ -50,6 +50,7 @@ GOOD = {
     "outputs": {},
     "seconds": {},
     "fits": [],
+    "notes": [],
 }
 
 
