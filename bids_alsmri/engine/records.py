@@ -123,8 +123,8 @@ def read_record(path: Path) -> Record | None:
     try:
         parts = json.loads(path.read_text(encoding="utf-8"))
         identity = Identity(**parts.pop("identity"))
-        lists = {name: _texts(parts.pop(name)) for name in ("fits", "notes")}
-        record = Record(identity=identity, **lists, **parts)
+        fits, notes = (_texts(parts.pop(name)) for name in ("fits", "notes"))
+        record = Record(identity=identity, fits=fits, notes=notes, **parts)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
     return record if _is_whole(record) else None
