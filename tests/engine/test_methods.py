@@ -51,11 +51,11 @@ def test_text_that_does_not_resolve_is_refused(pipeline, text, message):
 
 
 @pytest.mark.parametrize("has_anatomy", [True, False])
-def test_b0_is_registered_to_the_t1w_only_where_there_is_one(has_anatomy):
+def test_series_is_registered_to_the_t1w_only_where_there_is_one(has_anatomy):
     diffusion = registry()["diffusion"]
     facts = {"template": "T", "version": "0", "mode": "best", "has_anatomy": has_anatomy}
     text = methods_text(diffusion, diffusion.settings(), facts)
-    assert ("b=0 was registered to the T1-weighted image" in text) == has_anatomy
+    assert ("volumes was registered to the T1-weighted image" in text) == has_anatomy
     assert ("For want of a T1-weighted image" in text) != has_anatomy
 
 
