@@ -535,7 +535,7 @@ def coverage_facts(covered: NDArray[np.bool_], brain: NDArray[np.bool_], *, leas
     warnings = []
     if share < least:
         warnings.append(
-            f"The diffusion series covers {share:.0%} of the brain; expected at least {least:.0%}. "
+            f"The diffusion series covers {share:.1%} of the brain; expected at least {least:.0%}. "
             "The rest does not enter the maps and tables, so values of tissues describe another "
             "part of the brain than those of other participants: look where the series ends"
         )
