@@ -546,7 +546,7 @@ def draw_motion(
             _draw_carpet(figure, panels[3], outlier_share)
         _draw_b_values(panels[-1], volumes, b_values_s_mm2)
         panels[-1].set_xlabel("volume (counted from 0)")
-        panels[-1].xaxis.get_major_locator().set_params(integer=True)
+        panels[-1].locator_params(axis="x", integer=True)
         panels[-1].set_xlim(-0.5, n_volumes - 0.5)
     return figure
 

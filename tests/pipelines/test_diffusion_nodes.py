@@ -130,7 +130,7 @@ def test_share_of_the_brain_outside_the_field_of_view_is_measured_and_warned_of(
     ).run()
     facts = json.loads((tmp_path / "facts.json").read_text())
     assert facts["measures"] == [{"measure": "brain_coverage", "value": 0.75}]
-    assert "covers 75% of the brain; expected at least 95%" in facts["warnings"][0]
+    assert "covers 75.0% of the brain; expected at least 95%" in facts["warnings"][0]
 
 
 def test_series_that_covers_nearly_all_of_the_brain_is_not_warned_of():
