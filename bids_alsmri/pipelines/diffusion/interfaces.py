@@ -102,7 +102,7 @@ class ReadSeries(AlsInterface):
 
     input_spec = ReadSeriesInputSpec
     output_spec = SeriesOutputSpec
-    memory_gb = 0.25
+    memory_gb = 0.3
     memory_per_series = 2.7
 
     def _run_interface(self, runtime: Any) -> Any:
@@ -469,7 +469,7 @@ class Resample(AlsInterface):
 
     input_spec = ResampleInputSpec
     output_spec = ResampleOutputSpec
-    memory_gb = 0.25
+    memory_gb = 0.3
     memory_per_series = 1.3
 
     def needed_gb(self, series: SeriesSize) -> float:
