@@ -276,10 +276,10 @@ def test_full_disk_has_its_own_exit_code(runs, monkeypatch):
     graph = runs.chain(runs.workflow(), "01", "1 2 3")
 
     def full(*args, **kwargs):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/work/steps")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/scratch/steps")
 
     monkeypatch.setattr(graph.workflow, "run", full)
-    with pytest.raises(RunError, match="/work/steps: the disk is full") as error:
+    with pytest.raises(RunError, match="/scratch/steps: the disk is full") as error:
         runs.run(graph)
     assert error.value.exit_code == ExitCode.CANNOT_WRITE
 
