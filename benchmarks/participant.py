@@ -22,7 +22,8 @@ import psutil
 # steps whose time cannot be saved by better plumbing
 DEAR = (
     *("register", "extract_brain", "correct_bias", "segment_tissues", "denoise", "unring"),
-    *("correct_motion", "fit_tensor", "template_maps", "start_to_anatomy", "resample"),
+    *("correct_motion", "fit_tensor", "template_maps", "start_to_anatomy", "register_to_anatomy"),
+    "resample",
 )
 
 

@@ -10,14 +10,17 @@ import multiprocessing.util
 import os
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bids_alsmri.engine.pipeline import registry
-from bids_alsmri.errors import AlsMriError, ExitCode, RunError, SettingsError
+from bids_alsmri.errors import AlsMriError, ExitCode, RunError, SettingsError, StopRequest
 from bids_alsmri.options import Option, add_to_parser, options_of
 from bids_alsmri.settings import LEVELS, RunSettings, make_run_settings, read_settings_file
 from bids_alsmri.version import VERSION
@@ -35,15 +38,13 @@ EXIT_CODES = (
     "Exit codes: 0 done, also when everything had been done before; 1 some scans failed; "
     "16 invalid BIDS; 17 unknown level; 18 labels or filters match nothing; 64 usage; 65 bad "
     "data; 66 no input; 73 output cannot be written. Long flags may be spelled with underscores "
-    "too, as in --participant_label."
+    "too, as in --participant_label. A run that is stopped by a signal ends with 128 + its number."
 )
 POSITIONALS = {
     "bids_dir": "Folder of the BIDS dataset.",
     "output_dir": "Folder for the results, outside the dataset or in its derivatives.",
     "analysis_level": "Level: participant or group.",
 }
-# 128 + SIGINT, as shells have it
-INTERRUPTED = 130
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -385,14 +386,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(json.dumps(make_descriptor(), indent=2) + "\n")
         return ExitCode.DONE
     try:
-        return run_level(parse(words), shlex.join(["bids_alsmri", *words]))
+        with _signals_raise():
+            return run_level(parse(words), shlex.join(["bids_alsmri", *words]))
     except AlsMriError as error:
         for line in _lines_of(error):
             sys.stderr.write(line + "\n")
         return int(error.exit_code)
-    except KeyboardInterrupt:
+    except StopRequest as request:
         sys.stderr.write("bids_alsmri: interrupted; the same call goes on where this one stopped\n")
-        return INTERRUPTED
+        return request.exit_code
+
+
+@contextlib.contextmanager
+def _signals_raise() -> Iterator[None]:
+    # a scheduler that ends a job, and docker stop, send SIGTERM; its default leaves no report
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise StopRequest(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    earlier = [signal.signal(number, stop) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, earlier, strict=True):
+            signal.signal(number, handler)
 
 
 def _lines_of(error: AlsMriError) -> Iterator[str]:

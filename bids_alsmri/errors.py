@@ -60,3 +60,17 @@ class RunError(AlsMriError):
     """What failed while running."""
 
     exit_code = ExitCode.SCANS_FAILED
+
+
+class StopRequest(KeyboardInterrupt):
+    """A signal that asks the run to stop: Ctrl-C, the end of a job's time, ``docker stop``.
+
+    Parameters
+    ----------
+    number : int
+        Of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.exit_code = 128 + number

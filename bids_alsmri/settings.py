@@ -101,7 +101,7 @@ class RunSettings(SettingsModel):
         stage="fit",
         source="fonov2011",
         help="Template space: the embedded MNI152NLin2009aSym, or one that TEMPLATEFLOW_HOME "
-        "or FSLDIR holds.",
+        "holds.",
     )
     seed: int = setting(
         20221, stage="fit", ge=0, help="Seed from which every step derives its own random stream."

@@ -23,12 +23,13 @@ from bids_alsmri.bids.sink import write_text
 from bids_alsmri.engine.graph import Graph
 from bids_alsmri.engine.plugins import make_plugin, tells_status
 from bids_alsmri.engine.progress import Reporter, step_of
-from bids_alsmri.errors import AlsMriError, ExitCode, RunError, SettingsError
+from bids_alsmri.errors import AlsMriError, ExitCode, RunError, SettingsError, StopRequest
 from bids_alsmri.interfaces.outputs import SaveDerivative
 
 log = logging.getLogger(__name__)
 
 POLL_SLEEP_S = 0.1
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -249,9 +250,14 @@ class Keeper:
 class _Watch:
     """Takes the plugin's status calls, and tells a Keeper what they mean for the scans."""
 
-    def __init__(self, graphs: Sequence[Graph], reporter: Reporter, keeper: Keeper) -> None:
+    def __init__(
+        self, graphs: Sequence[Graph], reporter: Reporter, keeper: Keeper, crash_folder: Path
+    ) -> None:
         self.failed: set[str] = set()
-        self.is_interrupted = False
+        self._crash_folder, self._old = crash_folder, _crash_files(crash_folder)
+        self._told: set[Path] = set()
+        self._messages: set[tuple[str, str]] = set()
+        self._stopped_by = 0
         self.is_kept = [False] * len(graphs)
         self._before = [_stamps(graph) for graph in graphs]
         self._graphs, self._reporter, self._keeper = graphs, reporter, keeper
@@ -262,8 +268,10 @@ class _Watch:
 
     def __call__(self, node: Any, status: str) -> None:
         self._reporter(node, status)
-        if self.is_interrupted:
-            raise KeyboardInterrupt
+        if self._stopped_by:
+            raise StopRequest(self._stopped_by)
+        if len(self._told) < len(self.failed):
+            self.tell_crashes()
         name = step_of(node.name, self._owner)
         if name is None:
             return
@@ -281,25 +289,43 @@ class _Watch:
 
     @contextlib.contextmanager
     def interrupts(self) -> Iterator[None]:
-        """Keep an interrupt in mind: nipype takes one inside a step for the step's own failure."""
+        """Keep a signal in mind: nipype takes one inside a step for the step's own failure."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
         def interrupt(number: int, frame: FrameType | None) -> None:
-            self.is_interrupted = True
-            raise KeyboardInterrupt
+            self._stopped_by = number
+            raise StopRequest(number)
 
-        earlier = signal.signal(signal.SIGINT, interrupt)
+        earlier = [signal.signal(number, interrupt) for number in STOPPING]
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, earlier)
+            for number, handler in zip(STOPPING, earlier, strict=True):
+                signal.signal(number, handler)
 
     def begin(self, index: int) -> None:
         if index not in self._begun:
             self._keeper.before_saves(self._graphs[index])
             self._begun.add(index)
+
+    def tell_crashes(self) -> None:
+        """Log why steps failed; nipype writes the crash file before or after its status call."""
+        for path in sorted(self.crashes - self._told):
+            trace = path.read_text(encoding="utf-8", errors="replace")
+            message = _message_of(trace)[0]
+            titles = [scan_title(graph) for graph in self._graphs if _concerns(trace, graph)]
+            told = (titles[0] if titles else "a step of no scan", message)
+            if told not in self._messages:
+                log.error("%s: %s", *told)
+            self._messages.add(told)
+            self._told.add(path)
+
+    @property
+    def crashes(self) -> set[Path]:
+        """Crash files of this run."""
+        return _crash_files(self._crash_folder) - self._old
 
     def _end(self, name: str) -> None:
         index = self._owner[name]
@@ -358,10 +384,9 @@ def run(
     require_resources(workflow, resources)
     name, arguments = choose_plugin(resources)
     crash_folder = Path(workflow.config["execution"]["crashdump_dir"])
-    old_crashes = set(crash_folder.glob("crash-*.txt"))
     groups = {node.name: scan_title(graph) for graph in graphs for node in graph.nodes}
     with Reporter(groups, console) as reporter:
-        watch = _Watch(graphs, reporter, keeper)
+        watch = _Watch(graphs, reporter, keeper, crash_folder)
         plugin = make_plugin(name, arguments, watch)
         if not tells_status(plugin):
             for index in range(len(graphs)):
@@ -372,19 +397,20 @@ def run(
         except Exception as error:  # noqa: BLE001
             # nipype raises one of the steps' errors at the end, of whatever kind; each is told
             # with its scan below
-            _raise_if_untold(error, set(crash_folder.glob("crash-*.txt")) - old_crashes)
+            _raise_if_untold(error, watch.crashes)
             log.debug("nipype ended with %s", error)
-    crashes = [
-        path.read_text(encoding="utf-8", errors="replace")
-        for path in sorted(crash_folder.glob("crash-*.txt"))
-        if path not in old_crashes
-    ]
+    watch.tell_crashes()
+    crashes = [p.read_text(encoding="utf-8", errors="replace") for p in sorted(watch.crashes)]
     outcomes = [watch.outcome(index, crashes) for index in range(len(graphs))]
     for index, outcome in enumerate(outcomes):
         watch.keep(index, outcome)
-        for message in dict.fromkeys(outcome.errors):
-            log.error("%s: %s", scan_title(outcome.graph), message)
+        if not outcome.is_done and not outcome.traces:
+            log.error("%s: %s", scan_title(outcome.graph), "; ".join(outcome.errors))
     return outcomes
+
+
+def _crash_files(folder: Path) -> set[Path]:
+    return set(folder.glob("crash-*.txt"))
 
 
 def _raise_if_untold(error: Exception, crashes: set[Path]) -> None:
@@ -439,16 +465,21 @@ def _outcome(
     names = {node.name for node in graph.nodes}
     stamps = _stamps(graph)
     is_saved = all(stamp is not None and stamp != before[path] for path, stamp in stamps.items())
-    traces = [trace for trace in crashes if _concerns(trace, names)]
+    traces = [trace for trace in crashes if _concerns(trace, graph)]
     is_done = is_saved and not traces and not names & failed
-    told = [_parted(summary_of(trace)) for trace in traces]
-    errors = [_with_remedy(message) for message, _ in told]
+    told = [_message_of(trace) for trace in traces]
+    errors = [message for message, _ in told]
     codes = [code for _, code in told if code is not ExitCode.SCANS_FAILED]
     if not is_done and not errors:
         errors = ["a step that it builds on failed or was never run; see the other scans"]
     own = {name: round(value, 2) for name, value in seconds.items() if name in names}
     code = ExitCode.DONE if is_done else (*codes, ExitCode.SCANS_FAILED)[0]
     return Outcome(graph, is_done, tuple(errors), tuple(traces), own, code)
+
+
+def _message_of(trace: str) -> tuple[str, ExitCode]:
+    message, code = _parted(summary_of(trace))
+    return _with_remedy(message), code
 
 
 def _parted(message: str) -> tuple[str, ExitCode]:
@@ -459,7 +490,8 @@ def _parted(message: str) -> tuple[str, ExitCode]:
     return message[: found.start()], ExitCode(int(found[1]))
 
 
-def _concerns(trace: str, names: set[str]) -> bool:
+def _concerns(trace: str, graph: Graph) -> bool:
+    names = {node.name for node in graph.nodes}
     node = re.search(r"^Node: (?:\S+\.)?(\w+)$", trace, re.MULTILINE)
     return node is not None and step_of(node[1], names) is not None
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_alsmri.errors import DataError
+from bids_alsmri.interfaces.base import write_image
 from bids_alsmri.interfaces.registration import (
     Stage,
     apply_transforms,
@@ -152,9 +153,7 @@ def _load(image: Any) -> _Volume:
 
 
 def _save(values: NDArray[Any], like: _Volume, path: Path) -> Path:
-    import nibabel as nib
-
-    nib.save(nib.Nifti1Image(values, like.affine), path)
+    write_image(values, like.affine, path)
     return path
 
 
@@ -480,7 +479,7 @@ def bring_priors(
     *,
     work_dir: Path,
     n_threads: int,
-) -> dict[str, Path] | None:
+) -> dict[str, Path]:
     """Tissue maps of a template on the grid of a T1w image.
 
     Parameters
@@ -499,8 +498,8 @@ def bring_priors(
 
     Returns
     -------
-    dict of str to Path or None
-        Probabilities of "CSF", "GM" and "WM", 0 to 1; None where the template has no such maps.
+    dict of str to Path
+        Probabilities of "CSF", "GM" and "WM", 0 to 1.
 
     Raises
     ------
@@ -508,8 +507,6 @@ def bring_priors(
         If ANTs fails.
     """
     held = template.save(work_dir)
-    if not {tissue.lower() for tissue in TISSUES} <= held.keys():
-        return None
     return {
         tissue: apply_transforms(
             held[tissue.lower()],

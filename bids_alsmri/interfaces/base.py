@@ -561,13 +561,13 @@ def _check_time(path: Path, key: str, time: Any, longest_s: float) -> None:
 
 
 @contextmanager
-def concerning(path: Path) -> Iterator[None]:
-    """Add the file to errors raised inside, for functions that know only arrays.
+def concerning(*paths: Path) -> Iterator[None]:
+    """Add the files to errors raised inside, for functions that know only arrays.
 
     Parameters
     ----------
-    path : Path
-        The file whose values are being worked on.
+    *paths : Path
+        The files whose values are being worked on.
 
     Yields
     ------
@@ -586,5 +586,5 @@ def concerning(path: Path) -> Iterator[None]:
     try:
         yield
     except AlsMriError as error:
-        error.add_note(f"in {path}")
+        error.add_note(f"in {', '.join(str(path) for path in paths)}")
         raise

@@ -61,11 +61,38 @@ def on_grid_of(
     from scipy.ndimage import affine_transform
 
     values, own = canonical(path)
+    if values.shape == tuple(shape[:3]) and np.allclose(own, affine, rtol=0, atol=1e-4):
+        return values
     matrix = np.linalg.inv(own) @ affine
     resampled: NDArray[np.float32] = affine_transform(
         values, matrix[:3, :3], matrix[:3, 3], output_shape=shape[:3], order=1
     )
     return resampled
+
+
+def origin_mm(affine: NDArray[np.float64], shape: tuple[int, ...]) -> tuple[float, ...]:
+    """World position that the first slice along each axis is labelled with.
+
+    Parameters
+    ----------
+    affine : (4, 4) array
+        Of a grid whose axes run nearest to right, anterior, superior, in mm.
+    shape : tuple of int
+        Of the grid.
+
+    Returns
+    -------
+    tuple of float
+        In mm; slices through the middle of an oblique grid are labelled with their own position.
+
+    Examples
+    --------
+    >>> origin_mm(np.diag([2.0, 2.0, 3.0, 1.0]), (5, 5, 5))
+    (0.0, 0.0, 0.0)
+    """
+    middle = (np.array(shape[:3]) - 1) / 2
+    position = affine[:3, :3] @ middle + affine[:3, 3]
+    return tuple(float(p) for p in position - voxel_edges_mm(affine) * middle)
 
 
 class DrawOutlinesInputSpec(NodeInputSpec):
@@ -92,7 +119,11 @@ class DrawOutlines(AlsInterface):
             )
         ]
         figure = draw_mosaic(
-            volume, voxel_edges_mm(affine), contours=contours, mask=contours[0].values > 0.5
+            volume,
+            voxel_edges_mm(affine),
+            contours=contours,
+            mask=contours[0].values > 0.5,
+            origin_mm=origin_mm(affine, volume.shape),
         )
         path = self.file(runtime, "outlines.svg")
         save_figure(figure, path)
@@ -125,7 +156,12 @@ class DrawPair(AlsInterface):
             mask = on_grid_of(Path(self.inputs.mask), affine, fixed.shape) > 0.5
         contour = Contour(outline, 0.5, OUTLINE_COLOURS[0], self.inputs.label)
         figures = draw_registration_pair(
-            fixed, moved, voxel_edges_mm(affine), outline=contour, mask=mask
+            fixed,
+            moved,
+            voxel_edges_mm(affine),
+            outline=contour,
+            mask=mask,
+            origin_mm=origin_mm(affine, fixed.shape),
         )
         paths = [self.file(runtime, f"{name}.svg") for name in ("before", "after")]
         for figure, path in zip(figures, paths, strict=True):
@@ -153,7 +189,9 @@ class DrawColourFa(AlsInterface):
         v1, _ = canonical(Path(self.inputs.v1), ndim=4)
         mask, _ = canonical(Path(self.inputs.mask))
         path = self.file(runtime, "colour_fa.svg")
-        save_figure(draw_colour_fa(fa, v1, voxel_edges_mm(affine), mask=mask > 0), path)
+        place = origin_mm(affine, fa.shape)
+        drawn = draw_colour_fa(fa, v1, voxel_edges_mm(affine), mask=mask > 0, origin_mm=place)
+        save_figure(drawn, path)
         return self.give(runtime, {"figure": path})
 
 
@@ -185,6 +223,7 @@ class DrawMap(AlsInterface):
             vmin=self.inputs.low,
             vmax=self.inputs.high,
             mask=mask > 0,
+            origin_mm=origin_mm(affine, values.shape),
         )
         path = self.file(runtime, "map.svg")
         save_figure(figure, path)
@@ -224,6 +263,7 @@ class DrawDenoising(AlsInterface):
             unit=self.inputs.unit,
             sigma=noise,
             mask=mask > 0,
+            origin_mm=origin_mm(affine, first.shape),
         )
         path = self.file(runtime, "denoising.svg")
         save_figure(figure, path)

@@ -6,7 +6,6 @@ from typing import Any
 
 from nipype.interfaces.base import File, traits
 
-from bids_alsmri.errors import DataError
 from bids_alsmri.interfaces.node import AlsInterface, NodeInputSpec, NodeOutputSpec
 from bids_alsmri.spaces.templates import get_template
 
@@ -38,9 +37,4 @@ class LoadTemplate(AlsInterface):
     def _run_interface(self, runtime: Any) -> Any:
         template = get_template(self.inputs.name, self.inputs.resolution_mm)
         paths = template.save(self.file(runtime, ".").resolve())
-        if "wm" not in paths or "gm" not in paths:
-            raise DataError(
-                f"template {self.inputs.name} ({template.origin}) has no tissue maps; choose "
-                "another with --template, or fetch its probseg files"
-            )
         return self.give(runtime, dict(paths))

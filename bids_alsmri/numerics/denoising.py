@@ -793,8 +793,8 @@ def estimate_noise_sigma(
     mask : (X, Y, Z) array of bool
         Voxels of tissue; nothing outside is read, so a zeroed background does no harm.
     b0_mask : (N,) array of bool
-        True for volumes without diffusion weighting. Two or more of them are used alone;
-        otherwise the others are, of which there must be 4 or more.
+        True for volumes without diffusion weighting. They are used where there are 2 or more, the
+        others where there are 4 or more; of the two estimates the lower one counts.
     patch_radius : int
         Radius of the window in which the variance is taken, in voxels, at least 1.
     smoothing_voxels : float
@@ -820,7 +820,8 @@ def estimate_noise_sigma(
     it loses about a quarter at the edge of the brain), and the component is found on one half of
     the voxels and measured on the other, which removes the bias of having chosen the least.
     With fewer volumes than the signal has dimensions the least component still holds signal and
-    the estimate is too high.
+    the estimate is too high: so with few b=0 between which the head moved, and with few
+    directions. Hence the lower of two.
 
     Examples
     --------
@@ -835,43 +836,53 @@ def estimate_noise_sigma(
     dwi, mask = _check_series(dwi, mask)
     require_range("patch_radius", patch_radius, 1, np.inf, unit="voxels")
     require_range("smoothing_voxels", smoothing_voxels, 0.0, np.inf)
-    volumes = dwi[mask][:, _noise_volumes(b0_mask, dwi.shape[3])].astype(np.float64)
     # a chessboard: both halves sample the same tissue and the same noise
     half = (np.indices(mask.shape).sum(axis=0) % 2 == 0)[mask]
+    estimates = [
+        _sigma_from(dwi[..., chosen][mask], half, mask, 2 * patch_radius + 1, smoothing_voxels)
+        for chosen in _noise_volumes(b0_mask, dwi.shape[3])
+    ]
+    noise_sigma = np.zeros(mask.shape, dtype=np.float32)
+    noise_sigma[mask] = min(estimates, key=np.median)
+    return noise_sigma
+
+
+def _sigma_from(
+    volumes: NDArray[np.floating], half: _Mask, mask: _Mask, size: int, smoothing_voxels: float
+) -> _Array:
     if min(np.count_nonzero(half), np.count_nonzero(~half)) <= volumes.shape[1]:
         raise NumericsError(
             f"mask holds {len(half)} voxels; the noise of {volumes.shape[1]} volumes needs more "
             "than twice that many: check the mask"
         )
-    component, level = _least_component(volumes, half)
-    variance = _window_variance(component, half, mask, 2 * patch_radius + 1)
+    component, level = _least_component(volumes.astype(np.float64), half)
+    variance = _window_variance(component, half, mask, size)
     weight = (variance > 0.0).astype(np.float64)  # a lone voxel has no variance of its own
     if not weight.any():
         raise NumericsError("dwi has no noise within the mask; give measured images")
     one = np.ones_like(weight)
     variance = _masked_smooth(variance, np.maximum(weight, 1e-12), mask, smoothing_voxels)
     level = _masked_smooth(level, one, mask, smoothing_voxels)
-    table = _rician_table()
     ratio = level / np.sqrt(variance)
-    noise_sigma = np.zeros(mask.shape, dtype=np.float32)
-    noise_sigma[mask] = np.sqrt(variance / np.interp(ratio, *table))
-    return noise_sigma
+    sigma: _Array = np.sqrt(variance / np.interp(ratio, *_rician_table()))
+    return sigma
 
 
-def _noise_volumes(b0_mask: NDArray[np.bool_], n_volumes: int) -> _Mask:
+def _noise_volumes(b0_mask: NDArray[np.bool_], n_volumes: int) -> list[_Mask]:
     b0_mask = np.asarray(b0_mask)
     if b0_mask.shape != (n_volumes,) or b0_mask.dtype != np.bool_:
         raise NumericsError(
             f"b0_mask has shape {b0_mask.shape} and type {b0_mask.dtype}; give {n_volumes} "
             "booleans, one for each volume"
         )
-    if np.count_nonzero(b0_mask) >= 2:
-        return b0_mask
-    if np.count_nonzero(~b0_mask) < _FEWEST_VOLUMES:
+    n_b0 = np.count_nonzero(b0_mask)
+    chosen = [b0_mask] if n_b0 >= 2 else []
+    if n_volumes - n_b0 >= _FEWEST_VOLUMES:
+        chosen.append(~b0_mask)
+    if not chosen:
         raise NumericsError(
-            f"dwi has {np.count_nonzero(b0_mask)} volumes without and "
-            f"{np.count_nonzero(~b0_mask)} with diffusion weighting; noise is estimated from at "
-            f"least 2 of the former or {_FEWEST_VOLUMES} of the latter: use denoise_mppca"
+            f"dwi has {n_b0} volumes without and {n_volumes - n_b0} with diffusion weighting; "
+            f"noise is estimated from at least 2 of the former or {_FEWEST_VOLUMES} of the "
+            "latter: use denoise_mppca"
         )
-    weighted: _Mask = ~b0_mask
-    return weighted
+    return chosen

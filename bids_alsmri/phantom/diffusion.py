@@ -206,9 +206,9 @@ def draw_course(settings: PhantomSettings, grid: Grid, rng: np.random.Generator)
     poses = np.stack(
         [rigid_matrix(t, r, grid.centre_mm) for t, r in zip(translations, rotations, strict=True)]
     )
-    # Currents follow the gradient that made them; mixing is fixed by the scanner's coils.
+    # Currents follow the gradient that made them, so the root of b; mixing is fixed by the coils.
     coupling = rng.uniform(-1, 1, (3, 4)) * settings.max_eddy / np.sqrt(3)
-    eddy = (b_values / 1000)[:, None] * (directions @ coupling)
+    eddy = np.sqrt(b_values / 1000)[:, None] * (directions @ coupling)
     eddy[:, 3] *= 100.0
     drops = []
     taken = rng.permutation(np.flatnonzero(weighted))

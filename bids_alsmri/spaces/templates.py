@@ -1,4 +1,4 @@
-"""Template images: embedded, from TemplateFlow or from FSL, never from the network."""
+"""Template images: embedded or from TemplateFlow, never from the network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EMBEDDED_TEMPLATE = "MNI152NLin2009aSym"
 
 # The threshold on the embedded T1 (0 to 1) that nilearn's own brain mask uses by default.
 _EMBEDDED_MASK_THRESHOLD = 0.2
-_FSL_TEMPLATE = "MNI152NLin6Asym"
+_KINDS = ("t1w", "mask", "gm", "wm", "csf")
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Template:
         Voxel size in mm.
     t1w, mask : nibabel image
         Brain (skull-stripped), float32 and 0 outside the mask; mask, uint8.
-    gm, wm, csf : nibabel image or None
-        Probabilities of tissue, 0 to 1; None where the source has none.
+    gm, wm, csf : nibabel image
+        Probabilities of tissue, 0 to 1.
     origin : str
         Where the files came from.
     licence : str
@@ -47,9 +47,9 @@ class Template:
     resolution_mm: float
     t1w: nib.Nifti1Image
     mask: nib.Nifti1Image
-    gm: nib.Nifti1Image | None
-    wm: nib.Nifti1Image | None
-    csf: nib.Nifti1Image | None
+    gm: nib.Nifti1Image
+    wm: nib.Nifti1Image
+    csf: nib.Nifti1Image
     origin: str
     licence: str
 
@@ -64,14 +64,11 @@ class Template:
         Returns
         -------
         dict of str to Path
-            Files by "t1w", "mask" and, where there, "gm", "wm", "csf".
+            Files by "t1w", "mask", "gm", "wm", "csf".
         """
-        paths = {}
-        for kind in ("t1w", "mask", "gm", "wm", "csf"):
-            image = getattr(self, kind)
-            if image is not None:
-                paths[kind] = folder / f"tpl-{self.name}_{kind}.nii.gz"
-                image.to_filename(paths[kind])
+        paths = {kind: folder / f"tpl-{self.name}_{kind}.nii.gz" for kind in _KINDS}
+        for kind, path in paths.items():
+            getattr(self, kind).to_filename(path)
         return paths
 
 
@@ -83,8 +80,8 @@ def get_template(
     Parameters
     ----------
     name : str
-        "MNI152NLin2009aSym" (embedded), or a TemplateFlow name whose files are present in
-        TEMPLATEFLOW_HOME, or "MNI152NLin6Asym" where FSLDIR is set.
+        "MNI152NLin2009aSym" (embedded), or a TemplateFlow name, such as FSL's
+        "MNI152NLin6Asym", whose files are present in TEMPLATEFLOW_HOME.
     resolution_mm : float
         Isotropic voxel size in mm, 0.5 to 10.
     environment : mapping of str to str, optional
@@ -115,8 +112,7 @@ def get_template(
     variables = os.environ if environment is None else environment
     if name == EMBEDDED_TEMPLATE:
         return _embedded(resolution_mm)
-    paths, origin, licence = _found(name, variables)
-    return _from_files(name, resolution_mm, paths, origin, licence)
+    return _from_files(name, resolution_mm, _found(name, variables))
 
 
 def require_template(name: str, *, environment: Mapping[str, str] | None = None) -> None:
@@ -138,16 +134,30 @@ def require_template(name: str, *, environment: Mapping[str, str] | None = None)
         _found(name, os.environ if environment is None else environment)
 
 
-def _found(name: str, variables: Mapping[str, str]) -> tuple[dict[str, Path], str, str]:
-    """Files of a template, where they came from, and their licence."""
-    for found in (_from_templateflow(name, variables), _from_fsl(name, variables)):
-        if found is not None:
-            return found
+def _found(name: str, variables: Mapping[str, str]) -> dict[str, Path]:
+    """Files of a template in TemplateFlow's folder."""
+    home = variables.get("TEMPLATEFLOW_HOME")
+    folder = Path(home or ".") / f"tpl-{name}"
+    missing = []
+    for resolution in ("01", "02") if home and folder.is_dir() else ():
+        start = f"tpl-{name}_res-{resolution}"
+        paths = {
+            "t1w": folder / f"{start}_T1w.nii.gz",
+            "mask": folder / f"{start}_desc-brain_mask.nii.gz",
+            "gm": folder / f"{start}_label-GM_probseg.nii.gz",
+            "wm": folder / f"{start}_label-WM_probseg.nii.gz",
+            "csf": folder / f"{start}_label-CSF_probseg.nii.gz",
+        }
+        # TemplateFlow leaves files of 0 bytes for what it has not fetched.
+        absent = [p.name for p in paths.values() if not (p.is_file() and p.stat().st_size > 0)]
+        if not absent:
+            return paths
+        missing.append(", ".join(absent))
+    lacks = f": {folder} lacks, or holds empty, {' or '.join(missing)}" if missing else ""
     raise DataError(
-        f"template {name}: no files for it on this computer; expected {EMBEDDED_TEMPLATE}, or "
-        "its T1w and brain mask (not empty) under TEMPLATEFLOW_HOME "
-        f"({variables.get('TEMPLATEFLOW_HOME', 'not set')}), or {_FSL_TEMPLATE} under FSLDIR "
-        f"({variables.get('FSLDIR', 'not set')}). Fetch it with templateflow where there is a "
+        f"template {name}: no files for it on this computer{lacks}; expected "
+        f"{EMBEDDED_TEMPLATE}, or a T1w, a brain mask and GM, WM and CSF probsegs under "
+        f"TEMPLATEFLOW_HOME ({home or 'not set'}). Fetch them with templateflow where there is a "
         "network, or choose another with --template"
     )
 
@@ -217,46 +227,7 @@ def _box(array: NDArray[Any], margin: int) -> tuple[slice, slice, slice]:
     return ends[0], ends[1], ends[2]
 
 
-def _from_templateflow(
-    name: str, variables: Mapping[str, str]
-) -> tuple[dict[str, Path], str, str] | None:
-    home = variables.get("TEMPLATEFLOW_HOME")
-    folder = Path(home) / f"tpl-{name}" if home else None
-    if folder is None or not folder.is_dir():
-        return None
-    for resolution in ("01", "02"):
-        start = f"tpl-{name}_res-{resolution}"
-        paths = {
-            "t1w": folder / f"{start}_T1w.nii.gz",
-            "mask": folder / f"{start}_desc-brain_mask.nii.gz",
-            "gm": folder / f"{start}_label-GM_probseg.nii.gz",
-            "wm": folder / f"{start}_label-WM_probseg.nii.gz",
-            "csf": folder / f"{start}_label-CSF_probseg.nii.gz",
-        }
-        # TemplateFlow leaves files of 0 bytes for what it has not fetched.
-        held = {k: p for k, p in paths.items() if p.is_file() and p.stat().st_size > 0}
-        if {"t1w", "mask"} <= held.keys():
-            return held, f"TemplateFlow, {folder}", "see the template's template_description.json"
-    return None
-
-
-def _from_fsl(name: str, variables: Mapping[str, str]) -> tuple[dict[str, Path], str, str] | None:
-    root = variables.get("FSLDIR")
-    if not root or name != _FSL_TEMPLATE:
-        return None
-    folder = Path(root) / "data" / "standard"
-    paths = {
-        "t1w": folder / "MNI152_T1_1mm_brain.nii.gz",
-        "mask": folder / "MNI152_T1_1mm_brain_mask.nii.gz",
-    }
-    if not all(path.is_file() and path.stat().st_size > 0 for path in paths.values()):
-        return None
-    return paths, f"FSL, {folder}", "FSL licence (non-commercial use only)"
-
-
-def _from_files(
-    name: str, resolution_mm: float, paths: Mapping[str, Path], origin: str, licence: str
-) -> Template:
+def _from_files(name: str, resolution_mm: float, paths: Mapping[str, Path]) -> Template:
     import nibabel as nib
 
     images: dict[str, Any] = {kind: nib.load(path) for kind, path in paths.items()}
@@ -272,6 +243,8 @@ def _from_files(
         kind: (np.asarray(image.dataobj, dtype=np.float32).reshape(shape) * mask, image.affine)
         for kind, image in images.items()
     }
+    origin = f"TemplateFlow, {paths['t1w'].parent}"
+    licence = "see the template's template_description.json"
     return _on_grid(name, resolution_mm, arrays, origin, licence)
 
 
@@ -291,9 +264,9 @@ def _on_grid(
         resolution_mm=resolution_mm,
         t1w=images["t1w"],
         mask=images["mask"],
-        gm=images.get("gm"),
-        wm=images.get("wm"),
-        csf=images.get("csf"),
+        gm=images["gm"],
+        wm=images["wm"],
+        csf=images["csf"],
         origin=origin,
         licence=licence,
     )

@@ -548,13 +548,6 @@ def test_template_tissues_bring_the_segmentation_nearer_to_the_truth(head, templ
     assert min(np.subtract(overlaps[1], overlaps[0])) > -0.01  # and cost no tissue a per cent
 
 
-def test_template_without_tissues_gives_no_priors(template, tmp_path):
-    bare = replace(template, gm=None, wm=None, csf=None)
-    step = write_linear(np.eye(4), tmp_path / "step.txt")
-    t1w = template.save(tmp_path)["t1w"]
-    assert bring_priors(bare, step, t1w, work_dir=tmp_path, n_threads=1) is None
-
-
 @pytest.mark.data
 @pytest.mark.slow
 def test_real_head_gives_a_brain_of_plausible_size(test_data, template, tmp_path):

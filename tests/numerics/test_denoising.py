@@ -366,6 +366,30 @@ def test_noise_estimate_scales_with_the_unit_of_the_signal():
     assert_allclose(estimate_noise_sigma(1e3 * dwi, mask, **settings), 1e3 * once, rtol=1e-5)
 
 
+def _tubes(shape: tuple[int, int, int], moved_voxels: float) -> np.ndarray:
+    x, y, z = np.indices(shape)
+    waves = np.sin((x - moved_voxels) * 1.3) + np.sin(y * 1.1) + np.sin((z + moved_voxels) * 0.9)
+    return 200.0 * (1 + 0.25 * waves)
+
+
+@pytest.mark.parametrize("n_b0", [2, 3])
+def test_noise_estimate_does_not_count_motion_between_the_unweighted_volumes(n_b0):
+    rng = np.random.default_rng(3)
+    moves = [0.0, 1.0, -0.7][:n_b0]
+    b0 = np.stack([_tubes((24, 24, 18), move) for move in moves], axis=-1)
+    weighted = rng.uniform(0.3, 0.8, 20) * b0[..., :1]
+    truth = np.concatenate([b0, weighted], axis=-1)
+    real, imaginary = rng.normal(0, SIGMA, (2, *truth.shape))
+    sigma = estimate_noise_sigma(
+        np.hypot(truth + real, imaginary),
+        np.ones((24, 24, 18), bool),
+        b0_mask=np.arange(20 + n_b0) < n_b0,
+        patch_radius=1,
+        smoothing_voxels=2.0,
+    )
+    assert_allclose(sigma.mean(), SIGMA, rtol=0.04)
+
+
 @pytest.mark.parametrize(("n_volumes", "radius"), [(26, 1), (27, 2), (124, 2), (125, 3)])
 def test_smallest_patch_has_more_voxels_than_volumes(n_volumes, radius):
     assert smallest_patch_radius(n_volumes) == radius

@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from bids_alsmri.errors import DataError, SettingsError
 from bids_alsmri.spaces import templates
-from bids_alsmri.spaces.templates import EMBEDDED_TEMPLATE, get_template
+from bids_alsmri.spaces.templates import EMBEDDED_TEMPLATE, get_template, require_template
 
 
 def write(path, value=1.0, shape=(8, 8, 8)):
@@ -97,38 +97,49 @@ def test_maps_are_resampled_as_scipy_does(resolution_mm, low):
     np.testing.assert_array_equal(found, expected)
 
 
+def put_templateflow(root, name="X", resolution="01", but=(), value=7.0):
+    folder = root / f"tpl-{name}"
+    start = f"tpl-{name}_res-{resolution}"
+    write(folder / f"{start}_T1w.nii.gz", value)
+    write(folder / f"{start}_desc-brain_mask.nii.gz")
+    for label in ("GM", "WM", "CSF"):
+        write(folder / f"{start}_label-{label}_probseg.nii.gz", 0.5)
+    for ending in but:
+        (folder / f"{start}_{ending}.nii.gz").unlink()
+    return folder
+
+
 def test_templateflow_files_are_used_where_present(tmp_path):
-    folder = tmp_path / "tpl-MNI152NLin2009cAsym"
-    write(folder / "tpl-MNI152NLin2009cAsym_res-01_T1w.nii.gz", 7.0)
-    write(folder / "tpl-MNI152NLin2009cAsym_res-01_desc-brain_mask.nii.gz")
+    put_templateflow(tmp_path, "MNI152NLin2009cAsym")
     home = {"TEMPLATEFLOW_HOME": str(tmp_path)}
+    require_template("MNI152NLin2009cAsym", environment=home)
     template = get_template("MNI152NLin2009cAsym", 2.0, environment=home)
     assert template.t1w.get_fdata().max() == 7.0
-    assert template.gm is None
+    assert template.gm.get_fdata().max() == 0.5
 
 
-def test_templateflow_files_of_no_bytes_count_as_absent(tmp_path):
-    folder = tmp_path / "tpl-MNI152NLin2009cAsym"
-    write(folder / "tpl-MNI152NLin2009cAsym_res-01_T1w.nii.gz")
-    (folder / "tpl-MNI152NLin2009cAsym_res-01_desc-brain_mask.nii.gz").touch()
-    with pytest.raises(DataError, match=r"MNI152NLin2009cAsym: no files.*--template"):
-        get_template("MNI152NLin2009cAsym", 2.0, environment={"TEMPLATEFLOW_HOME": str(tmp_path)})
+def test_templateflow_of_2_mm_does_where_that_of_1_mm_is_not_whole(tmp_path):
+    put_templateflow(tmp_path, resolution="01", but=["label-WM_probseg"])
+    put_templateflow(tmp_path, resolution="02", value=9.0)
+    template = get_template("X", 2.0, environment={"TEMPLATEFLOW_HOME": str(tmp_path)})
+    assert template.t1w.get_fdata().max() == 9.0
+
+
+@pytest.mark.parametrize("ending", ["T1w", "desc-brain_mask", "label-CSF_probseg"])
+@pytest.mark.parametrize("is_empty", [True, False])
+def test_template_that_is_not_whole_is_refused_before_the_run(tmp_path, ending, is_empty):
+    folder = put_templateflow(tmp_path, but=[ending])
+    if is_empty:
+        (folder / f"tpl-X_res-01_{ending}.nii.gz").touch()
+    with pytest.raises(DataError, match=rf"X: no files.*res-01_{ending}.*--template"):
+        require_template("X", environment={"TEMPLATEFLOW_HOME": str(tmp_path)})
 
 
 def test_files_on_different_grids_are_refused(tmp_path):
-    folder = tmp_path / "tpl-X"
-    write(folder / "tpl-X_res-01_T1w.nii.gz")
+    folder = put_templateflow(tmp_path)
     write(folder / "tpl-X_res-01_desc-brain_mask.nii.gz", shape=(9, 8, 8))
     with pytest.raises(DataError, match="grid"):
         get_template("X", 2.0, environment={"TEMPLATEFLOW_HOME": str(tmp_path)})
-
-
-def test_fsl_template_is_marked_as_non_commercial(tmp_path):
-    standard = tmp_path / "data" / "standard"
-    write(standard / "MNI152_T1_1mm_brain.nii.gz")
-    write(standard / "MNI152_T1_1mm_brain_mask.nii.gz")
-    template = get_template("MNI152NLin6Asym", 2.0, environment={"FSLDIR": str(tmp_path)})
-    assert "non-commercial" in template.licence
 
 
 def test_resolution_out_of_range_is_refused():

@@ -46,13 +46,16 @@ from bids_alsmri.pipelines.diffusion.steps import (
     measure,
     measure_tissues,
     require_overlap,
+    separation_facts,
     tensor_facts,
+    tissue_separation,
     unring_series,
 )
 
 SPLINE_ORDERS = {"cubic": 3, "linear": 1}
 # of the templates in use, brain with its fluid; only memory is derived from it
 BRAIN_MM3 = 1.9e6
+TISSUE_NAMES = {"gm": "grey matter", "wm": "white matter", "csf": "cerebrospinal fluid"}
 
 
 def tensor_choices(inputs: Any) -> TensorChoices:
@@ -443,6 +446,41 @@ class JudgeAlignment(AlsInterface):
         return self.give(runtime, {"transform": transform, "facts": path})
 
 
+class JudgeTissuesInputSpec(NodeInputSpec):
+    """Inputs of :class:`JudgeTissues`."""
+
+    fa = File(exists=True, mandatory=True, desc="fractional anisotropy in T1w space")
+    wm = File(exists=True, mandatory=True, desc="probability of white matter")
+    gm = File(exists=True, mandatory=True, desc="probability of grey matter")
+    mask = File(exists=True, mandatory=True, desc="brain that the series covers")
+    definitions = File(exists=True, mandatory=True, desc="range of each measure of quality")
+
+
+class FactsOutputSpec(NodeOutputSpec):
+    """Outputs of nodes that only find facts."""
+
+    facts = File(exists=True, desc="findings, JSON")
+
+
+class JudgeTissues(AlsInterface):
+    """Judge the alignment to the T1w by how well its tissues separate the FA."""
+
+    input_spec = JudgeTissuesInputSpec
+    output_spec = FactsOutputSpec
+    memory_gb = 1.0
+
+    def _run_interface(self, runtime: Any) -> Any:
+        fa = read_image(Path(self.inputs.fa), ndim=3, nonfinite="keep")
+        wm, gm = (resample_like(Path(path), fa) for path in (self.inputs.wm, self.inputs.gm))
+        mask = read_image(Path(self.inputs.mask), ndim=3).data > 0
+        definitions = json.loads(Path(self.inputs.definitions).read_text(encoding="utf-8"))
+        facts = separation_facts(
+            tissue_separation(fa.data, wm, gm, mask),
+            least=definitions["tissue_separation"]["low"],
+        )
+        return self.give(runtime, {"facts": write_facts(self.file(runtime, "facts.json"), facts)})
+
+
 class ResampleInputSpec(NodeInputSpec):
     """Inputs of :class:`Resample`."""
 
@@ -673,7 +711,7 @@ class MeasureTissues(AlsInterface):
         }
         tissues = {
             name: resample_like(Path(getattr(self.inputs, name)), maps["fa"])
-            for name in ("gm", "wm", "csf")
+            for name in TISSUE_NAMES
         }
         mask = read_image(Path(self.inputs.mask), ndim=3).data > 0
         units = {"fa": "1", "md": "mm2/s", "ad": "mm2/s", "rd": "mm2/s"}
@@ -687,7 +725,9 @@ class MeasureTissues(AlsInterface):
         pd.DataFrame(rows).to_csv(table, sep="\t", index=False, na_rep="n/a", float_format="%.6g")
         drawn = draw_histograms(
             {
-                name: maps["fa"].data[mask & (probability >= self.inputs.min_probability)]
+                TISSUE_NAMES[name]: maps["fa"].data[
+                    mask & (probability >= self.inputs.min_probability)
+                ]
                 for name, probability in tissues.items()
             },
             xlabel="fractional anisotropy",

@@ -177,8 +177,9 @@ def correct_motion(
     measures = [
         measure("mean_framewise_displacement", displacement.mean_mm),
         measure("max_framewise_displacement", displacement.max_mm),
-        measure("outlier_slice_share", _mean_of_finite(share)),
     ]
+    if np.isfinite(share).any():  # a note tells why where there is none
+        measures.append(measure("outlier_slice_share", _mean_of_finite(share)))
     notes.extend(_notes_on_slices(target, share, choices))
     facts = {"measures": measures, "warnings": warnings, "notes": notes}
     data = result.data if choices.replace_outliers else image.data

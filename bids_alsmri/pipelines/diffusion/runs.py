@@ -74,7 +74,7 @@ def read_run(
     image = read_image(image_path, ndim=4)
     check_times(metadata, image_path)
     b_values, b_vectors = read_numbers(b_value_path), read_numbers(b_vector_path)
-    with concerning(b_vector_path):
+    with concerning(b_value_path, b_vector_path):
         checked = check_gradients(
             b_values,
             b_vectors,

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from bids_alsmri.errors import DataError
 from bids_alsmri.numerics.denoising import (
@@ -511,6 +512,69 @@ def require_overlap(overlap: float, least: float, name: str) -> None:
             f"{least:g}. Look at the images: do both show the same head, upright, with the brain "
             "in view? If the overlap is low for a known reason, lower --diffusion-least-overlap"
         )
+
+
+def tissue_separation(fa: Float, wm: Float, gm: Float, mask: NDArray[np.bool_]) -> float:
+    """How well the T1w's tissues separate FA, which falls where the two images are not aligned.
+
+    Parameters
+    ----------
+    fa : (X, Y, Z) array
+        Fractional anisotropy, 0 to 1.
+    wm, gm : (X, Y, Z) array
+        Probability of white and grey matter on the same grid; a voxel belongs to one from 0.5.
+    mask : (X, Y, Z) array of bool
+        Brain that the series covers.
+
+    Returns
+    -------
+    float
+        Probability that FA is higher in a voxel of white than in one of grey matter: the area
+        under the receiver operating characteristic, 0.5 by chance; NaN where a tissue is missing.
+
+    Examples
+    --------
+    >>> fa, wm = np.array([[[0.5, 0.1, 0.3, 0.2]]]), np.array([[[1.0, 0.0, 1.0, 0.0]]])
+    >>> tissue_separation(fa, wm, 1.0 - wm, wm >= 0.0)
+    1.0
+    """
+    inside = mask & np.isfinite(fa)
+    white, grey = fa[inside & (wm >= 0.5)], fa[inside & (gm >= 0.5)]
+    if not white.size or not grey.size:
+        return float("nan")
+    ranks = stats.mannwhitneyu(white, grey, method="asymptotic").statistic
+    return float(ranks / white.size / grey.size)
+
+
+def separation_facts(separation: float, *, least: float) -> Facts:
+    """Measure of the separation of FA by tissue, and a warning where it is low.
+
+    Parameters
+    ----------
+    separation : float
+        See :func:`tissue_separation`.
+    least : float
+        From which the alignment counts as good.
+
+    Returns
+    -------
+    dict
+        Measures and warnings.
+    """
+    warnings = []
+    if not np.isfinite(separation):
+        warnings.append(
+            "the alignment of series and T1w could not be judged: the T1w's grey or white matter, "
+            "or the tensor in it, is missing where the two overlap. Look at both registrations"
+        )
+    elif separation < least:
+        warnings.append(
+            f"FA is higher in white than in grey matter in {100 * separation:.0f} % of pairs of "
+            f"voxels; expected at least {100 * least:.0f} %. The diffusion series and the T1w are "
+            "not aligned, or their tissues are wrong: look at both registrations, and do not use "
+            "maps in template space or tables before they are right"
+        )
+    return {"measures": [measure("tissue_separation", separation)], "warnings": warnings}
 
 
 def coverage_facts(covered: NDArray[np.bool_], brain: NDArray[np.bool_], *, least: float) -> Facts:

@@ -14,6 +14,7 @@ from bids_alsmri.pipelines.diffusion.interfaces import (
     DraftMask,
     FitTensor,
     JudgeAlignment,
+    JudgeTissues,
     MeasureTissues,
     ReadSeries,
     Resample,
@@ -78,11 +79,12 @@ def fit(graph: Graph, scan: Scan, cfg: DiffusionSettings) -> None:
         acquired=series.dwi,
         reference_to_anatomy=anatomy.transform if anatomy else None,
     )
-    judged = anatomy or align_to_template(graph, cfg, tensor)
+    judged = [anatomy, judge_tissues(graph, final, tensor)] if anatomy else []
+    judged = judged or [align_to_template(graph, cfg, tensor)]
     quality = graph.step(
         "quality",
         QualityTable(definitions=str(PIPELINE.folder / "quality.json")),
-        facts=[step.facts for step in (series, quiet, sharp, moved, final, tensor, judged)],
+        facts=[step.facts for step in (series, quiet, sharp, moved, final, tensor, *judged)],
     )
     graph.save("corrected_dwi", moved.dwi)
     graph.save("corrected_bval", series.b_values)
@@ -163,6 +165,18 @@ def align_to_anatomy(graph: Graph, cfg: DiffusionSettings, means: Step, draft: S
     return judged
 
 
+def judge_tissues(graph: Graph, final: Step, tensor: Step) -> Step:
+    """Judge the alignment by contrast: masks of two brains overlap well some 15 mm off."""
+    return graph.step(
+        "judge_tissues",
+        JudgeTissues(definitions=str(PIPELINE.folder / "quality.json")),
+        fa=tensor.fa,
+        wm=graph.from_pipeline("anatomical", "wm"),
+        gm=graph.from_pipeline("anatomical", "gm"),
+        mask=final.mask,
+    )
+
+
 def align_to_template(graph: Graph, cfg: DiffusionSettings, tensor: Step) -> Step:
     """Register the FA to the template's white matter, for want of a T1w."""
     template = graph.step(
@@ -228,7 +242,7 @@ def draw_fit(
     )
     md = graph.step(
         "draw_md",
-        DrawMap(label="mean diffusivity (1e-3 mm2/s)", factor=1e3, low=0.0, high=3.0),
+        DrawMap(label="mean diffusivity (10⁻³ mm²/s)", factor=1e3, low=0.0, high=3.0),
         image=tensor.md,
         mask=final.mask,
     )
