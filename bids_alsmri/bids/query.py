@@ -1038,8 +1038,8 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise DataError(
-            f"{path}: holds a {type(content).__name__}; expected a JSON object, such as "
-            '{"EchoTime": 0.002}',
+            f"{path}: holds a {type(content).__name__}; expected a JSON object, "
+            "keys and values between { and }; correct the file",
             exit_code=ExitCode.INVALID_BIDS,
         )
     return content

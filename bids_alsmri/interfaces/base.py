@@ -581,10 +581,11 @@ def concerning(*paths: Path) -> Iterator[None]:
     ...         raise NumericsError("signal has 8 volumes; give 9")
     ... except NumericsError as error:
     ...     error.__notes__
-    ['in sub-01_dwi.nii.gz']
+    ['(in sub-01_dwi.nii.gz)']
     """
     try:
         yield
     except AlsMriError as error:
-        error.add_note(f"in {', '.join(str(path) for path in paths)}")
+        # between brackets: notes follow the message on one line, which ends with what to do
+        error.add_note(f"(in {', '.join(str(path) for path in paths)})")
         raise

@@ -44,7 +44,7 @@ def test_valid_dataset_gives_its_description(described):
     [
         (None, ["dataset_description.json is missing", "--skip-bids-validation"]),
         ('{"Name": "x"\n "BIDSVersion": 1}', ["line 2, column 2", "correct it"]),
-        ("[]", ["expected a JSON object"]),
+        ("[]", ["expected a JSON object, keys and values between { and }", "correct"]),
         ({"BIDSVersion": "1.10.0"}, ["Name is missing"]),
         ({"Name": "trial"}, ["BIDSVersion is missing"]),
         ({"Name": "trial", "BIDSVersion": 1.1}, ["BIDSVersion is 1.1", "expected a text"]),

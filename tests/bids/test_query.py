@@ -296,7 +296,7 @@ def test_file_of_zero_bytes_is_named(raw, add, find, name):
     ("text", "words"),
     [
         ('{"EchoTime": 0.1,\n "FlipAngle" 90}', "line 2, column 14"),
-        ("[1, 2]", "expected a JSON object"),
+        ("[1, 2]", "expected a JSON object, keys and values between { and }; correct the file"),
     ],
 )
 def test_broken_sidecar_stops_one_participant_only(raw, add, find, text, words):

@@ -441,7 +441,7 @@ def test_missing_sidecar_keys_are_all_named():
 def test_error_of_an_array_function_gets_the_file():
     with pytest.raises(NumericsError) as caught, concerning(Path("sub-01_dwi.nii.gz")):
         raise NumericsError("signal is negative")
-    assert caught.value.__notes__ == ["in sub-01_dwi.nii.gz"]
+    assert caught.value.__notes__ == ["(in sub-01_dwi.nii.gz)"]
 
 
 @pytest.mark.data
