@@ -36,7 +36,7 @@ from bids_alsmri.pipelines.diffusion.places import (
     motion_columns,
     turned_table,
 )
-from bids_alsmri.pipelines.diffusion.runs import combine_runs, read_run
+from bids_alsmri.pipelines.diffusion.runs import combine_runs, read_numbers, read_run
 from bids_alsmri.pipelines.diffusion.series import SeriesTable, protocol_of
 from bids_alsmri.pipelines.diffusion.steps import (
     Grid,
@@ -227,6 +227,30 @@ def test_value_of_another_kind_in_a_sidecar_is_named(key, value, expected):
         protocol_of({key: value}, Path("sub-01_dwi.nii.gz"))
     assert f"sub-01_dwi.nii.gz: {key} is {value!r}" in str(found.value)
     assert f"expected {expected}" in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "found", "remedy"),
+    [
+        ("\n", "holds no number", "leave the scan out"),
+        ("0 1000 x\n", "'x'", "correct the file"),
+        ("0,1000,1000\n", "'0,1000,1000'", "correct the file"),
+        ("0 1 1\n0 1\n", "columns changed from 3 to 2", "correct the file"),
+    ],
+)
+# numpy's own warning of an empty file would stand on the console beside the message
+@pytest.mark.filterwarnings("error")
+def test_table_that_holds_no_rows_of_numbers_is_refused_with_a_remedy(
+    tmp_path, text, found, remedy
+):
+    path = tmp_path / "sub-01_dwi.bval"
+    path.write_text(text)
+    with pytest.raises(DataError) as caught:
+        read_numbers(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert all(words in message for words in (found, "expected", remedy))
+    assert "usecols" not in message
 
 
 def test_whole_number_with_a_point_is_a_multiband_factor():

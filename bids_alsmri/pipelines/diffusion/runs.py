@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -111,14 +112,22 @@ def read_numbers(path: Path) -> NDArray[np.float64]:
         If the file is empty, holds words, or its rows differ in length.
     """
     try:
-        numbers = np.loadtxt(path, ndmin=2)
+        with warnings.catch_warnings():
+            # of an empty file, which is refused below
+            warnings.simplefilter("ignore", UserWarning)
+            numbers = np.loadtxt(path, ndmin=2)
     except (OSError, ValueError) as error:
+        # what follows is advice to programmers
+        found = str(error).partition("; use `usecols`")[0]
         raise DataError(
-            f"{path}: cannot be read as numbers ({error}); expected rows of numbers between "
-            "blanks, one column per volume"
+            f"{path}: cannot be read as numbers ({found}); expected rows of numbers between "
+            "blanks, one column per volume; correct the file or convert the DICOM files again"
         ) from None
     if numbers.size == 0:
-        raise DataError(f"{path}: holds no number; expected one column per volume")
+        raise DataError(
+            f"{path}: holds no number; expected one column per volume; convert the DICOM files "
+            "again or leave the scan out"
+        )
     return np.asarray(numbers, dtype=np.float64)
 
 
