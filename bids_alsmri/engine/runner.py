@@ -11,7 +11,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import nipype.pipeline.engine as pe
 from rich.console import Console
 
-from bids_alsmri.bids.sink import write_text
+from bids_alsmri.bids.sink import sidecar_path, write_text
 from bids_alsmri.engine.graph import Graph
 from bids_alsmri.engine.plugins import make_plugin, tells_status
 from bids_alsmri.engine.progress import Reporter, step_of
@@ -29,6 +29,7 @@ from bids_alsmri.interfaces.outputs import SaveDerivative
 log = logging.getLogger(__name__)
 
 POLL_SLEEP_S = 0.1
+FIGURES = (".svg", ".png")
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -342,6 +343,14 @@ class _Watch:
             self._keeper.when_done(outcome)
             self.is_kept[index] = True
 
+    def take_back(self, index: int) -> None:
+        """Remove what this run saved of a scan that failed, but for its figures."""
+        for path, stamp in _stamps(self._graphs[index]).items():
+            is_new = stamp is not None and stamp != self._before[index][path]
+            if is_new and path.suffix not in FIGURES:
+                path.unlink()
+                sidecar_path(path).unlink(missing_ok=True)
+
     def outcome(self, index: int, crashes: Sequence[str]) -> Outcome:
         seconds = self._reporter.times.seconds
         return _outcome(self._graphs[index], self._before[index], crashes, self.failed, seconds)
@@ -402,11 +411,33 @@ def run(
     watch.tell_crashes()
     crashes = [p.read_text(encoding="utf-8", errors="replace") for p in sorted(watch.crashes)]
     outcomes = [watch.outcome(index, crashes) for index in range(len(graphs))]
+    outcomes = [_with_cause(outcome, outcomes, workflow) for outcome in outcomes]
     for index, outcome in enumerate(outcomes):
         watch.keep(index, outcome)
-        if not outcome.is_done and not outcome.traces:
+        if outcome.is_done:
+            continue
+        watch.take_back(index)
+        if not outcome.traces:
             log.error("%s: %s", scan_title(outcome.graph), "; ".join(outcome.errors))
     return outcomes
+
+
+def _with_cause(outcome: Outcome, others: Sequence[Outcome], workflow: pe.Workflow) -> Outcome:
+    if outcome.is_done or outcome.traces:
+        return outcome
+    before, todo = set(), list(outcome.graph.nodes)
+    while todo:
+        new = {node for node in workflow._graph.predecessors(todo.pop()) if node.name not in before}
+        before.update(node.name for node in new)
+        todo.extend(new)
+    told = [
+        f"not finished, since {scan_title(other.graph)}, which it builds on, failed: {error}"
+        for other in others
+        if before & {node.name for node in other.graph.nodes}
+        for error in other.errors
+        if other.traces
+    ]
+    return replace(outcome, errors=tuple(dict.fromkeys(told)) or outcome.errors)
 
 
 def _crash_files(folder: Path) -> set[Path]:
@@ -471,7 +502,7 @@ def _outcome(
     errors = [message for message, _ in told]
     codes = [code for _, code in told if code is not ExitCode.SCANS_FAILED]
     if not is_done and not errors:
-        errors = ["a step that it builds on failed or was never run; see the other scans"]
+        errors = ["not all of its steps were run"]
     own = {name: round(value, 2) for name, value in seconds.items() if name in names}
     code = ExitCode.DONE if is_done else (*codes, ExitCode.SCANS_FAILED)[0]
     return Outcome(graph, is_done, tuple(errors), tuple(traces), own, code)

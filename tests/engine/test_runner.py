@@ -173,9 +173,25 @@ def test_upstream_failure_is_told_for_the_scan_that_builds_on_it(runs):
     after.save("one", step.out_file)
     _, outcome = runs.run(bad, after)
     assert not outcome.is_done
-    assert outcome.errors == (
-        "a step that it builds on failed or was never run; see the other scans",
-    )
+    (error,) = outcome.errors
+    assert error.startswith("not finished, since sub-01 toy, which it builds on, failed: ")
+    assert "holds bad; give numbers in the toy" in error
+
+
+@pytest.mark.parametrize("resources", [ONE, TWO])
+def test_nothing_but_figures_is_left_of_a_scan_that_fails_late(runs, resources):
+    workflow = runs.workflow()
+    graph = runs.graph(workflow, "01", "1 2")
+    bad = runs.folder / "bad.tsv"
+    bad.write_text("bad")
+    scaled = graph.step("scale", Scale(factor=2.0), in_file=graph.files("t1w")[0])
+    graph.save("one", scaled.out_file)
+    # as a step that waits for the first
+    late = graph.step("late", Join(decimals=0), in_files=[scaled.out_file, bad])
+    graph.save("two", late.out_file)
+    (outcome,) = runs.run(graph, resources=resources)
+    assert not outcome.is_done
+    assert list((runs.folder / "out").rglob("*_stats.*")) == []
 
 
 @pytest.mark.slow
