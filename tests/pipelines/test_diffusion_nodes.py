@@ -98,7 +98,9 @@ def test_histogram_shows_only_voxels_that_count(half_covered, monkeypatch):
 
     monkeypatch.setattr(figures, "draw_histograms", spy)
     MeasureTissues(**half_covered, min_probability=0.8).run()
-    assert_allclose(shown["wm"][np.isfinite(shown["wm"])], 0.6, rtol=1e-6)  # float32
+    assert_allclose(
+        shown["white matter"][np.isfinite(shown["white matter"])], 0.6, rtol=1e-6
+    )  # float32
 
 
 def test_share_of_the_brain_outside_the_field_of_view_is_measured_and_warned_of(
