@@ -425,7 +425,8 @@ def run(
 def _with_cause(outcome: Outcome, others: Sequence[Outcome], workflow: pe.Workflow) -> Outcome:
     if outcome.is_done or outcome.traces:
         return outcome
-    before, todo = set(), list(outcome.graph.nodes)
+    before: set[str] = set()
+    todo = list(outcome.graph.nodes)
     while todo:
         new = {node for node in workflow._graph.predecessors(todo.pop()) if node.name not in before}
         before.update(node.name for node in new)

@@ -161,6 +161,15 @@ class _Powers(NamedTuple):
     gain: _Table  # what one more voxel adds to it
 
 
+class _Trace(NamedTuple):
+    """What a map needs beside the clusters, by place in the order of heights."""
+
+    newest: NDArray[np.int32]  # place of each cluster's last element, by label
+    following: NDArray[np.int32]  # place of the next element of the cluster; -1 for none
+    extent: NDArray[np.int32]
+    value: _Table
+
+
 @kernel
 def _fill(statistic: _Image, cells: _Cells, pairs: _Pairs, counts: NDArray[np.int64]) -> int:
     # a float's bits, the sign turned over, or all bits of a negative one, sort as unsigned integers
@@ -342,6 +351,8 @@ class Enhancer:
         self._pairs, self._spare = np.empty((2, n), np.uint64)
         self._counts = np.empty((3, 1 << _BITS_LOW), np.int64)
         self._clusters = _make_clusters(neighbourhood, min(n, _FEWEST_LABELS))
+        self._trace: _Trace | None = None
+        self._by_cell, self._map = np.zeros(neighbourhood.n_cells), np.zeros(n)
 
     def largest(self, statistic: _Image) -> tuple[float, float]:
         """Largest enhanced value of either sign.
@@ -379,17 +390,56 @@ class Enhancer:
         (_, positive), (_, negative) = self._both(statistic, height)
         return int(positive), int(negative)
 
-    def _both(
-        self, statistic: _Image, lowest: float
-    ) -> tuple[tuple[float, int], tuple[float, int]]:
+    def map(self, statistic: _Image) -> _Table:
+        """Enhanced value of every element, with the sign of the statistic.
+
+        Parameters
+        ----------
+        statistic : (n,) array of float32
+            Without NaN.
+
+        Returns
+        -------
+        (n,) array of float64
+            As :func:`enhance` of the same values; overwritten by the next call.
+        """
+        n_negative = self._sort(statistic)
+        cells, heights = self._pairs.view(np.uint32)[::2], self._pairs.view(np.float32)[1::2]
+        self._by_cell[:] = 0.0
+        self._fill_map(cells[n_negative:][::-1], heights[n_negative:][::-1])
+        self._fill_map(cells[:n_negative], heights[:n_negative])
+        np.copysign(self._by_cell[self._neighbourhood.cells], statistic, out=self._map)
+        return self._map
+
+    def _fill_map(self, cells: _Cells, heights: _Image) -> None:
+        steps = self._neighbourhood.steps
+        for _ in range(2):
+            if self._trace is None:
+                self._trace = _make_trace(self._neighbourhood, self._clusters)
+            arguments = (steps, self._powers, self._clusters, self._trace, self._by_cell)
+            if _fill_map(cells, heights, *arguments):
+                return
+            self._take_more_labels()
+
+    def _take_more_labels(self) -> None:
+        # only maps as rough as noise have so many peaks
+        self._clusters = _make_clusters(self._neighbourhood, self._neighbourhood.n_elements)
+        self._trace = None
+
+    def _sort(self, statistic: _Image) -> int:
         if statistic.dtype != np.float32 or statistic.shape != (self._neighbourhood.n_elements,):
             raise NumericsError(
                 f"statistic has shape {statistic.shape} and type {statistic.dtype}; give "
                 f"{self._neighbourhood.n_elements} values of float32"
             )
-        cells, n = self._neighbourhood.cells, len(statistic)
-        n_negative = _sort(statistic, cells, self._spare, self._pairs, self._counts)
-        upper = self._sweep(n - 1, n_negative - 1, lowest)
+        cells = self._neighbourhood.cells
+        return int(_sort(statistic, cells, self._spare, self._pairs, self._counts))
+
+    def _both(
+        self, statistic: _Image, lowest: float
+    ) -> tuple[tuple[float, int], tuple[float, int]]:
+        n_negative = self._sort(statistic)
+        upper = self._sweep(len(statistic) - 1, n_negative - 1, lowest)
         return upper, self._sweep(0, n_negative, lowest)
 
     def _sweep(self, start: int, stop: int, lowest: float) -> tuple[float, int]:
@@ -398,8 +448,7 @@ class Enhancer:
             return 0.0, 0
         found = _sweep(self._pairs, start, stop, steps, lowest, self._powers, self._clusters)
         if found[0] < 0.0:
-            # only maps as rough as noise have so many peaks
-            self._clusters = _make_clusters(self._neighbourhood, self._neighbourhood.n_elements)
+            self._take_more_labels()
             found = _sweep(self._pairs, start, stop, steps, lowest, self._powers, self._clusters)
         return found
 
@@ -420,62 +469,77 @@ def _make_clusters(neighbourhood: Neighbourhood, most: int) -> _Clusters:
 
 
 @kernel
-def _gather(root: NDArray[np.int64], i: int) -> int:
-    while root[i] != i:
-        root[i] = root[root[i]]
-        i = root[i]
-    return i
-
-
-@kernel
-def _enhance(
-    order: NDArray[np.int64],
-    heights: _Table,
+def _fill_map(
     cells: _Cells,
-    element_of: NDArray[np.int64],
+    heights: NDArray[np.floating],
     steps: NDArray[np.int64],
-    extent: _Table,
-    exponent: float,
-    out: _Table,
-) -> None:
-    # each element remembers the next one that changes its cluster, and the cluster's extent until
-    # then; from the lowest up, its value is that of the next plus what lies between: no difference
-    # of large sums, so that small values are exact too
-    n = order.shape[0]
-    following = np.full(n, -1, np.int64)
-    size = np.zeros(n, np.int64)
-    root = np.full(out.shape[0], -1, np.int64)  # of elements; -1 where they have not entered yet
-    newest = np.zeros(out.shape[0], np.int64)  # position in the order of a cluster's last element
-    n_in = np.zeros(out.shape[0], np.int64)
-    for k in range(n):
-        element = order[k]
-        cell = np.int64(cells[element])
-        row = steps[cell if steps.shape[0] > 1 else 0]
-        own = element
-        root[element] = element
-        n_in[element] = 1
-        for j in range(row.shape[0]):
-            neighbour = element_of[cell + row[j]]
-            if neighbour < 0 or root[neighbour] < 0:
-                continue
-            other = _gather(root, neighbour)
-            if other == own:
-                continue
-            if other != element:
-                following[newest[other]] = k
-            if n_in[other] > n_in[own]:
-                own, other = other, own
-            root[other] = own
-            n_in[own] += n_in[other]
-        newest[own] = k
-        size[k] = n_in[own]
+    powers: _Powers,
+    c: _Clusters,
+    t: _Trace,
+    values: _Table,
+) -> bool:
+    # As _sweep, but each element remembers the next one that changes its cluster, and the extent
+    # until then. From the lowest up, its value is that of the next plus what lies between: no
+    # difference of large sums, so that small values are exact too. `values` is by cell. False
+    # where labels do not suffice.
+    one, none = np.uint64(1), np.uint64(0)
+    degree = np.uint64(steps.shape[1])
+    row_of = np.uint64(0 if steps.shape[0] == 1 else 1)
+    n_labels = none
+    most = np.uint64(c.root.shape[0] - 1)
+    c.of_cell[:] = 0
+    c.root[none] = 0
+    n = 0
+    while n < heights.shape[0] and heights[n] > 0.0:
+        cell = np.uint64(cells[n])
+        row = steps[cell * row_of]
+        high, low = none, np.uint64(0xFFFFFFFFFFFFFFFF)
+        for j in range(degree):
+            root = np.uint64(c.root[np.uint64(c.of_cell[cell + np.uint64(row[np.uint64(j)])])])
+            high = max(high, root)
+            low = min(low, root - one)
+        own = high
+        if high == none:
+            if n_labels == most:
+                return False
+            n_labels += one
+            own = n_labels
+            c.root[own] = own
+            c.following[own] = 0
+            c.last[own] = own
+            c.size[own] = 0
+        else:
+            t.following[t.newest[own]] = n
+            if low + one != high:
+                for j in range(degree):
+                    root = np.uint64(
+                        c.root[np.uint64(c.of_cell[cell + np.uint64(row[np.uint64(j)])])]
+                    )
+                    if root not in (none, own):
+                        t.following[t.newest[root]] = n
+                        own = _merge(own, root, c, powers.of_extent, 0.0)
+        c.size[own] += one
+        t.extent[n] = c.size[own]
+        t.newest[own] = n
+        t.following[n] = -1
+        c.of_cell[cell] = own
+        n += 1
     for k in range(n - 1, -1, -1):
+        following = t.following[k]
         below, level = 0.0, 0.0
-        if following[k] >= 0:
-            below = out[order[following[k]]]
-            level = heights[order[following[k]]] ** exponent
-        gain = extent[size[k]] * (heights[order[k]] ** exponent - level)
-        out[order[k]] = below + gain / exponent
+        if following >= 0:
+            below = t.value[following]
+            level = _power(np.float64(heights[following]), powers.of_height)
+        gain = _power(np.float64(heights[k]), powers.of_height) - level
+        t.value[k] = below + powers.of_extent[t.extent[k]] * gain
+        values[np.uint64(cells[k])] = t.value[k] / powers.of_height
+    return True
+
+
+def _make_trace(neighbourhood: Neighbourhood, clusters: _Clusters) -> _Trace:
+    n = neighbourhood.n_elements
+    newest = np.zeros(len(clusters.root), np.int32)
+    return _Trace(newest, np.zeros(n, np.int32), np.zeros(n, np.int32), np.zeros(n))
 
 
 def enhance(
@@ -532,23 +596,14 @@ def enhance(
         )
     require_finite("statistic", values)
     powers = _make_powers(len(values), height_power, extent_power)
-    element_of = np.full(neighbourhood.n_cells, -1, np.int64)
-    element_of[neighbourhood.cells] = np.arange(len(values))
+    clusters = _make_clusters(neighbourhood, neighbourhood.n_elements)
+    trace = _make_trace(neighbourhood, clusters)
     enhanced = np.zeros(len(values))
     for sign in (1.0, -1.0):
-        heights = sign * values
-        inside = np.flatnonzero(heights > 0.0)
-        order = inside[np.argsort(-heights[inside], kind="stable")]
-        part = np.zeros(len(values))
-        _enhance(
-            order,
-            heights,
-            neighbourhood.cells,
-            element_of,
-            neighbourhood.steps,
-            powers.of_extent,
-            powers.of_height,
-            part,
-        )
-        enhanced += sign * part
+        inside = np.flatnonzero(sign * values > 0.0)
+        order = inside[np.argsort(-sign * values[inside], kind="stable")]
+        part = np.zeros(neighbourhood.n_cells)
+        heights, cells = np.abs(values[order]), neighbourhood.cells[order]
+        _fill_map(cells, heights, neighbourhood.steps, powers, clusters, trace, part)
+        enhanced += sign * part[neighbourhood.cells]
     return enhanced

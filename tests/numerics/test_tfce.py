@@ -71,8 +71,10 @@ def test_enhanced_image_is_that_of_brute_force(connectivity, height, extent, rou
     powers = {"height_power": height, "extent_power": extent}
     found = enhance(image[mask], near, **powers)
     assert_allclose(found, expected, rtol=1e-9, atol=0)
-    largest = Enhancer(near, **powers).largest(image[mask])
+    enhancer = Enhancer(near, **powers)
+    largest = enhancer.largest(image[mask])
     assert_allclose(largest, (expected.max(), -expected.min()), rtol=1e-9)
+    assert_allclose(enhancer.map(image[mask]), expected, rtol=1e-9, atol=0)
 
 
 @given(
@@ -146,6 +148,8 @@ def test_more_peaks_than_two_bytes_count_are_no_matter():
         largest = enhancer.largest(values)
         assert_allclose(max(largest), float(statistic.max()) ** 3 / 3, rtol=1e-6)
         assert min(largest) == 0.0
+        fresh = Enhancer(image_neighbourhood(mask, 6), height_power=2, extent_power=0.5)
+        assert_allclose(fresh.map(values), values.astype(float) ** 3 / 3, rtol=1e-6)
 
 
 def test_one_enhancer_gives_the_same_for_each_map_whatever_came_before():
@@ -156,6 +160,9 @@ def test_one_enhancer_gives_the_same_for_each_map_whatever_came_before():
     one = Enhancer(near, **powers)
     together = [one.largest(statistic) for statistic in maps]
     assert together == [Enhancer(near, **powers).largest(statistic) for statistic in maps]
+    alone = [Enhancer(near, **powers).map(statistic) for statistic in maps]
+    for statistic, expected in zip(maps, alone, strict=True):
+        assert_array_equal(one.map(statistic), expected)
     before = maps[0].copy()
     one.largest(maps[0])
     assert_array_equal(maps[0], before)
