@@ -35,7 +35,7 @@ def data_of(folder: Path) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
 def run_own(folder: Path, n: int, threads: int) -> None:
     """Permutations as the package does them."""
     from bids_alsmri.numerics.linear import partition_design, residuals, two_groups
-    from bids_alsmri.numerics.permutation import Exchange, Relabellings, null_maxima
+    from bids_alsmri.numerics.permutation import Exchange, Relabellings, null_statistics
     from bids_alsmri.numerics.tfce import image_neighbourhood
 
     data, mask = data_of(folder)
@@ -44,7 +44,7 @@ def run_own(folder: Path, n: int, threads: int) -> None:
     del data
     relabellings = Relabellings(split.effect, Exchange(), 10_000, seed=1)
     near = image_neighbourhood(mask, 6)
-    null_maxima(
+    null_statistics(
         left,
         split,
         relabellings,
