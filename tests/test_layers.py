@@ -19,6 +19,12 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "options": ({"errors"}, {"pydantic"}),
     "settings": ({"errors", "options"}, {"pydantic"}),
     "numerics": ({"errors"}, {"numpy", "scipy", "numba", "dipy"}),
+    "stats": ({"errors", "numerics"}, {"numpy", "scipy", "pandas", "statsmodels"}),
+    # a command of its own, for people without BIDS
+    "stats.__main__": (
+        {"errors", "numerics", "stats", "interfaces.base"},
+        {"numpy", "nibabel", "fsl"},
+    ),
     "bids": ({"errors"}, {"bids", "pandas"}),
     "spaces": ({"errors", "bids"}, {"numpy", "scipy", "nibabel", "nilearn", "templateflow", "fsl"}),
     "reports": (
@@ -82,7 +88,7 @@ def rule_for(path: Path) -> tuple[str, set[str], set[str]] | None:
         key = f"pipelines.*.{path.stem}"
         ours, outside = ALLOWED.get(key, COMPUTING)
         return name, {*ours, own}, outside
-    ours, outside = ALLOWED[part]
+    ours, outside = ALLOWED.get(name, ALLOWED[part])
     return name, {*ours, part}, outside
 
 

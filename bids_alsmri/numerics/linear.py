@@ -249,7 +249,7 @@ def t_statistic(data: Residuals, partition: Partition) -> _Array:
     Returns
     -------
     (m,) array
-        t; 0 for features without variance, infinite where the effect explains all.
+        t; 0 for features without variance, very large where the effect explains all but rounding.
 
     Raises
     ------
@@ -269,8 +269,7 @@ def t_statistic(data: Residuals, partition: Partition) -> _Array:
     array([-2.2361])
     """
     r = unit_effect(partition) @ data.unit
-    with np.errstate(divide="ignore"):
-        t: _Array = r * np.sqrt(partition.degrees_of_freedom / np.maximum(1.0 - r * r, 0.0))
+    t: _Array = r * np.sqrt(partition.degrees_of_freedom / np.maximum(1.0 - r * r, _SMALLEST_REST))
     return t
 
 

@@ -332,6 +332,8 @@ class NullStatistics:
         Largest t, and largest -t, of each relabelling; 0 where there is none of the sign.
     largest_enhanced : (k, 2) array
         Likewise after enhancement.
+    t, enhanced : (m,) array
+        Of the observed labelling, in the same precision: what p-values are found for.
     n_t, n_enhanced : (m,) array of int
         For each feature the relabellings whose value lies as far from 0 as the observed one, or
         farther, on its side; all of them where the observed one is 0.
@@ -339,6 +341,8 @@ class NullStatistics:
 
     largest_t: _Array
     largest_enhanced: _Array
+    t: NDArray[np.float32]
+    enhanced: _Array
     n_t: NDArray[np.int64]
     n_enhanced: NDArray[np.int64]
 
@@ -425,7 +429,7 @@ def null_statistics(
     with ThreadPoolExecutor(n_threads) as pool:
         counts = sum(pool.map(work, [parts[i::n_threads] for i in range(n_threads)]))
     n_t, n_enhanced = np.asarray(counts, dtype=np.int64)
-    return NullStatistics(largest_t, largest_enhanced, n_t, n_enhanced)
+    return NullStatistics(largest_t, largest_enhanced, observed_t[0], observed, n_t, n_enhanced)
 
 
 def _fill_statistics(
