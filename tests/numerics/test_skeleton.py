@@ -188,6 +188,13 @@ def test_of_two_equal_centres_one_voxel_stays():
     assert_array_equal(np.count_nonzero(skeletonise(fa).fa[3:-3, 3:-3] >= 0.2, axis=2), 1)
 
 
+@pytest.mark.parametrize("shift", [-1e-10, 1e-10])
+def test_skeleton_is_that_of_the_map_written_in_single_precision(shift):
+    # what decides between two equal centres must not be lost by the file
+    fa = np.broadcast_to(bump(np.arange(14) - 6.5 - shift), (10, 10, 14))
+    assert_array_equal(skeletonise(fa).fa > 0, skeletonise(fa.astype(np.float32)).fa > 0)
+
+
 def sheet_across_x(centre_voxels, peak=0.7, shape=(31, 12, 12)):
     x = np.arange(shape[0])[:, np.newaxis, np.newaxis]
     return np.broadcast_to(peak / 0.7 * bump(x - centre_voxels), shape).copy()
@@ -242,11 +249,21 @@ def test_search_stops_half_way_to_the_next_tract():
     assert found.values[~is_second].max() < 0.1
 
 
-def test_search_does_not_leave_the_mask():
+def test_search_takes_the_voxel_as_near_to_the_next_tract():
+    # between tracts at 10 and 15, voxels 12 and 13 both lie 2 from the nearer one
+    fa = np.full((31, 12, 12), 0.01)
+    fa[13] = 0.9
+    found, _ = project_on_sheet(fa, centres=(10, 15))
+    assert_allclose(found.values, 0.9)
+
+
+@pytest.mark.parametrize("first_outside", [16, 18])
+def test_search_does_not_leave_the_mask(first_outside):
+    # beside the skeleton the distance outside, 0, is not less than that on it
     fa = sheet_across_x(15)
-    fa[18] = 0.95
+    fa[first_outside] = 0.95
     mask = np.ones(fa.shape, bool)
-    mask[18:] = False
+    mask[first_outside:] = False
     found, _ = project_on_sheet(fa, mask=mask)
     assert_allclose(found.values, 0.7)
 
@@ -309,11 +326,13 @@ def test_distance_is_to_skeleton_or_outside_the_mask():
 def test_erosion_takes_one_voxel_and_the_end_slices():
     mask = np.zeros((9, 9, 9), bool)
     mask[0:8, 2:8, 2:8] = True
+    mask[7, 7, 7] = False
     fa = np.full(mask.shape, 0.4)
     fa[3, 4, 4] = np.nan
     expected = np.zeros(mask.shape)
     expected[1:7, 3:7, 3:7] = 0.4
     expected[3, 4, 4] = 0.0
+    expected[6, 6, 6] = 0.0  # touches by a corner the voxel that the mask lacks
     assert_array_equal(erode_fa(fa, mask), expected)
 
 
