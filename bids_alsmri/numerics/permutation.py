@@ -10,6 +10,7 @@ from math import factorial, prod
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 from bids_alsmri.errors import NumericsError
 from bids_alsmri.numerics.checks import require_range
@@ -27,6 +28,10 @@ from bids_alsmri.numerics.tfce import Enhancer, Neighbourhood
 _TOLERANCE = 1e-5
 _AT_ONCE = 8  # relabellings that share the reading of the data
 _FEWEST = 20  # for a p-value of 0.05
+_LARGEST_TAIL_P = 0.1  # above it the count is exact enough
+_FEWEST_EXCEEDANCES = 10
+_ACCEPTED_FIT = 0.05  # p of the Anderson-Darling test from which a fitted tail is believed
+_FIT_SAMPLES = 99  # simulations of that test
 
 _Array = NDArray[np.float64]
 _Order = NDArray[np.intp]
@@ -491,3 +496,114 @@ def p_values(observed: ArrayLike, null: NDArray[np.floating]) -> _Array:
     below = np.searchsorted(ascending, values - _TOLERANCE * np.abs(values), side="left")
     p: _Array = (len(ascending) - below) / len(ascending)
     return p
+
+
+@dataclass(frozen=True)
+class Tail:
+    """Generalised Pareto distribution of the largest values under the null hypothesis.
+
+    Attributes
+    ----------
+    threshold : float
+        Above which it holds.
+    shape, scale : float
+        Of what exceeds the threshold; a negative shape ends at ``-scale / shape``.
+    share : float
+        Share of values above the threshold.
+    """
+
+    threshold: float
+    shape: float
+    scale: float
+    share: float
+
+
+def fit_tail(null: NDArray[np.floating]) -> Tail | None:
+    r"""Fit a distribution to the upper tail of maxima.
+
+    Parameters
+    ----------
+    null : (n_relabellings,) array
+        Largest statistic of each relabelling, the observed one first: it does not take part.
+
+    Returns
+    -------
+    Tail or None
+        None where no threshold gives a fit that passes.
+
+    Notes
+    -----
+    Winkler 2016 (doi:10.1016/j.neuroimage.2016.05.068), after Knijnenburg 2009
+    (doi:10.1093/bioinformatics/btp211): values above the threshold, at first the 75 % quantile,
+    are fitted by the method of moments, with mean :math:`m` and variance :math:`v` of the excess
+    :math:`\xi = (1 - m^2 / v) / 2` and :math:`\sigma = m (1 + m^2 / v) / 2` (Hosking and Wallis
+    1987, doi:10.2307/1269343). The threshold rises by 2 % until the Anderson-Darling test, by
+    simulation, does not reject a generalised Pareto distribution at 5 %.
+
+    Examples
+    --------
+    >>> 0.0 < fit_tail(np.random.default_rng(0).exponential(2.0, 501)).share <= 0.25
+    True
+    """
+    values = np.sort(np.asarray(null, dtype=np.float64)[1:])
+    for quantile in np.arange(0.75, 1.0, 0.02):
+        threshold = float(np.quantile(values, quantile))
+        excess = values[values > threshold] - threshold
+        if len(excess) < _FEWEST_EXCEEDANCES or np.ptp(excess) == 0.0:
+            return None
+        with np.errstate(invalid="ignore"):  # a fit without bounds counts as one that fails
+            fit = stats.goodness_of_fit(
+                stats.genpareto,
+                excess,
+                known_params={"loc": 0.0},
+                statistic="ad",
+                n_mc_samples=_FIT_SAMPLES,
+                rng=np.random.default_rng(len(excess)),
+            )
+        if fit.pvalue >= _ACCEPTED_FIT:
+            ratio = excess.mean() ** 2 / excess.var(ddof=1)
+            shape, scale = 0.5 * (1.0 - ratio), 0.5 * excess.mean() * (1.0 + ratio)
+            return Tail(threshold, shape, scale, len(excess) / len(values))
+    return None
+
+
+def tail_p_values(
+    observed: ArrayLike, null: NDArray[np.floating]
+) -> tuple[_Array, NDArray[np.bool_]]:
+    """P-values from few relabellings, small ones from a fitted tail.
+
+    Parameters
+    ----------
+    observed : array
+        Statistics, of any shape.
+    null : (n_relabellings,) array
+        Largest statistic of each relabelling, the observed one first.
+
+    Returns
+    -------
+    p : array
+        Counts as of :func:`p_values`; below 0.1 from the tail, where it fits.
+    is_counted : array of bool
+        True where p is the count: also where the tail is of no use, since no fit passes or the
+        statistic lies beyond its end.
+
+    Examples
+    --------
+    >>> null = np.random.default_rng(0).exponential(2.0, 500)
+    >>> p, is_counted = tail_p_values([1.0, 18.0], null)
+    >>> bool(1e-5 < p[1] < 1e-3), is_counted
+    (True, array([ True, False]))
+    """
+    values = np.asarray(observed, dtype=np.float64)
+    counts = p_values(values, null)
+    is_counted = np.ones(values.shape, dtype=bool)
+    if not np.any(counts < _LARGEST_TAIL_P):
+        return counts, is_counted
+    tail = fit_tail(null)
+    if tail is None:
+        return counts, is_counted
+    excess = values - tail.threshold
+    end = -tail.scale / tail.shape if tail.shape < 0.0 else np.inf
+    is_counted = ~((counts < _LARGEST_TAIL_P) & (excess > 0.0) & (excess < end))
+    from_tail = tail.share * stats.genpareto.sf(excess, tail.shape, scale=tail.scale)
+    return np.where(is_counted, counts, from_tail), is_counted

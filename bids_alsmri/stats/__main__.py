@@ -70,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     kind.add_argument("-T", "--tfce", action="store_true", help="TFCE: H=2, E=0.5, 6 neighbours")
     kind.add_argument("--T2", action="store_true", help="for skeletons: H=2, E=1, 26 neighbours")
     add("-x", "--voxelwise", action="store_true", help="p-values of t itself too")
+    add("--tail", action="store_true", help="small corrected p from a fitted tail: 500 will do")
     add("--seed", type=int, default=20221, help="of the permutations (default: %(default)s)")
     add("--n-procs", type=int, default=1, help="threads; results do not depend on them")
     return parser
@@ -128,6 +129,7 @@ def _run(chosen: argparse.Namespace) -> None:
         seed=chosen.seed,
         extent_power=1.0 if chosen.T2 else 0.5,
         n_threads=chosen.n_procs,
+        tail=chosen.tail,
     )
     done: dict[tuple[float, ...], int] = {}
     results: list[Inference] = []

@@ -14,6 +14,7 @@ from bids_alsmri.numerics.permutation import (
     Relabellings,
     null_statistics,
     p_values,
+    tail_p_values,
 )
 from bids_alsmri.numerics.tfce import Neighbourhood, enhance
 
@@ -34,6 +35,8 @@ class Permutation:
         H and E of the enhancement.
     n_threads : int
         Threads; p-values do not depend on them.
+    tail : bool
+        Whether small corrected p-values come from a fitted tail: for few relabellings.
     """
 
     n_permutations: int = 5000
@@ -41,6 +44,7 @@ class Permutation:
     height_power: float = 2.0
     extent_power: float = 0.5
     n_threads: int = 1
+    tail: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ class Direction:
         Uncorrected; 1 where the statistic is not positive.
     p_t_fwe, p_enhanced_fwe : array
         Corrected for all features by the largest value of each relabelling.
+    is_counted : array of bool
+        Where `p_enhanced_fwe` is a share of relabellings, not of a fitted tail.
     """
 
     t: _Array
@@ -65,6 +71,7 @@ class Direction:
     p_enhanced: _Array
     p_t_fwe: _Array
     p_enhanced_fwe: _Array
+    is_counted: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -171,7 +178,8 @@ def infer(
         **powers,
     )
     positive, negative = (
-        _direction(sign * t, sign * enhanced, null, side) for side, sign in enumerate((1.0, -1.0))
+        _direction(sign * t, sign * enhanced, null, side, tail=permutation.tail)
+        for side, sign in enumerate((1.0, -1.0))
     )
     return Inference(
         positive,
@@ -183,14 +191,16 @@ def infer(
     )
 
 
-def _direction(t: _Array, enhanced: _Array, null: NullStatistics, side: int) -> Direction:
+def _direction(
+    t: _Array, enhanced: _Array, null: NullStatistics, side: int, *, tail: bool
+) -> Direction:
     # p-values belong to the statistics in single precision, as those of the relabellings are: the
     # observed labelling must equal itself, also where rounding decides
     sign = 1.0 - 2.0 * side
     n = len(null.largest_t)
     is_own = sign * null.t > 0.0
-    p_t = p_values(sign * null.t, null.largest_t[:, side])
-    p_enhanced = p_values(sign * null.enhanced, null.largest_enhanced[:, side])
+    p_t, _ = _corrected(sign * null.t, null.largest_t[:, side], tail)
+    p_enhanced, is_counted = _corrected(sign * null.enhanced, null.largest_enhanced[:, side], tail)
     return Direction(
         t + 0.0,
         np.maximum(enhanced, 0.0) + 0.0,
@@ -198,4 +208,13 @@ def _direction(t: _Array, enhanced: _Array, null: NullStatistics, side: int) -> 
         np.where(is_own, null.n_enhanced / n, 1.0),
         np.where(is_own, p_t, 1.0),
         np.where(is_own, p_enhanced, 1.0),
+        is_counted | ~is_own,
     )
+
+
+def _corrected(
+    observed: NDArray[np.floating], null: _Array, tail: bool
+) -> tuple[_Array, NDArray[np.bool_]]:
+    if tail:
+        return tail_p_values(observed, null)
+    return p_values(observed, null), np.ones(observed.shape, dtype=bool)

@@ -25,6 +25,7 @@ from bids_alsmri.numerics.permutation import (
     make_exchange,
     null_statistics,
     p_values,
+    tail_p_values,
 )
 from bids_alsmri.numerics.tfce import enhance, image_neighbourhood
 
@@ -319,6 +320,57 @@ def test_a_twentieth_of_null_studies_is_significant():
         )
     low, high = stats.binom.interval(0.999, len(found), 0.05)
     assert low <= np.sum(found) <= high
+
+
+def draw_gumbel(rng, n):
+    return rng.gumbel(size=n)
+
+
+def draw_enhanced(rng, n):
+    """Cubes of maxima over 3000 normal numbers: as heavy a tail as enhanced maxima have."""
+    return rng.standard_normal((n, 3000)).max(axis=1) ** 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("draw", "value_at"),
+    [
+        (draw_gumbel, stats.gumbel_r.isf),
+        (draw_enhanced, lambda p: stats.norm.ppf((1 - p) ** (1 / 3000)) ** 3),
+    ],
+)
+def test_tail_of_500_gives_the_small_p_values_of_the_closed_form(draw, value_at):
+    wanted = np.array([0.001, 0.002, 0.005, 0.01, 0.02, 0.05])
+    ratios = []
+    for seed in range(12):
+        null = draw(np.random.default_rng(seed), 500)
+        p, is_counted = tail_p_values(value_at(wanted), null)
+        ratios.append(p / wanted)
+        assert not is_counted.all()
+    assert 0.8 < np.median(ratios) < 1.25
+
+
+def test_tail_takes_no_part_where_counting_is_exact_enough():
+    null = np.random.default_rng(20).gumbel(size=500)
+    observed = np.quantile(null, [0.1, 0.5, 0.85])
+    p, is_counted = tail_p_values(observed, null)
+    assert is_counted.all()
+    assert_array_equal(p, p_values(observed, null))
+
+
+def test_statistic_beyond_the_end_of_the_tail_is_counted_and_said_to_be():
+    null = np.random.default_rng(21).uniform(size=500)  # a tail that ends at 1
+    p, is_counted = tail_p_values([0.95, 3.0], np.append(3.0, null))
+    assert is_counted.tolist() == [False, True]
+    assert p[1] == 1 / 501
+    assert_allclose(p[0], 0.05, rtol=0.4)
+
+
+def test_tail_that_no_pareto_fits_is_not_used():
+    lumps = np.repeat([1.0, 2.0, 3.0], [400, 60, 40])
+    p, is_counted = tail_p_values([3.0], lumps)
+    assert is_counted.all()
+    assert_allclose(p, 0.08)
 
 
 @pytest.mark.parametrize(

@@ -130,3 +130,32 @@ def test_too_few_observations_are_refused():
     noise = np.random.default_rng(3).normal(size=(5, MASK.sum()))
     with pytest.raises(NumericsError, match=r"10 relabellings.*below 0\.05"):
         infer(noise, design, contrast, NEAR, exchange=Exchange(), permutation=Permutation())
+
+
+@pytest.mark.slow
+def test_tail_of_few_relabellings_comes_near_the_count_of_many():
+    rng = np.random.default_rng(5)
+    ratios = []
+    for _ in range(12):
+        image = rng.normal(0.0, 1.0, (20, *MASK.shape))
+        image[:10, :2, :2] += 1.0
+        design, contrast = two_groups(np.arange(20) < 10)
+        few, many = (
+            infer(
+                image[:, MASK],
+                design,
+                contrast,
+                NEAR,
+                exchange=Exchange(),
+                permutation=Permutation(n_permutations=n, tail=tail, seed=6),
+            ).positive
+            for n, tail in ((500, True), (5_000, False))
+        )
+        small = (many.p_enhanced_fwe < 0.05) & (many.p_enhanced_fwe > 0.001)
+        ratios.extend(
+            few.p_enhanced_fwe[small & ~few.is_counted]
+            / many.p_enhanced_fwe[small & ~few.is_counted]
+        )
+        assert many.is_counted.all()
+    assert len(ratios) > 20
+    assert 0.8 < np.median(ratios) < 1.25
