@@ -42,6 +42,13 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "pipelines": ({"errors", "options", "engine", "interfaces", "bids"}, {"pydantic"}),
     "pipelines.*.workflow": ({"errors", "engine", "interfaces", "bids"}, set()),
     "pipelines.*.pipeline": ({"errors", "options", "engine"}, {"pydantic"}),
+    "comparisons": (
+        {
+            *("errors", "options", "settings", "numerics", "stats", "bids", "spaces"),
+            *("interfaces", "reports"),
+        },
+        {"numpy", "scipy", "pandas", "nibabel", "nipype", "statsmodels"},
+    ),
     "phantom": (
         {"errors", "bids", "spaces", "version"},
         {"numpy", "scipy", "nibabel", "nilearn"},
