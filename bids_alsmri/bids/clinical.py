@@ -463,14 +463,30 @@ def _same(one: str, other: str) -> bool:
 
 def _in_order(rows: list[_Cells]) -> list[_Cells]:
     """Visits of one participant in time."""
-    by_label = sorted(rows, key=lambda row: _natural(row["session_id"] or ""))
+    by_label = sorted(rows, key=lambda row: natural_key(row["session_id"] or ""))
     if all(row.get("acq_time") for row in rows):
         return sorted(by_label, key=lambda row: row["acq_time"] or "")
     return by_label
 
 
-def _natural(label: str) -> list[tuple[int, int, str]]:
-    """Key that sorts numbers within labels by value."""
+def natural_key(label: str) -> list[tuple[int, int, str]]:
+    """Key that sorts the numbers within labels by value.
+
+    Parameters
+    ----------
+    label : str
+        Such as ``ses-m12``.
+
+    Returns
+    -------
+    list
+        For `sorted`.
+
+    Examples
+    --------
+    >>> sorted(["ses-m12", "ses-m4"], key=natural_key)
+    ['ses-m4', 'ses-m12']
+    """
     parts = re.split(r"(\d+)", label)
     return [(1, int(part), part) if part.isdigit() else (0, 0, part) for part in parts]
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from bids_alsmri.bids.clinical import ClinicalTable
+from bids_alsmri.bids.clinical import ClinicalTable, natural_key
 from bids_alsmri.errors import DataError, NumericsError, SettingsError
 
 # Points; Cedarbaum 1999, doi:10.1016/s0022-510x(99)00210-5: 12 items of 0 to 4.
@@ -19,6 +20,20 @@ ALSFRS_R_MAX = 48.0
 # Points per month: rates closer to the threshold than rounding tells apart are equal to it.
 RATE_ROUNDING_PER_MONTH = 1e-9
 _MONTHS = frozenset({"month", "months", "mo"})
+# Of a covariate's own spread, what the others leave of it: an age in months, rounded, leaves 0.3 %
+# beside one in years.
+_SMALLEST_OWN_PART = 0.01
+
+NO_SCAN = "no scan"
+EXCLUDED = "excluded"
+FAILED = "failed"
+MISSING_COVARIATE = "missing covariate"
+REPEATED = "another scan was taken"
+REASONS = (NO_SCAN, EXCLUDED, FAILED, MISSING_COVARIATE, REPEATED)
+_FLOW = (
+    *("modality", "contrast", "participant_id", "session_id", "scan"),
+    *("group", "is_included", "reason", "detail"),
+)
 
 
 @dataclass(frozen=True)
@@ -135,6 +150,37 @@ class Contrast:
     def name(self) -> str:
         """Such as ``als-hc``."""
         return f"{self.first}-{self.second}"
+
+
+@dataclass(frozen=True)
+class ScanState:
+    """What became of a scan at the participant level.
+
+    Parameters
+    ----------
+    participant_id : str
+        With ``sub-``.
+    session_id : str or None
+        With ``ses-``.
+    modality, label : str
+        Pipeline, and name of the scan.
+    images : frozenset of str
+        Images that it was made from, relative to the dataset.
+    failure : str
+        What went wrong; empty where nothing did.
+
+    Examples
+    --------
+    >>> ScanState("sub-01", None, "sodium", "sub-01_acq-sodium").failure
+    ''
+    """
+
+    participant_id: str
+    session_id: str | None
+    modality: str
+    label: str
+    images: frozenset[str] = frozenset()
+    failure: str = ""
 
 
 @dataclass(frozen=True)
@@ -259,7 +305,6 @@ def label_participants(
 
     Examples
     --------
-    >>> from pathlib import Path
     >>> rows = pd.DataFrame({"participant_id": ["sub-01", "sub-02"], "session_id": None,
     ...     "group": ["als", "hc"], "alsfrs_r": [38.0, None],
     ...     "disease_duration_months": [10.0, None]})
@@ -472,3 +517,468 @@ def _require_patients(
 def _some(labels: Sequence[str]) -> str:
     shown = ", ".join(labels[:5])
     return shown if len(labels) <= 5 else f"{shown} and {len(labels) - 5} more"
+
+
+def require_known_exclusions(
+    exclusions: pd.DataFrame,
+    *,
+    participants: Iterable[str],
+    sessions: Iterable[str],
+    modalities: Iterable[str],
+) -> None:
+    """Raise where a file of exclusions names what the dataset does not have.
+
+    Parameters
+    ----------
+    exclusions : DataFrame
+        As of `bids_alsmri.bids.clinical.read_exclusions`.
+    participants, sessions : iterable of str
+        All of the dataset, with ``sub-`` and ``ses-``, whoever was asked for.
+    modalities : iterable of str
+        All that can be asked for.
+
+    Raises
+    ------
+    DataError
+        If a participant, session or modality is unknown: a misspelt one would leave a bad scan
+        in.
+
+    Examples
+    --------
+    >>> rows = pd.DataFrame({"participant_id": ["sub-1"], "session_id": None, "modality": None,
+    ...     "image": None, "reason": "moved", "source": "out.tsv, line 2"})
+    >>> require_known_exclusions(
+    ...     rows, participants=["sub-01"], sessions=[], modalities=["sodium"])
+    Traceback (most recent call last):
+    bids_alsmri.errors.DataError: out.tsv, line 2: participant sub-1 is not in the dataset;
+    expected one of sub-01; did you mean sub-01? Correct the line or remove it
+    """
+    known = {
+        "participant_id": ("participant", sorted(participants)),
+        "session_id": ("session", sorted(sessions)),
+        "modality": ("modality", sorted(modalities)),
+    }
+    for row in exclusions.to_dict("records"):
+        for column, (kind, labels) in known.items():
+            value = _label(row[column])
+            # rows of scans.tsv lie in the participant's own folder
+            if value is None or value in labels or _label(row["image"]) is not None:
+                continue
+            close = difflib.get_close_matches(value, labels, n=1)
+            hint = f"did you mean {close[0]}? Correct" if close else "correct"
+            raise DataError(
+                f"{row['source']}: {kind} {value} is not in the dataset; expected one of "
+                f"{_some(labels) or 'none'}; {hint} the line or remove it"
+            )
+
+
+def participation(
+    clinical: ClinicalTable,
+    labels: pd.DataFrame,
+    scans: Sequence[ScanState],
+    exclusions: pd.DataFrame,
+    *,
+    names: CohortNames,
+    contrasts: Sequence[Contrast],
+    modalities: Sequence[str],
+    covariates: Sequence[str],
+    once_per_participant: bool,
+) -> pd.DataFrame:
+    """Who takes part in each comparison, and why others do not.
+
+    Parameters
+    ----------
+    clinical : ClinicalTable
+        Of the dataset.
+    labels : DataFrame
+        As of `label_participants`.
+    scans : sequence of ScanState
+        All scans that were found, processed or failed.
+    exclusions : DataFrame
+        As of `read_exclusions` and `read_quality_labels`, one below the other; may be empty.
+    names : CohortNames
+        Labels.
+    contrasts : sequence of Contrast
+        What is compared.
+    modalities : sequence of str
+        What is compared in.
+    covariates : sequence of str
+        Columns that a participant must have a value of.
+    once_per_participant : bool
+        Whether only the first usable scan of a participant takes part, in the order of visits and
+        then of labels, as an unpaired comparison needs it.
+
+    Returns
+    -------
+    DataFrame
+        One row per modality, contrast and scan, or visit without a scan: ``modality``,
+        ``contrast``, ``participant_id``, ``session_id``, ``scan``, ``group`` (the side of the
+        contrast; None where unknown), ``is_included``, ``reason`` (empty, or one of `REASONS`, the
+        first that applies) and ``detail``. Participants of neither side are left out.
+
+    Raises
+    ------
+    DataError
+        If a covariate is no column.
+
+    Notes
+    -----
+    A contrast of fast or slow needs the progression, and every contrast the group: where they are
+    unknown, the reason is a missing covariate.
+
+    Examples
+    --------
+    >>> rows = pd.DataFrame({"participant_id": ["sub-01", "sub-02"], "session_id": None,
+    ...     "group": ["als", "hc"]})
+    >>> table = ClinicalTable(Path("raw"), rows, {}, {}, frozenset())
+    >>> names = CohortNames()
+    >>> labels = label_participants(table, names, ProgressionRule("median"))
+    >>> scan = ScanState("sub-01", None, "sodium", "sub-01_acq-sodium")
+    >>> flow = participation(table, labels, [scan], pd.DataFrame(), names=names,
+    ...     contrasts=[Contrast("als", "hc")], modalities=["sodium"], covariates=[],
+    ...     once_per_participant=True)
+    >>> flow[["participant_id", "is_included", "reason"]].to_numpy().tolist()
+    [['sub-01', True, ''], ['sub-02', False, 'no scan']]
+    """
+    _require_columns(clinical, covariates)
+    rows_of_labels = {row["participant_id"]: row for row in labels.to_dict("records")}
+    why_excluded = {scan: _why_excluded(scan, exclusions) for scan in scans}
+    strangers = {scan.participant_id for scan in scans} - rows_of_labels.keys()
+    rows = []
+    for modality in modalities:
+        for contrast in contrasts:
+            for who in (*rows_of_labels, *sorted(strangers)):
+                side, unknown = _side(rows_of_labels.get(who), contrast, names)
+                if side is None and not unknown:
+                    continue
+                own = [s for s in scans if (s.modality, s.participant_id) == (modality, who)]
+                is_taken = False
+                for session, scan in _visits_and_scans(clinical, who, own):
+                    reason, detail = _why_out(
+                        clinical, who, session, scan, unknown, covariates, why_excluded
+                    )
+                    if not reason and once_per_participant and is_taken:
+                        reason = REPEATED
+                    is_taken = is_taken or not reason
+                    label = None if scan is None else scan.label
+                    flow_of = (modality, contrast.name, who, session, label, side)
+                    rows.append((*flow_of, not reason, reason, detail))
+    table = pd.DataFrame(rows, columns=list(_FLOW), dtype=object)
+    return table.astype({"is_included": bool})
+
+
+def _side(
+    row: Mapping[Hashable, object] | None, contrast: Contrast, names: CohortNames
+) -> tuple[str | None, str]:
+    """Side of a contrast that a participant is on, or what is missing to know it."""
+    if row is None:
+        return None, "no row in participants.tsv"
+    group, speed = _label(row["group"]), _label(row["progression"])
+    if group is None:
+        return None, f"{names.group} is n/a"
+    sides = (contrast.first, contrast.second)
+    for label in (group, speed):
+        if label in sides:
+            return label, ""
+    if group == names.patient and speed is None and {names.fast, names.slow} & set(sides):
+        return None, f"{names.progression} is unknown: {row['note']}"
+    return None, ""
+
+
+def _visits_and_scans(
+    clinical: ClinicalTable, who: str, own: Sequence[ScanState]
+) -> list[tuple[str | None, ScanState | None]]:
+    """Scans of a participant in the order of visits, None for a visit without one."""
+    rows = clinical.visits[clinical.visits["participant_id"] == who]
+    visits = [_label(value) for value in rows["session_id"]]
+    scanned = {scan.session_id for scan in own}
+    if own and len(visits) == 1 and None in (visits[0], *scanned):
+        # tables or images without sessions: the one visit is that of the scans
+        visits = []
+    later = sorted(scanned - set(visits), key=lambda session: natural_key(session or ""))
+    pairs: list[tuple[str | None, ScanState | None]] = []
+    for session in (*visits, *later):
+        found = sorted((s for s in own if s.session_id == session), key=lambda s: s.label)
+        pairs += [(session, scan) for scan in found] or [(session, None)]
+    return pairs or [(None, None)]
+
+
+def _why_out(
+    clinical: ClinicalTable,
+    who: str,
+    session: str | None,
+    scan: ScanState | None,
+    unknown: str,
+    covariates: Sequence[str],
+    why_excluded: Mapping[ScanState, str],
+) -> tuple[str, str]:
+    """Reason and detail, empty where a scan can take part."""
+    if scan is None:
+        return NO_SCAN, ""
+    if why_excluded[scan]:
+        return EXCLUDED, why_excluded[scan]
+    if scan.failure:
+        return FAILED, scan.failure
+    if unknown:
+        return MISSING_COVARIATE, unknown
+    if not covariates:
+        return "", ""
+    row = clinical.row_of(who, session)
+    if row is None:
+        return MISSING_COVARIATE, f"no row for {session or 'a scan without session'}"
+    lacking = [f"{column} is n/a" for column in covariates if _label(row[column]) is None]
+    return (MISSING_COVARIATE, "; ".join(lacking)) if lacking else ("", "")
+
+
+def _why_excluded(scan: ScanState, exclusions: pd.DataFrame) -> str:
+    """Reasons and where they stand; empty where a scan is not excluded."""
+    found = []
+    for row in exclusions.to_dict("records"):
+        image = _label(row["image"])
+        if (
+            row["participant_id"] == scan.participant_id
+            and _label(row["session_id"]) in (None, scan.session_id)
+            and _label(row["modality"]) in (None, scan.modality)
+            and (image is None or image in scan.images)
+        ):
+            found.append(f"{row['reason']} ({row['source']})")
+    return "; ".join(found)
+
+
+def count_participation(flow: pd.DataFrame) -> pd.DataFrame:
+    """Participants of each group that are in and out, by reason.
+
+    Parameters
+    ----------
+    flow : DataFrame
+        As of `participation`.
+
+    Returns
+    -------
+    DataFrame
+        One row per modality, contrast and group (``n/a`` where unknown): ``n_participants``,
+        ``n_included``, and a column for each of `REASONS` but repeated scans. A participant with
+        several scans counts once: as included where any is, else by the first scan's reason.
+
+    Examples
+    --------
+    >>> flow = pd.DataFrame({"modality": "sodium", "contrast": "als-hc", "group": "als",
+    ...     "participant_id": ["sub-01", "sub-02"], "is_included": [True, False],
+    ...     "reason": ["", "no scan"]})
+    >>> count_participation(flow)[["n_participants", "n_included", "no scan"]].values.tolist()
+    [[2, 1, 1]]
+    """
+    reasons = [reason for reason in REASONS if reason != REPEATED]
+    keys = ["modality", "contrast", "group"]
+    known = flow.assign(group=[_label(value) or "n/a" for value in flow["group"]])
+    rows = []
+    for _, part in known.groupby(keys, sort=False):
+        included = set(part.loc[part["is_included"], "participant_id"])
+        out = part[~part["participant_id"].isin(included)].drop_duplicates("participant_id")
+        counts = {reason: int((out["reason"] == reason).sum()) for reason in reasons}
+        rows.append(
+            {
+                **{key: part[key].iloc[0] for key in keys},
+                "n_participants": part["participant_id"].nunique(),
+                "n_included": len(included),
+                **counts,
+            }
+        )
+    return pd.DataFrame(rows, columns=[*keys, "n_participants", "n_included", *reasons])
+
+
+def require_groups(
+    flow: pd.DataFrame,
+    *,
+    contrasts: Sequence[Contrast],
+    modalities: Sequence[str],
+    n_least: int,
+    source: Path,
+) -> None:
+    """Raise where a group of a comparison is too small.
+
+    Parameters
+    ----------
+    flow : DataFrame
+        As of `participation`.
+    contrasts : sequence of Contrast
+        What is compared.
+    modalities : sequence of str
+        What is compared in.
+    n_least : int
+        Participants that a group must have: 1 for tables, 3 for maps.
+    source : Path
+        File of the groups, for the message.
+
+    Raises
+    ------
+    DataError
+        If a group has fewer; the message names all such groups and why their members are out.
+
+    Examples
+    --------
+    >>> flow = pd.DataFrame({"modality": "sodium", "contrast": "als-hc", "group": ["als", "hc"],
+    ...     "participant_id": ["sub-01", "sub-02"], "is_included": True, "reason": ""})
+    >>> require_groups(flow, contrasts=[Contrast("als", "hc")], modalities=["sodium"], n_least=3,
+    ...     source=Path("participants.tsv"))
+    Traceback (most recent call last):
+    bids_alsmri.errors.DataError: participants.tsv: too few participants for a comparison;
+    expected at least 3 in each group:
+      sodium, als-hc: 1 in 'als' (1 of that group: 1 included)
+      sodium, als-hc: 1 in 'hc' (1 of that group: 1 included)
+    correct the labels, complete the data or leave the contrast or modality out
+    """
+    counts = count_participation(flow)
+    small = []
+    for modality in modalities:
+        for contrast in contrasts:
+            for group in (contrast.first, contrast.second):
+                is_own = (
+                    (counts["modality"] == modality)
+                    & (counts["contrast"] == contrast.name)
+                    & (counts["group"] == group)
+                )
+                row = counts[is_own].iloc[0] if is_own.any() else None
+                n_included = 0 if row is None else int(row["n_included"])
+                if n_included < n_least:
+                    small.append(
+                        f"  {modality}, {contrast.name}: {n_included} in '{group}' ({_why(row)})"
+                    )
+    if small:
+        listed = "\n".join(small)
+        raise DataError(
+            f"{source}: too few participants for a comparison; expected at least {n_least} in each "
+            f"group:\n{listed}\ncorrect the labels, complete the data or leave the contrast or "
+            "modality out"
+        )
+
+
+def _why(row: pd.Series | None) -> str:
+    if row is None:
+        return "nobody has that label"
+    parts = [f"{row['n_included']} included"]
+    parts += [f"{row[reason]} {reason}" for reason in REASONS[:-1] if row[reason]]
+    return f"{row['n_participants']} of that group: {', '.join(parts)}"
+
+
+def covariate_columns(
+    clinical: ClinicalTable, included: pd.DataFrame, covariates: Sequence[str]
+) -> pd.DataFrame:
+    """Covariates of one comparison as columns of numbers that a model can use.
+
+    Parameters
+    ----------
+    clinical : ClinicalTable
+        Of the dataset.
+    included : DataFrame
+        Rows of one modality and contrast of `participation` that are included.
+    covariates : sequence of str
+        Columns of the clinical table; those of text, or with levels in their sidecar, become one
+        column of 0 and 1 for each label but the first in alphabetical order.
+
+    Returns
+    -------
+    DataFrame
+        As many rows, and in the same order; columns such as ``age`` and ``sex[male]``.
+
+    Raises
+    ------
+    DataError
+        If a covariate is no column, a value is missing, a column of numbers holds text, a
+        covariate is constant or follows from the group and the other covariates (which explain
+        all but 1 % of its spread, 99.99 % of its variance), or no degree of freedom is left.
+
+    Examples
+    --------
+    >>> rows = pd.DataFrame({"participant_id": [f"sub-{i}" for i in range(5)], "session_id": None,
+    ...     "sex": ["male", "female", "male", "male", "female"]})
+    >>> table = ClinicalTable(Path("raw"), rows, {}, {}, frozenset())
+    >>> included = rows[["participant_id", "session_id"]].assign(
+    ...     contrast="als-hc", modality="sodium", group=["als", "als", "als", "hc", "hc"])
+    >>> covariate_columns(table, included, ["sex"])["sex[male]"].tolist()
+    [1.0, 0.0, 1.0, 1.0, 0.0]
+    """
+    _require_columns(clinical, covariates)
+    comparison = f"{included['contrast'].iloc[0]} ({included['modality'].iloc[0]})"
+    is_second = (included["group"] != included["group"].iloc[0]).to_numpy(float)
+    basis = _unit_columns(np.column_stack([np.ones(len(included)), is_second]))
+    columns: dict[str, NDArray[np.float64]] = {}
+    for index, covariate in enumerate(covariates):
+        cells = _cells(clinical, included, covariate)
+        where = f"{clinical.file_of(covariate)}: covariate {covariate}"
+        if len(set(cells)) == 1:
+            raise DataError(
+                f"{where} is '{cells[0]}' for all {len(cells)} participants of {comparison}; "
+                "expected at least two values; leave the covariate out"
+            )
+        for name, values in _coded(clinical, covariate, cells, included).items():
+            own = _own_part(values, basis)
+            if own is None:
+                others = " and ".join(["the group", *covariates[:index]])
+                raise DataError(
+                    f"{where}: column {name} follows from {others} in {comparison}; expected "
+                    "values that vary by themselves; leave one of them out"
+                )
+            basis = np.column_stack([basis, own])
+            columns[name] = values
+    if covariates and len(included) <= basis.shape[1]:
+        raise DataError(
+            f"{clinical.file_of(covariates[0])}: {len(included)} participants of {comparison} and "
+            f"{basis.shape[1]} columns of the model leave no degree of freedom; expected more "
+            "participants than columns; leave covariates out"
+        )
+    return pd.DataFrame(columns, index=included.index)
+
+
+def _own_part(
+    values: NDArray[np.float64], basis: NDArray[np.float64]
+) -> NDArray[np.float64] | None:
+    """What of a column others do not explain, of length 1; None where that is nearly nothing."""
+    centred = values - values.mean()
+    rest: NDArray[np.float64] = centred - basis @ (basis.T @ centred)
+    size = np.linalg.norm(rest)
+    return None if size <= _SMALLEST_OWN_PART * np.linalg.norm(centred) else rest / size
+
+
+def _unit_columns(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Orthonormal basis of what the columns span."""
+    left, sizes, _ = np.linalg.svd(matrix, full_matrices=False)
+    basis: NDArray[np.float64] = left[:, sizes > 1e-10 * sizes[0]]
+    return basis
+
+
+def _cells(clinical: ClinicalTable, included: pd.DataFrame, column: str) -> list[str]:
+    """Value of each included scan as text; a missing one raises."""
+    found = []
+    for who, value in zip(included["participant_id"], included["session_id"], strict=True):
+        row = clinical.row_of(who, _label(value))
+        label = None if row is None else _label(row[column])
+        if label is None:
+            raise DataError(
+                f"{clinical.file_of(column, who)}: covariate {column} of {who} is n/a; expected a "
+                "value of everyone who is compared; add it or leave the covariate out"
+            )
+        found.append(label)
+    return found
+
+
+def _coded(
+    clinical: ClinicalTable, column: str, cells: Sequence[str], included: pd.DataFrame
+) -> dict[str, NDArray[np.float64]]:
+    """Columns of a covariate: itself where it is a number, else one per label but the first."""
+    numbers = [_as_number(cell) for cell in cells]
+    known = [number for number in numbers if number is not None]
+    if column not in clinical.categorical and known:
+        if len(known) < len(cells):
+            index = numbers.index(None)
+            who = included["participant_id"].iloc[index]
+            raise DataError(
+                f"{clinical.file_of(column, who)}: covariate {column} of {who} is "
+                f"'{cells[index]}' where others are numbers; expected a number, or Levels in the "
+                "sidecar if these are labels; correct it"
+            )
+        return {column: np.array(known)}
+    return {
+        f"{column}[{level}]": np.array([float(cell == level) for cell in cells])
+        for level in sorted(set(cells))[1:]
+    }

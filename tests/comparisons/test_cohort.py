@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -7,13 +8,20 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from bids_alsmri.bids.clinical import ClinicalTable, read_clinical_table
+from bids_alsmri.bids.clinical import ClinicalTable, read_clinical_table, read_exclusions
 from bids_alsmri.comparisons.cohort import (
     CohortNames,
+    Contrast,
     ProgressionRule,
+    ScanState,
     contrasts_of,
+    count_participation,
+    covariate_columns,
     label_participants,
+    participation,
     progression_rate,
+    require_groups,
+    require_known_exclusions,
 )
 from bids_alsmri.errors import DataError, NumericsError, SettingsError
 
@@ -281,3 +289,410 @@ def test_contrasts_are_those_of_the_paper():
         ("slow", "hc"),
         ("fast", "slow"),
     ]
+
+
+ALS_HC = Contrast("als", "hc")
+PEOPLE = """
+participant_id group progression age sex
+sub-01 als fast 60 male
+sub-02 als slow 61 female
+sub-03 als n/a  62 male
+sub-04 hc  n/a  63 female
+sub-05 hc  n/a  n/a male
+sub-06 n/a n/a  64 male
+"""
+
+
+def scans_of(*numbers: int, session: str | None = None, failure: str = "") -> list[ScanState]:
+    """Sodium scans of participants by number."""
+    return [
+        ScanState(
+            f"sub-{number:02d}",
+            session,
+            "sodium",
+            f"sub-{number:02d}_{session or 'none'}",
+            frozenset({f"sub-{number:02d}/anat/sodium.nii.gz"}),
+            failure,
+        )
+        for number in numbers
+    ]
+
+
+def excluded(*rows: dict[str, str]) -> pd.DataFrame:
+    """Exclusions as the readers of clinical.py return them."""
+    columns = ["participant_id", "session_id", "modality", "image", "reason", "source"]
+    empty = dict.fromkeys(columns)
+    full = [{**empty, "reason": "moved", "source": "out.tsv, line 2", **row} for row in rows]
+    return pd.DataFrame(full, columns=columns, dtype=object)
+
+
+def flow_of(
+    clinical: ClinicalTable,
+    scans: Iterable[ScanState],
+    *exclusions: dict[str, str],
+    contrasts: tuple[Contrast, ...] = (ALS_HC,),
+    covariates: tuple[str, ...] = (),
+    once: bool = True,
+) -> pd.DataFrame:
+    return participation(
+        clinical,
+        label_participants(clinical, NAMES, HALF),
+        list(scans),
+        excluded(*exclusions),
+        names=NAMES,
+        contrasts=contrasts,
+        modalities=["sodium"],
+        covariates=covariates,
+        once_per_participant=once,
+    )
+
+
+def outcome(flow: pd.DataFrame) -> dict[str, str]:
+    """Reason by participant; 'in' for who takes part."""
+    reasons = [row["reason"] or "in" for row in flow.to_dict("records")]
+    return {who[-2:]: why for who, why in zip(flow["participant_id"], reasons, strict=True)}
+
+
+def test_each_reason_to_be_out_is_told(cohort):
+    flow = flow_of(
+        cohort(PEOPLE),
+        [*scans_of(1, 3, 4, 5, 6), *scans_of(2, failure="registration failed")],
+        {"participant_id": "sub-03"},
+        covariates=("age",),
+    )
+    assert outcome(flow) == {
+        "01": "in",
+        "02": "failed",
+        "03": "excluded",
+        "04": "in",
+        "05": "missing covariate",
+        "06": "missing covariate",
+    }
+    assert flow["detail"].tolist() == [
+        *("", "registration failed", "moved (out.tsv, line 2)", "", "age is n/a", "group is n/a")
+    ]
+    assert flow["is_included"].tolist() == [True, False, False, True, False, False]
+
+
+def test_participant_without_scan_is_told(cohort):
+    assert outcome(flow_of(cohort(PEOPLE), scans_of(1)))["02"] == "no scan"
+
+
+@pytest.mark.parametrize(
+    ("contrast", "expected"),
+    [
+        (("als", "hc"), {"01": "als", "02": "als", "03": "als", "04": "hc", "05": "hc"}),
+        (("fast", "hc"), {"01": "fast", "04": "hc", "05": "hc"}),
+        (("slow", "hc"), {"02": "slow", "04": "hc", "05": "hc"}),
+        (("fast", "slow"), {"01": "fast", "02": "slow"}),
+    ],
+)
+def test_each_contrast_compares_its_own_two_groups(cohort, contrast, expected):
+    flow = flow_of(cohort(PEOPLE), scans_of(1, 2, 3, 4, 5, 6), contrasts=(Contrast(*contrast),))
+    included = flow[flow["is_included"]]
+    sides = {who[-2:]: side for who, side in included[["participant_id", "group"]].to_numpy()}
+    assert sides == expected
+
+
+def test_patient_of_unknown_progression_is_out_of_fast_and_slow_with_the_reason(cohort):
+    flow = flow_of(cohort(PEOPLE), scans_of(3), contrasts=(Contrast("fast", "hc"),))
+    row = flow[flow["participant_id"] == "sub-03"].iloc[0]
+    assert (row["group"], row["reason"]) == (None, "missing covariate")
+    assert row["detail"].startswith("progression is unknown: there is no column alsfrs_r")
+
+
+def test_scan_of_someone_without_row_in_participants_is_told(cohort):
+    flow = flow_of(cohort(PEOPLE), scans_of(1, 9))
+    row = flow[flow["participant_id"] == "sub-09"].iloc[0]
+    assert (row["reason"], row["detail"]) == ("missing covariate", "no row in participants.tsv")
+
+
+def test_other_groups_are_in_no_contrast(cohort):
+    names = CohortNames(others=("pma",))
+    clinical = cohort("participant_id group\nsub-01 pma\nsub-02 hc\n")
+    flow = participation(
+        clinical,
+        label_participants(clinical, names, HALF),
+        scans_of(1, 2),
+        excluded(),
+        names=names,
+        contrasts=contrasts_of(names),
+        modalities=["sodium"],
+        covariates=[],
+        once_per_participant=True,
+    )
+    assert set(flow["participant_id"]) == {"sub-02"}
+
+
+@pytest.mark.parametrize(
+    ("rule", "is_out"),
+    [
+        ({}, True),
+        ({"session_id": "ses-m0"}, True),
+        ({"session_id": "ses-m4"}, False),
+        ({"modality": "sodium"}, True),
+        ({"modality": "diffusion"}, False),
+        ({"image": "sub-01/anat/sodium.nii.gz"}, True),
+        ({"image": "sub-01/anat/other.nii.gz"}, False),
+        ({"participant_id": "sub-02"}, False),
+    ],
+)
+def test_exclusion_holds_where_all_that_it_names_fits(cohort, rule, is_out):
+    scans = scans_of(1, session="ses-m0")
+    flow = flow_of(cohort(PEOPLE), scans, {"participant_id": "sub-01", **rule})
+    assert outcome(flow)["01"] == ("excluded" if is_out else "in")
+
+
+def test_exclusion_goes_before_failure(cohort):
+    flow = flow_of(cohort(PEOPLE), scans_of(1, failure="x"), {"participant_id": "sub-01"})
+    assert outcome(flow)["01"] == "excluded"
+
+
+def test_file_of_exclusions_reaches_the_flow_with_file_and_line(cohort, tmp_path):
+    _write(tmp_path / "out.tsv", "participant session modality reason\n01 n/a sodium pump")
+    clinical = cohort(PEOPLE)
+    rows = read_exclusions(tmp_path / "out.tsv").to_dict("records")
+    flow = flow_of(clinical, scans_of(1), *rows)
+    assert flow["detail"].iloc[0] == f"pump ({tmp_path / 'out.tsv'}, line 2)"
+
+
+def test_first_usable_visit_counts_and_later_ones_are_told(cohort):
+    visits = "session_id\nses-m0\nses-m4\nses-m12\n"
+    scans = [
+        *scans_of(1, session="ses-m0", failure="x"),
+        *scans_of(1, session="ses-m12"),
+        *scans_of(1, session="ses-m4"),
+    ]
+    flow = flow_of(cohort("participant_id group\nsub-01 als\n", s01=visits), scans)
+    assert flow["session_id"].tolist() == ["ses-m0", "ses-m4", "ses-m12"]
+    assert flow["reason"].tolist() == ["failed", "", "another scan was taken"]
+
+
+def test_all_visits_count_where_the_comparison_knows_blocks(cohort):
+    scans = [*scans_of(1, session="ses-m4"), *scans_of(1, session="ses-m12")]
+    flow = flow_of(cohort(PEOPLE), scans, once=False)
+    own = flow[flow["participant_id"] == "sub-01"]
+    assert own["session_id"].tolist() == ["ses-m4", "ses-m12"]
+    assert own["is_included"].all()
+
+
+def test_visit_of_the_tables_without_scan_is_told(cohort):
+    visits = "session_id\nses-m0\nses-m4\n"
+    clinical = cohort("participant_id group\nsub-01 als\n", s01=visits)
+    flow = flow_of(clinical, scans_of(1, session="ses-m0"))
+    assert flow["reason"].tolist() == ["", "no scan"]
+
+
+@pytest.mark.parametrize("session", [None, "ses-m0"])
+def test_tables_of_one_visit_fit_images_with_and_without_sessions(cohort, session):
+    tables = {} if session else {"s01": "session_id\nses-m0\n"}
+    clinical = cohort("participant_id group age\nsub-01 als 60\n", **tables)
+    flow = flow_of(clinical, scans_of(1, session=session), covariates=("age",))
+    assert flow["reason"].tolist() == [""]
+
+
+def test_covariate_of_the_scan_s_own_visit_counts(cohort):
+    visits = "session_id mrc\nses-m0 n/a\nses-m4 130\n"
+    scans = [*scans_of(1, session="ses-m0"), *scans_of(1, session="ses-m4")]
+    clinical = cohort("participant_id group\nsub-01 als\n", s01=visits)
+    flow = flow_of(clinical, scans, covariates=("mrc",))
+    assert flow["reason"].tolist() == ["missing covariate", ""]
+
+
+def test_scan_of_a_visit_without_row_lacks_covariates(cohort):
+    visits = "session_id mrc\nses-m0 140\nses-m4 130\n"
+    clinical = cohort("participant_id group\nsub-01 als\n", s01=visits)
+    flow = flow_of(clinical, scans_of(1, session="ses-m9"), covariates=("mrc",))
+    assert flow["detail"].tolist() == ["", "", "no row for ses-m9"]
+
+
+def test_unknown_covariate_is_an_error(cohort):
+    with pytest.raises(DataError, match=r"no column Age .*did you mean age\?"):
+        flow_of(cohort(PEOPLE), scans_of(1), covariates=("Age",))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"participant_id": "sub-1"}, r"out.tsv, line 2: participant sub-1 .*did you mean sub-01"),
+        ({"participant_id": "sub-01", "session_id": "ses-m1"}, r"session ses-m1 .*expected one of"),
+        ({"participant_id": "sub-01", "modality": "Sodium"}, r"modality Sodium .*mean sodium\?"),
+    ],
+)
+def test_exclusion_of_what_the_dataset_lacks_is_an_error(row, message):
+    known = {"participants": ["sub-01"], "sessions": ["ses-m0"], "modalities": ["sodium"]}
+    with pytest.raises(DataError, match=message):
+        require_known_exclusions(excluded(row), **known)
+
+
+def test_exclusions_of_known_scans_and_of_scans_files_pass():
+    rows = excluded(
+        {"participant_id": "sub-01", "session_id": "ses-m0", "modality": "sodium"},
+        {"participant_id": "sub-77", "image": "sub-77/dwi/sub-77_dwi.nii.gz"},
+    )
+    require_known_exclusions(
+        rows, participants=["sub-01"], sessions=["ses-m0"], modalities=["sodium"]
+    )
+
+
+def test_counts_are_those_of_participants(cohort):
+    scans = [
+        *scans_of(1, session="ses-m0", failure="x"),
+        *scans_of(1, session="ses-m4"),
+        *scans_of(2, session="ses-m0", failure="x"),
+        *scans_of(4),
+    ]
+    counts = count_participation(flow_of(cohort(PEOPLE), scans, once=False))
+    columns = ["group", "n_participants", "n_included", "no scan", "failed", "missing covariate"]
+    assert counts[columns].to_numpy().tolist() == [
+        ["als", 3, 1, 1, 1, 0],
+        ["hc", 2, 1, 1, 0, 0],
+        ["n/a", 1, 0, 1, 0, 0],
+    ]
+
+
+@pytest.mark.parametrize(("n_least", "n_named"), [(1, 0), (2, 0), (3, 1), (4, 2)])
+def test_group_that_is_too_small_is_an_error(cohort, n_least, n_named):
+    flow = flow_of(cohort(PEOPLE), scans_of(1, 2, 3, 4, 5))
+    arguments = {"contrasts": (ALS_HC,), "modalities": ["sodium"], "source": Path("people.tsv")}
+    if not n_named:
+        require_groups(flow, n_least=n_least, **arguments)
+        return
+    with pytest.raises(DataError, match=f"people.tsv: .*at least {n_least} in each") as caught:
+        require_groups(flow, n_least=n_least, **arguments)
+    assert str(caught.value).count("\n  sodium, als-hc: ") == n_named
+
+
+def test_empty_group_names_what_became_of_its_members(cohort):
+    flow = flow_of(cohort(PEOPLE), scans_of(1, 2, 4), {"participant_id": "sub-04"})
+    with pytest.raises(DataError, match=r"0 in 'hc' \(2 of .*0 included, 1 no scan, 1 excluded\)"):
+        require_groups(
+            flow, contrasts=(ALS_HC,), modalities=["sodium"], n_least=1, source=Path("p.tsv")
+        )
+
+
+def test_group_that_nobody_is_in_is_an_error(cohort):
+    contrast = Contrast("fast", "hc")
+    clinical = cohort("participant_id group\nsub-01 hc\nsub-02 hc\n")
+    flow = flow_of(clinical, scans_of(1, 2), contrasts=(contrast,))
+    with pytest.raises(DataError, match=r"fast-hc: 0 in 'fast' \(nobody has that label\)"):
+        require_groups(
+            flow, contrasts=(contrast,), modalities=["sodium"], n_least=1, source=Path("p.tsv")
+        )
+
+
+COVARIATES = """
+participant_id group age  sex    site  years scanner dose
+sub-01         als   60   male   Pisa  60    A       1
+sub-02         als   50   female Pisa  50    A       2
+sub-03         als   55.5 male   Paris 55.5  A       3
+sub-04         als   71   female Lyon  71    A       1
+sub-05         hc    60   male   Pisa  60    A       4
+sub-06         hc    44   female Paris 44    A       5
+sub-07         hc    52   male   Lyon  52    A       4
+sub-08         hc    58   female Lyon  58    A       few
+"""
+
+
+def columns_of(clinical: ClinicalTable, *covariates: str) -> pd.DataFrame:
+    flow = flow_of(clinical, scans_of(*range(1, 9)), covariates=covariates)
+    return covariate_columns(clinical, flow[flow["is_included"]], covariates)
+
+
+def test_covariates_become_numbers_and_one_column_per_label_but_the_first(cohort):
+    table = columns_of(cohort(COVARIATES), "age", "sex", "site")
+    assert table.columns.tolist() == ["age", "sex[male]", "site[Paris]", "site[Pisa]"]
+    assert table["age"].tolist() == [60, 50, 55.5, 71, 60, 44, 52, 58]
+    assert table["sex[male]"].tolist() == [1, 0, 1, 0, 1, 0, 1, 0]
+    assert table["site[Paris]"].tolist() == [0, 0, 1, 0, 0, 1, 0, 0]
+
+
+def test_numbers_with_levels_are_labels(cohort, tmp_path):
+    cohort(COVARIATES.replace("Pisa", "1").replace("Paris", "2").replace("Lyon", "3"))
+    (tmp_path / "participants.json").write_text('{"site": {"Levels": {"1": "Pisa"}}}')
+    table = columns_of(read_clinical_table(tmp_path), "site")
+    assert table.columns.tolist() == ["site[2]", "site[3]"]
+
+
+def test_no_covariates_give_no_columns(cohort):
+    assert columns_of(cohort(COVARIATES)).shape == (8, 0)
+
+
+@pytest.mark.parametrize(
+    ("covariates", "message"),
+    [
+        (
+            ("scanner",),
+            r"participants.tsv: covariate scanner is 'A' for all 8 participants of als-hc "
+            r"\(sodium\); expected at least two values; leave the covariate out",
+        ),
+        (
+            ("age", "years"),
+            r"covariate years: column years follows from the group and age in als-hc \(sodium\)",
+        ),
+        (("group",), r"covariate group: column group\[hc\] follows from the group in als-hc"),
+        (("dose",), r"covariate dose of sub-08 is 'few' where others are numbers; expected a numb"),
+        (("age", "sex", "participant"), r"no column participant "),
+    ],
+)
+def test_covariate_without_use_is_an_error_with_file_and_remedy(cohort, covariates, message):
+    with pytest.raises(DataError, match=message):
+        columns_of(cohort(COVARIATES), *covariates)
+
+
+def test_covariate_that_differs_between_groups_only_is_an_error(cohort):
+    text = "participant_id group age\n" + "".join(
+        f"sub-{i:02d} {'als' if i < 5 else 'hc'} {60 if i < 5 else 50}\n" for i in range(1, 9)
+    )
+    with pytest.raises(DataError, match="column age follows from the group in als-hc"):
+        columns_of(cohort(text), "age")
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_collinearity_does_not_depend_on_scale_or_offset(cohort, scale):
+    ages = np.random.default_rng(3).uniform(40, 70, 8)
+    rows = [
+        f"sub-{i + 1:02d} {'als' if i < 4 else 'hc'} {age!r} {scale * (age + 7)!r}"
+        for i, age in enumerate(ages.tolist())
+    ]
+    clinical = cohort("\n".join(["participant_id group age other", *rows]))
+    with pytest.raises(DataError, match="column other follows from the group and age"):
+        columns_of(clinical, "age", "other")
+
+
+def test_the_same_quantity_in_another_unit_and_rounded_is_an_error(cohort):
+    years = np.random.default_rng(3).normal(55, 10, 8).round(1)
+    rows = [
+        f"sub-{i + 1:02d} {'als' if i < 4 else 'hc'} {age} {round(12 * age)}"
+        for i, age in enumerate(years.tolist())
+    ]
+    clinical = cohort("\n".join(["participant_id group years months", *rows]))
+    with pytest.raises(DataError, match="column months follows from the group and years"):
+        columns_of(clinical, "years", "months")
+
+
+def test_correlated_covariates_pass(cohort):
+    # 99 % of the variance shared
+    rng = np.random.default_rng(3)
+    ages = rng.normal(55, 10, 8)
+    rows = [
+        f"sub-{i + 1:02d} {'als' if i < 4 else 'hc'} {age} {age + rng.normal(0, 1)}"
+        for i, age in enumerate(ages.tolist())
+    ]
+    clinical = cohort("\n".join(["participant_id group age other", *rows]))
+    assert columns_of(clinical, "age", "other").shape == (8, 2)
+
+
+def test_more_columns_than_participants_are_an_error(cohort):
+    text = "participant_id group a b\nsub-01 als 1 3\nsub-02 als 2 9\nsub-03 hc 4 1\nsub-04 hc 7 2"
+    with pytest.raises(
+        DataError, match=r"4 participants of als-hc .* 4 columns of the model leave"
+    ):
+        columns_of(cohort(text), "a", "b")
+
+
+def test_missing_covariate_of_someone_included_is_an_error(cohort):
+    clinical = cohort(PEOPLE)
+    flow = flow_of(clinical, scans_of(1, 2, 4, 5))
+    with pytest.raises(DataError, match=r"covariate age of sub-05 is n/a; expected a value"):
+        covariate_columns(clinical, flow[flow["is_included"]], ["age"])
