@@ -21,7 +21,8 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/python -m bids_alsmri.phantom $(DEMO)/raw --participants 10 --seed 1 \
 	  --t1w-mm 2 --dwi-mm 3 --n-directions 12
-	$(BIN)/bids_alsmri $(DEMO)/raw $(DEMO)/derivatives participant -w $(DEMO)/work
+	$(BIN)/bids_alsmri $(DEMO)/raw $(DEMO)/derivatives participant -w $(DEMO)/work \
+	  --diffusion-template-resolution-mm 2
 	@echo
 	@echo "Reports:"; ls $(DEMO)/derivatives/*.html
 
