@@ -406,14 +406,30 @@ def _rates(
         ]
         if not lacking:
             rate = float(progression_rate(score, duration))
-            found[who] = _Rate(_label(visits["session_id"].iloc[index]), score, duration, rate)
+            found[who] = _Rate(cell_label(visits["session_id"].iloc[index]), score, duration, rate)
         elif who not in found:
             found[who] = _Rate(None, score, duration, note="; ".join(lacking))
     return found
 
 
-def _label(value: object) -> str | None:
-    """Cell as a label: 1.0 is 1, NaN and None are missing."""
+def cell_label(value: object) -> str | None:
+    """Cell of a clinical table as a label.
+
+    Parameters
+    ----------
+    value : object
+        Number or text.
+
+    Returns
+    -------
+    str or None
+        None where it is missing (None or NaN); a whole number without its point.
+
+    Examples
+    --------
+    >>> cell_label(1.0), cell_label("als"), cell_label(float("nan"))
+    ('1', 'als', None)
+    """
     if value is None or (isinstance(value, float) and np.isnan(value)):
         return None
     if isinstance(value, float) and value.is_integer():
@@ -428,10 +444,10 @@ def _numbers(clinical: ClinicalTable, column: str) -> NDArray[np.float64]:
     numbers = np.full(len(clinical.visits), np.nan)
     people = clinical.visits["participant_id"]
     for index, value in enumerate(clinical.visits[column]):
-        label = _label(value)
+        label = cell_label(value)
         if label is None:
             continue
-        number = _as_number(value)
+        number = cell_number(value)
         if number is None:
             who = people.iloc[index]
             raise DataError(
@@ -442,7 +458,24 @@ def _numbers(clinical: ClinicalTable, column: str) -> NDArray[np.float64]:
     return numbers
 
 
-def _as_number(value: object) -> float | None:
+def cell_number(value: object) -> float | None:
+    """Cell of a clinical table as a number.
+
+    Parameters
+    ----------
+    value : object
+        Number or text.
+
+    Returns
+    -------
+    float or None
+        None where it is none, or not finite.
+
+    Examples
+    --------
+    >>> cell_number("12.5"), cell_number("12,5"), cell_number(None)
+    (12.5, None, None)
+    """
     try:
         number = float(str(value))
     except ValueError:
@@ -457,7 +490,7 @@ def _constant_labels(clinical: ClinicalTable, column: str) -> dict[str, str | No
         return found
     people = clinical.visits["participant_id"]
     for who, value in zip(people, clinical.visits[column], strict=True):
-        label = _label(value)
+        label = cell_label(value)
         if label is None:
             continue
         before = found[who]
@@ -560,9 +593,9 @@ def require_known_exclusions(
     }
     for row in exclusions.to_dict("records"):
         for column, (kind, labels) in known.items():
-            value = _label(row[column])
+            value = cell_label(row[column])
             # rows of scans.tsv lie in the participant's own folder
-            if value is None or value in labels or _label(row["image"]) is not None:
+            if value is None or value in labels or cell_label(row["image"]) is not None:
                 continue
             close = difflib.get_close_matches(value, labels, n=1)
             hint = f"did you mean {close[0]}? Correct" if close else "correct"
@@ -673,7 +706,7 @@ def _side(
     """Side of a contrast that a participant is on, or what is missing to know it."""
     if row is None:
         return None, "no row in participants.tsv"
-    group, speed = _label(row["group"]), _label(row["progression"])
+    group, speed = cell_label(row["group"]), cell_label(row["progression"])
     if group is None:
         return None, f"{names.group} is n/a"
     sides = (contrast.first, contrast.second)
@@ -690,7 +723,7 @@ def _visits_and_scans(
 ) -> list[tuple[str | None, ScanState | None]]:
     """Scans of a participant in the order of visits, None for a visit without one."""
     rows = clinical.visits[clinical.visits["participant_id"] == who]
-    visits = [_label(value) for value in rows["session_id"]]
+    visits = [cell_label(value) for value in rows["session_id"]]
     scanned = {scan.session_id for scan in own}
     if own and len(visits) == 1 and None in (visits[0], *scanned):
         # tables or images without sessions: the one visit is that of the scans
@@ -726,7 +759,7 @@ def _why_out(
     row = clinical.row_of(who, session)
     if row is None:
         return MISSING_COVARIATE, f"no row for {session or 'a scan without session'}"
-    lacking = [f"{column} is n/a" for column in covariates if _label(row[column]) is None]
+    lacking = [f"{column} is n/a" for column in covariates if cell_label(row[column]) is None]
     return (MISSING_COVARIATE, "; ".join(lacking)) if lacking else ("", "")
 
 
@@ -734,11 +767,11 @@ def _why_excluded(scan: ScanState, exclusions: pd.DataFrame) -> str:
     """Reasons and where they stand; empty where a scan is not excluded."""
     found = []
     for row in exclusions.to_dict("records"):
-        image = _label(row["image"])
+        image = cell_label(row["image"])
         if (
             row["participant_id"] == scan.participant_id
-            and _label(row["session_id"]) in (None, scan.session_id)
-            and _label(row["modality"]) in (None, scan.modality)
+            and cell_label(row["session_id"]) in (None, scan.session_id)
+            and cell_label(row["modality"]) in (None, scan.modality)
             and (image is None or image in scan.images)
         ):
             found.append(f"{row['reason']} ({row['source']})")
@@ -770,7 +803,7 @@ def count_participation(flow: pd.DataFrame) -> pd.DataFrame:
     """
     reasons = [reason for reason in REASONS if reason != REPEATED]
     keys = ["modality", "contrast", "group"]
-    known = flow.assign(group=[_label(value) or "n/a" for value in flow["group"]])
+    known = flow.assign(group=[cell_label(value) or "n/a" for value in flow["group"]])
     rows = []
     for _, part in known.groupby(keys, sort=False):
         included = set(part.loc[part["is_included"], "participant_id"])
@@ -951,8 +984,8 @@ def _cells(clinical: ClinicalTable, included: pd.DataFrame, column: str) -> list
     """Value of each included scan as text; a missing one raises."""
     found = []
     for who, value in zip(included["participant_id"], included["session_id"], strict=True):
-        row = clinical.row_of(who, _label(value))
-        label = None if row is None else _label(row[column])
+        row = clinical.row_of(who, cell_label(value))
+        label = None if row is None else cell_label(row[column])
         if label is None:
             raise DataError(
                 f"{clinical.file_of(column, who)}: covariate {column} of {who} is n/a; expected a "
@@ -966,7 +999,7 @@ def _coded(
     clinical: ClinicalTable, column: str, cells: Sequence[str], included: pd.DataFrame
 ) -> dict[str, NDArray[np.float64]]:
     """Columns of a covariate: itself where it is a number, else one per label but the first."""
-    numbers = [_as_number(cell) for cell in cells]
+    numbers = [cell_number(cell) for cell in cells]
     known = [number for number in numbers if number is not None]
     if column not in clinical.categorical and known:
         if len(known) < len(cells):
