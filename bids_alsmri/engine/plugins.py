@@ -100,6 +100,12 @@ class SteadyMultiProcPlugin(MultiProcPlugin):
         """Run the steps, and end all workers whatever happens."""
         try:
             super().run(graph, config, updatehash=updatehash)
+        except KeyboardInterrupt:
+            # a scheduler that ends a job waits half a minute; some steps take longer
+            for pool in self._pools:
+                for process in list((pool._processes or {}).values()):
+                    process.kill()
+            raise
         finally:
             for pool in self._pools:
                 pool.shutdown(wait=True, cancel_futures=True)

@@ -296,6 +296,9 @@ class _Watch:
             return
 
         def interrupt(number: int, frame: FrameType | None) -> None:
+            if self._stopped_by:
+                # while workers are being ended; raising there would leave the process hanging
+                os._exit(StopRequest(number).exit_code)
             self._stopped_by = number
             raise StopRequest(number)
 

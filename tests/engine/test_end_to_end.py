@@ -277,6 +277,20 @@ def test_finished_participant_is_kept_when_the_run_is_stopped(toy, raw, n_procs,
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("n_procs", [1, 2])
+@pytest.mark.parametrize("n_signals", [1, 2])
+def test_run_under_way_ends_when_it_is_told_to_and_not_with_its_steps(toy, raw, n_procs, n_signals):
+    words = (raw(s01="1 2", s02="4 5"), "out", "participant", "--n-procs", n_procs)
+    run = toy.start(*words, TOY_SLEEP_S="600")
+    wait_until(run, toy.journal.exists)
+    for _ in range(n_signals):
+        run.send_signal(signal.SIGTERM)
+    run.communicate(timeout=120)  # a step sleeps for ten minutes
+    assert run.returncode == 143
+    assert toy.run(*words).returncode == 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lost", "steps"),
     [
