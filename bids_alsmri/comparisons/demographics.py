@@ -497,9 +497,10 @@ def format_table(demographics: Demographics, *, decimals: int) -> pd.DataFrame:
     for variable in dict.fromkeys(summary["variable"]):
         own = summary[summary["variable"] == variable]
         tested = tests[tests["variable"] == variable]
+        known = tested[tested["p"].notna()]
         result = {
             **{row["contrast"]: _p_text(row["p"]) for row in tested.to_dict("records")},
-            "test": "; ".join(dict.fromkeys(tested["test"])),
+            "test": "; ".join(dict.fromkeys((known if len(known) else tested)["test"])),
         }
         is_rank = tested["test"].str.contains("Mann|Kruskal").any()
         is_count = bool((own["level"] != "").any())

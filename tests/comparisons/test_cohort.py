@@ -108,7 +108,12 @@ def test_label_table_keeps_rule_and_threshold(cohort):
 
 @pytest.mark.parametrize(
     ("score", "months", "threshold"),
-    [(39, 18, 0.5), (1, 100, 0.47), (47, 3, 1 / 3), (46.6, 1.4 / 0.47, 0.47)],
+    [
+        (39, 18, 0.5),
+        (1, 100, 0.47),
+        (47, 3, 1 / 3),
+        (43.3, 10, 0.47),  # 48 - 43.3 is a little more than 4.7
+    ],
 )
 def test_rate_at_the_threshold_is_slow_and_noted(cohort, score, months, threshold):
     table = label_participants(
@@ -131,6 +136,13 @@ def test_median_split_halves_an_even_number(cohort):
     table = label_participants(clinical, NAMES, MEDIAN)
     assert progression(table) == ["slow"] * 9 + ["fast"] * 9
     assert_allclose(table["threshold_per_month"], 0.95)
+
+
+def test_median_split_is_not_moved_by_one_very_fast_patient(cohort):
+    table = label_participants(
+        cohort(patients((47, 10), (46, 10), (45, 10), (0, 2))), NAMES, MEDIAN
+    )
+    assert progression(table) == ["slow", "slow", "fast", "fast"]
 
 
 def test_median_split_of_an_odd_number_leaves_the_middle_slow(cohort):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -127,11 +128,12 @@ def test_t_is_the_closed_form_of_two_small_groups():
     assert_allclose(found.p, 2 * stats.t.sf(-t, 4))
 
 
-def test_exact_ranks_equal_the_enumeration_of_all_groups():
-    values = np.array([1.0, 4.0, 2.5, 9.0, 7.0, 3.0, 8.0, 11.0])
+@pytest.mark.parametrize("n_others", [5, 12])
+def test_exact_ranks_equal_the_enumeration_of_all_groups(n_others):
+    values = np.random.default_rng(5).normal(size=3 + n_others)
     ranks = stats.rankdata(values)
-    sums = np.array([ranks[list(chosen)].sum() for chosen in combinations(range(8), 3)])
-    centre = 3 * 9 / 2
+    sums = np.array([ranks[list(chosen)].sum() for chosen in combinations(range(len(values)), 3)])
+    centre = 3 * (len(values) + 1) / 2
     expected = np.mean(np.abs(sums - centre) >= abs(ranks[:3].sum() - centre) - 1e-9)
     found = compare_numbers(values[:3], values[3:], "mann-whitney")
     assert found.test == "Mann-Whitney U (exact)"
@@ -306,6 +308,22 @@ def test_printed_table_names_the_test_in_the_row_that_is_tested():
     assert printed["als-hc"].tolist() == ["0.057", "", "", "0.333", "1.000", ""]
 
 
-def test_small_p_is_printed_as_a_bound():
-    found = describe_one(people(age=[1.0, 2.0, 3.0, 101.0, 102.0, 103.0]), "age", "t")
-    assert format_table(found, decimals=0)["als-hc"].iloc[0] == "<0.001"
+def test_printed_table_names_only_tests_that_have_a_p():
+    # controls have no values
+    table = people(duration=[float(i) for i in range(1, 19)] + [np.nan] * 18)
+    table["progression"] = ["fast"] * 5 + ["slow"] * 13 + [None] * 18
+    clinical = ClinicalTable(Path("raw"), table, {}, {}, frozenset())
+    contrasts = contrasts_of(CohortNames())
+    found = describe(clinical, table, [Variable("duration", "welch")], contrasts)
+    changed = found.tests.assign(test=["other", "other", "other", "Welch's t"])
+    printed = format_table(replace(found, tests=changed), decimals=1)
+    assert printed["test"].tolist() == ["Welch's t", ""]
+
+
+@pytest.mark.parametrize(
+    ("p", "text"), [(0.0009, "<0.001"), (0.001, "0.001"), (0.0099, "0.010"), (np.nan, "n/a")]
+)
+def test_p_has_three_decimals_and_a_bound(p, text):
+    found = describe_one(people(age=[1.0, 2.0, 3.0, 4.0]), "age", "t")
+    printed = format_table(replace(found, tests=found.tests.assign(p=p)), decimals=0)
+    assert printed["als-hc"].iloc[0] == text
