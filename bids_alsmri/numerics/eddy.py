@@ -1,7 +1,8 @@
 """Head motion, eddy-current distortion and lost slices of a diffusion series.
 
-A volume is compared with what the other volumes predict for its gradient direction, in the
-volume's own space. All transforms map the reference (the first b=0) to the volume, in mm.
+A volume is registered to the mean of the others of its shell, and its slices are compared with what
+these predict for its gradient direction, in the volume's own space. All transforms map the
+reference (the first b=0) to the volume, in mm.
 """
 
 from __future__ import annotations
@@ -53,6 +54,10 @@ AlignShells = Literal["all", "low_b", "off"]
 N_SAMPLES = 2000  # voxels that choose the covariance
 BORDER_TOLERANCE = 1e-3  # voxels by which a layer may miss a margin and still be within it
 MIN_REGRESSED = 8  # volumes from which four coefficients are told with an error below half
+CERTAIN_QUANTILE = 0.1  # share of the brain's voxels that agree best and weigh alike
+# How much larger the error of the part linear in the gradient may become because the even part is
+# told from it: 8 for directions on half a sphere, 1 on a whole one, endless below 9 directions.
+MAX_ERROR_INFLATION = 10.0
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,7 @@ class EddyResult:
     dilution : (N,) array
         Factor that frees resampled signal of the distortion's squeeze: the determinant.
     misfit : (N,) array
-        Share of the volume's energy that its prediction does not explain.
+        Share of the volume's weighted energy that the image it was registered to does not explain.
     outliers : list of SliceOutlier
         Slices replaced.
     outlier_z : (N, n_groups) array
@@ -239,34 +244,56 @@ def _rigid_world(series: _Series, parameters: Sequence[Float]) -> Float:
     )
 
 
-def _prediction_weights(series: _Series, state: _State, aligned: Single, *, kriged: bool) -> Float:
-    # (N, N): row i says how the others predict volume i
+def _kriging_weights(series: _Series, state: _State, aligned: Single) -> Float:
+    # (N, N): row i says how the others predict volume i at its gradient direction
     directions = rotate_directions(series.directions, _rigid_world(series, state.parameters))
     inside = np.flatnonzero(series.mask)
     inside = inside[:: max(1, inside.size // N_SAMPLES)]
     weights = np.zeros((len(series.labels), len(series.labels)))
     for shell in series.predictable:
-        block = np.ix_(shell, shell)
-        if kriged:
-            weights[block] = leave_one_out_weights(
-                directions[shell], aligned[np.ix_(shell, inside)]
-            )
-        else:
-            weights[block] = (1.0 - np.eye(shell.size)) / (shell.size - 1)
+        weights[np.ix_(shell, shell)] = leave_one_out_weights(
+            directions[shell], aligned[np.ix_(shell, inside)]
+        )
     return weights
 
 
-def _predictor(series: _Series, state: _State, *, kriged: bool) -> Predict:
-    # volume -> its prediction in the reference space, from its shell's others as they lie now
-    aligned = _align(series, state)
-    weights = _prediction_weights(series, state, aligned, kriged=kriged)
+def _mean_weights(series: _Series) -> Float:
+    # (N, N): row i takes the mean of the other volumes of its shell
+    weights = np.zeros((len(series.labels), len(series.labels)))
+    for shell in series.predictable:
+        weights[np.ix_(shell, shell)] = (1.0 - np.eye(shell.size)) / (shell.size - 1)
+    return weights
 
+
+def _predictor(series: _Series, aligned: Single, weights: Float) -> Predict:
+    # volume -> its prediction in the reference space, from its shell's others
     def predict(volume: int) -> Float:
         total = np.empty(series.mask.size)
         _weighted_sum(aligned, weights[volume], total)
         return total.reshape(series.mask.shape)
 
     return predict
+
+
+def _certainty(series: _Series, aligned: Single, fwhm_mm: float) -> dict[int, Float]:
+    # label -> weight of each voxel, 0 to 1: one over the variance within the shell. Where fibres
+    # make volumes differ by direction, that difference would be taken for motion.
+    shape, threads = series.mask.shape, series.settings.threads
+    certainty = {}
+    for shell in series.predictable:
+        mean = aligned[shell].mean(axis=0, dtype=np.float64)
+
+        def squared(volume: int, mean: Float = mean) -> Float:
+            difference = (aligned[volume] - mean).reshape(shape)
+            return np.square(smooth(difference, fwhm_mm, series.frame))
+
+        total = np.zeros(shape)
+        for start in range(0, shell.size, threads):
+            for image in _in_threads(squared, shell[start : start + threads].tolist(), threads):
+                total += image
+        floor = max(float(np.quantile(total[series.mask], CERTAIN_QUANTILE)), 1e-30)
+        certainty[int(series.labels[shell[0]])] = floor / np.maximum(total, floor)
+    return certainty
 
 
 def _in_volume(image: Float, transform: Float, frame: ImageFrame) -> Float:
@@ -296,10 +323,20 @@ def _slice_sums(series: _Series, image: NDArray[Any]) -> Float:
 
 
 def _register(
-    series: _Series, state: _State, volume: int, target: Float, wide_mask: Any, fwhm_mm: float
+    series: _Series,
+    state: _State,
+    volume: int,
+    target: Float,
+    wide_mask: Any,
+    certainty: Float | None,
+    fwhm_mm: float,
 ) -> VolumeFit:
     transform = series.transform(volume, state.parameters[volume])
     weights = mask_in_volume(wide_mask, transform, series.frame).astype(np.float64)
+    if certainty is not None:
+        inverse = np.asarray(np.linalg.inv(transform), dtype=np.float64)
+        # splines overshoot, and a weight below 0 would reward a misfit
+        weights *= np.maximum(sample_image(certainty, inverse, series.frame), 0.0)
     slices = np.moveaxis(weights, series.settings.slice_axis, 0)
     slices[state.lost[volume]] = 0.0
     return register_volume(
@@ -314,45 +351,82 @@ def _register(
     )
 
 
-def _register_to_prediction(
+def _register_to_mean(
     series: _Series,
     state: _State,
-    predict: Predict,
+    aligned: Single,
     volumes: NDArray[np.intp],
     fwhm_mm: float,
-) -> None:
+    *,
+    weighted: bool,
+) -> dict[int, VolumeFit]:
+    # The mean of the others, not what they predict for the direction: if all volumes have moved by
+    # an even function of the gradient, so have these predictions, and the error would stay.
     wide = _moved_border(series.mask, series.settings.mask_margin_mm, series.frame)
+    predict = _predictor(series, aligned, _mean_weights(series))
+    certainty = _certainty(series, aligned, fwhm_mm) if weighted else {}
 
     def one(volume: int) -> VolumeFit:
-        return _register(series, state, volume, predict(volume), wide, fwhm_mm)
+        sure = certainty.get(int(series.labels[volume]))
+        return _register(series, state, volume, predict(volume), wide, sure, fwhm_mm)
 
     fits = _in_threads(one, volumes.tolist(), series.settings.threads)
     for volume, fit in zip(volumes, fits, strict=True):
         state.parameters[volume] = fit.parameters
         state.misfit[volume] = fit.misfit
+    return dict(zip(volumes.tolist(), fits, strict=True))
 
 
-def _remove_common_distortion(series: _Series, state: _State) -> None:
-    # Predictions fix the volumes against each other only. Eddy currents are linear in the
-    # gradient, so what remains of the distortion at zero gradient is not theirs.
-    if series.settings.model == "rigid":
-        return
-    for label in range(1, int(series.labels.max()) + 1):
-        shell = np.flatnonzero(series.labels == label)
-        if shell.size < MIN_REGRESSED:
+def _even_part(directions: Float, values: Float) -> Float:
+    # what of values (N, K) is an even function of the gradient; the constant alone where the
+    # directions do not tell the rest from the linear part
+    x, y, z = directions.T
+    odd = np.column_stack([x, y, z])
+    constant = np.ones((len(directions), 1))
+    even = np.column_stack([constant, x * x, y * y, x * y, x * z, y * z])
+    basis = np.linalg.qr(even)[0]
+    alone = np.linalg.svd(odd - basis @ (basis.T @ odd), compute_uv=False)[-1]
+    if np.sqrt(len(directions) / 3) > MAX_ERROR_INFLATION * alone:
+        even = constant
+    found = np.linalg.lstsq(np.column_stack([even, odd]), values, rcond=None)[0]
+    part: Float = even @ found[: even.shape[1]]
+    return part
+
+
+def _remove_even_distortion(series: _Series, state: _State, fits: dict[int, VolumeFit]) -> None:
+    # Means fix the volumes against each other only, and contrast that differs by direction is
+    # taken for distortion. Eddy currents change sign with the gradient; both of these do not.
+    for shell in series.predictable:
+        if series.settings.model == "rigid" or shell.size < MIN_REGRESSED:
             continue
-        design = np.column_stack([np.ones(shell.size), series.directions[shell]])
         shape = np.stack([state.parameters[i][-series.n_shape :] for i in shell])
-        common = np.linalg.lstsq(design, shape, rcond=None)[0][0]
         if series.settings.model == "affine":
-            linear = np.eye(3) + common.reshape(3, 3) / HEAD_RADIUS_MM
-            # the stretch alone: the common rotation may be the head's
-            unstretch = np.eye(4)
-            unstretch[:3, :3] = np.linalg.inv(polar(linear)[1])
-            _move_shell(series, state, shell, unstretch)
-        else:
-            for i in shell:
-                state.parameters[i] = state.parameters[i] - np.r_[np.zeros(6), common]
+            _unstretch(series, state, shell, shape)
+            continue
+        for i, even in zip(shell, _even_part(series.directions[shell], shape), strict=True):
+            state.parameters[i] = _without_shape(fits[i], even)
+
+
+def _without_shape(fit: VolumeFit, shape: Float) -> Float:
+    # Parameters with this shape taken off and motion where the misfit is then least: a shear and
+    # the rotation that undoes half of it are hardly told apart, so the motion was wrong as well.
+    if fit.curvature is None:
+        raise NumericsError("the search kept no curvature; take a fit by `register_volume`")
+    # least squares, since a volume without signal has no curvature
+    motion = np.linalg.lstsq(fit.curvature[:6, :6], fit.curvature[:6, 6:] @ shape, rcond=None)[0]
+    parameters: Float = fit.parameters + np.r_[motion, -shape]
+    return parameters
+
+
+def _unstretch(series: _Series, state: _State, shell: NDArray[np.intp], shape: Float) -> None:
+    # a free affine cannot tell shear from rotation volume by volume, so only what is common goes
+    design = np.column_stack([np.ones(shell.size), series.directions[shell]])
+    common = np.linalg.lstsq(design, shape, rcond=None)[0][0]
+    linear = np.eye(3) + common.reshape(3, 3) / HEAD_RADIUS_MM
+    # the stretch alone: the common rotation may be the head's
+    unstretch = np.eye(4)
+    unstretch[:3, :3] = np.linalg.inv(polar(linear)[1])
+    _move_shell(series, state, shell, unstretch)
 
 
 def _move_shell(series: _Series, state: _State, shell: NDArray[np.intp], move: Float) -> None:
@@ -553,14 +627,18 @@ def correct_series(
 
     Notes
     -----
-    Each round predicts a volume from the others of its shell, registers it to the prediction,
-    compares slices and replaces the lost ones, in the manner of Andersson and Sotiropoulos
-    (2016, doi:10.1016/j.neuroimage.2015.10.019), whose code was not used. No volume is compared
-    with an image of another contrast, so strong diffusion weighting is no special case. At the end
-    the mean of each shell is aligned to the mean b=0 by mutual information, unless its two halves
-    disagree by more than a voxel. Volumes of shells with fewer than `MIN_REGRESSED` begin at their
-    own registration to the b=0 by mutual information; with fewer than `MIN_KRIGED` they cannot be
-    predicted, so they stay there and their slices are not judged.
+    Each round registers a volume to the mean of the others of its shell, predicts its slices from
+    theirs and replaces the lost ones, after the idea of Andersson and Sotiropoulos (2016,
+    doi:10.1016/j.neuroimage.2015.10.019), whose code was not used. Voxels weigh by one over their
+    variance within the shell, so fibres count little. Of the distortion in model "eddy", what is
+    an even function of the gradient is set to zero: eddy currents change sign with the gradient,
+    and contrast mistaken for distortion does not. Motion keeps its even part, which may be true.
+    Predictions by direction serve for slices alone; as targets they repeat every even error of
+    the volumes they are made from. At the end the mean of each shell is aligned to the mean b=0 by
+    mutual information, unless its two halves disagree by more than a voxel. Volumes of shells with
+    fewer than `MIN_REGRESSED` begin at their own registration to the b=0 by mutual information;
+    with fewer than `MIN_KRIGED` they cannot be predicted, so they stay there and their slices are
+    not judged.
     """
     series = _checked_series(data, mask, affine, b_values_s_mm2, directions_world, groups, settings)
     state = _start(series)
@@ -572,13 +650,15 @@ def correct_series(
     _register_by_information(series, state, np.flatnonzero(few))
     far = np.flatnonzero(~near & ~few)
     if far.size:
-        # neighbours in direction may have moved alike, so begin with the mean of all
-        predict = _predictor(series, state, kriged=False)
-        _register_to_prediction(series, state, predict, far, settings.smoothing_fwhm_mm[0])
+        # not weighted yet: motion makes volumes differ at borders, which then would not count
+        aligned = _align(series, state)
+        fwhm_mm = settings.smoothing_fwhm_mm[0]
+        _register_to_mean(series, state, aligned, far, fwhm_mm, weighted=False)
     for fwhm_mm in settings.smoothing_fwhm_mm:
-        predict = _predictor(series, state, kriged=True)
-        _register_to_prediction(series, state, predict, series.predicted, fwhm_mm)
-        _remove_common_distortion(series, state)
+        aligned = _align(series, state)
+        predict = _predictor(series, aligned, _kriging_weights(series, state, aligned))
+        fits = _register_to_mean(series, state, aligned, series.predicted, fwhm_mm, weighted=True)
+        _remove_even_distortion(series, state, fits)
         _find_outliers(series, state, predict)
     _align_shells(series, state, near)
     return _result(series, state)

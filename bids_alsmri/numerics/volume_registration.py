@@ -68,11 +68,14 @@ class VolumeFit:
         Residual energy as a fraction of the volume's energy, 0 to 1.
     n_evaluations : int
         Passes over the volume.
+    curvature : (n_parameters, n_parameters) array or None
+        Gauss-Newton matrix of the misfit there, per mm2; None where the search had none.
     """
 
     parameters: Float
     misfit: float
     n_evaluations: int
+    curvature: Float | None = None
 
 
 def image_frame(affine: ArrayLike, shape: Sequence[int]) -> ImageFrame:
@@ -463,7 +466,9 @@ def register_volume(
             "maxiter": 40,
         },
     )
-    return VolumeFit(np.asarray(found.x), float(found.fun), misfit.n_evaluations)
+    best = np.asarray(found.x)
+    curvature = misfit.hessian(best)
+    return VolumeFit(best, float(found.fun), misfit.n_evaluations, curvature)
 
 
 def sample_image(image: Float, here_to_image: Float, frame: ImageFrame) -> Float:

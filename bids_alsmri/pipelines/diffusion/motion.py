@@ -150,8 +150,8 @@ def correct_motion(
     if target == "b0" and highest > choices.eddy.max_b0_registered_s_mm2:
         target = "prediction"
         notes.append(
-            f"volumes reach b={highest:.0f} s/mm2 and were registered to predictions, not to the "
-            "b=0, whose contrast is too different"
+            f"volumes reach b={highest:.0f} s/mm2 and were registered to the mean of their shell, "
+            "not to the b=0, whose contrast is too different"
         )
     if not table.has_phase_axis and choices.eddy.model == "eddy":
         warnings.append(

@@ -113,8 +113,8 @@ class DiffusionSettings(SettingsModel):
         paper="b0",
         source="andersson2016",
         paper_source="elmendili2022",
-        help="What each volume is registered to: its prediction from the other volumes, or the "
-        "b=0.",
+        help="What each volume is registered to: the mean of the other volumes of its shell, from "
+        "which its slices are predicted too, or the b=0.",
     )
     motion_max_b_for_b0_s_mm2: float = setting(
         1500.0,
@@ -137,7 +137,7 @@ class DiffusionSettings(SettingsModel):
         (4.0, 2.0),
         unit="mm",
         source="benchmarks/eddy.py",
-        help="Smoothing of volume and prediction in each round of the motion correction.",
+        help="Smoothing of volume and mean in each round of the motion correction.",
     )
     motion_tolerance_mm: float = setting(
         0.01,
