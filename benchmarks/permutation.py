@@ -1,6 +1,6 @@
 """Time and memory of permutation inference with TFCE, against other packages in one run.
 
-Run as ``python benchmarks/permutation.py DIR [--permutations 400]
+Run as ``python benchmarks/permutation.py DIR [--permutations 2000]
 [--peers nilearn,mrclusterstats]``, where DIR was written by `make_perm53.py` (53 participants,
 235,375 voxels). Prints a markdown table: seconds per permutation of both directions, with the time
 to start subtracted (two runs of different length), ratios to one own thread, and peak memory.
@@ -100,8 +100,10 @@ def measure(way: str, folder: Path, n: int, threads: int) -> tuple[float, float]
     words = [way, str(folder), str(n), str(threads)]
     start = time.perf_counter()
     single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    # compiling takes longer than the permutations; kept kernels leave it to the first run
+    kept = {"NUMBA_CACHE_DIR": str(folder / "numba")}
     process = psutil.Popen(
-        [sys.executable, __file__, "--child", *words], env={**os.environ, **single}
+        [sys.executable, __file__, "--child", *words], env={**os.environ, **single, **kept}
     )
     peak = 0
     while process.poll() is None:
@@ -124,7 +126,7 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--permutations", type=int, default=400)
+    parser.add_argument("--permutations", type=int, default=2000)
     parser.add_argument("--peers", default="nilearn,mrclusterstats")
     chosen = parser.parse_args()
     few = {"own": (20, 20 + chosen.permutations), "nilearn": (1, 9), "mrclusterstats": (2, 12)}
