@@ -6,12 +6,13 @@ import errno
 import gzip
 import math
 import os
+import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import nibabel as nib
 import numpy as np
@@ -449,8 +450,7 @@ def write_image(
     try:
         with path.open("wb") as stream:
             if path.name.endswith(".gz"):
-                # Level 1: five times as fast as 6 for a few percent of size on noisy images.
-                with gzip.GzipFile("", "wb", 1, stream, mtime=0) as packed:
+                with _packed(stream) as packed:
                     image.to_stream(packed)
             else:
                 image.to_stream(stream)
@@ -462,6 +462,41 @@ def write_image(
             "another work or output folder",
             exit_code=ExitCode.CANNOT_WRITE,
         ) from error
+
+
+def _packed(stream: BinaryIO) -> gzip.GzipFile:
+    """Stream whose content ends up in another one, compressed."""
+    # Level 1: five times as fast as 6 for a few percent of size on noisy images.
+    return gzip.GzipFile("", "wb", 1, stream, mtime=0)
+
+
+def pack(source: Path, destination: Path) -> None:
+    """Compress a file, byte for byte the same each time.
+
+    Parameters
+    ----------
+    source : Path
+        File to read, in pieces.
+    destination : Path
+        File to write, in gzip form without time and name.
+
+    Raises
+    ------
+    OSError
+        If a file cannot be read or written; the caller knows what to say of it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "dwi.nii"
+    ...     write_image(np.ones((2, 3, 4, 5)), np.eye(4), path)
+    ...     pack(path, path.with_suffix(".nii.gz"))
+    ...     read_image(path.with_suffix(".nii.gz"), ndim=4).data.sum()
+    np.float32(120.0)
+    """
+    with source.open("rb") as plain, destination.open("wb") as stream, _packed(stream) as packed:
+        shutil.copyfileobj(plain, packed, 1 << 20)
 
 
 def _storable(path: Path, array: NDArray[Any]) -> NDArray[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from nipype.interfaces.base import File, isdefined, traits
 
 from bids_alsmri.bids.sink import sidecar_path, write_atomically, write_json
 from bids_alsmri.errors import RunError
+from bids_alsmri.interfaces.base import pack
 from bids_alsmri.interfaces.node import AlsInterface, NodeInputSpec, NodeOutputSpec
 
 NO_SIDECAR = (".bval", ".bvec", ".json", ".svg", ".png", ".html")
@@ -36,6 +38,18 @@ def _copy(source: Path, destination: Path) -> None:
     shutil.copyfile(source, destination)
 
 
+def _writer(source: Path, destination: Path) -> Callable[[Path, Path], None]:
+    """How the file comes under its final name."""
+    if source.suffix == destination.suffix:
+        return _copy
+    if source.suffix == ".nii" and destination.name.endswith(".nii.gz"):
+        return pack
+    raise RunError(
+        f"{source.name} is to be saved as {destination.name}, which would belie its "
+        f"format; give the output the extension {source.suffix!r} in io_spec.json"
+    )
+
+
 class SaveDerivative(AlsInterface):
     """Save a file and its sidecar under their final names, whole or not at all."""
 
@@ -48,16 +62,12 @@ class SaveDerivative(AlsInterface):
     def _run_interface(self, runtime: Any) -> Any:
         destination = Path(self.inputs.destination)
         source = Path(self.inputs.in_file)
-        if source.suffix != destination.suffix:
-            raise RunError(
-                f"{source.name} is to be saved as {destination.name}, which would belie its "
-                f"format; give the output the extension {source.suffix!r} in io_spec.json"
-            )
+        write = _writer(source, destination)
         if self.inputs.sidecar:
             sidecar = json.loads(self.inputs.sidecar)
             if isdefined(self.inputs.facts):
                 sidecar.update(json.loads(Path(self.inputs.facts).read_text(encoding="utf-8")))
             # first, since the new file is what tells that all of this was done
             write_json(sidecar_path(destination), sidecar)
-        write_atomically(destination, partial(_copy, source))
+        write_atomically(destination, partial(write, source))
         return self.give(runtime, {"out_file": destination})

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import nipype.pipeline.engine as pe
+import numpy as np
 import pytest
 from nipype.interfaces.base import traits
 from toy_nodes import Draw, Jitter, Join, Scale
@@ -13,7 +15,9 @@ from bids_alsmri.bids.query import Scan
 from bids_alsmri.bids.spec import FigureSpec, InputSpec, IoSpec, OutputSpec
 from bids_alsmri.engine.graph import Graph, Surroundings
 from bids_alsmri.errors import RunError
+from bids_alsmri.interfaces.base import write_image
 from bids_alsmri.interfaces.node import AlsInterface, NodeInputSpec, NodeOutputSpec
+from bids_alsmri.interfaces.outputs import SaveDerivative
 
 SPEC = IoSpec(
     inputs={"t1w": InputSpec("t1w", ("T1w",), ("anat",))},
@@ -246,6 +250,20 @@ def test_file_is_not_saved_under_an_extension_that_belies_its_format(build):
     graph.workflow.config["execution"]["crashdump_dir"] = graph.workflow.base_dir
     with pytest.raises(Exception, match=r"belie its format; .* extension '\.tsv' in io_spec"):
         graph.workflow.run()
+
+
+def test_plain_image_is_compressed_as_it_is_saved(tmp_path):
+    # steps hand series on uncompressed, since packing and unpacking cost more than their work
+    values = np.random.default_rng(0).normal(size=(4, 5, 6, 7)).astype(np.float32)
+    write_image(values, np.eye(4), tmp_path / "dwi.nii")
+    write_image(values, np.eye(4), tmp_path / "direct.nii.gz")
+    destination = tmp_path / "sub-01_desc-preproc_dwi.nii.gz"
+    node = SaveDerivative(
+        in_file=str(tmp_path / "dwi.nii"), destination=str(destination), sidecar="{}"
+    )
+    node.run(cwd=tmp_path)
+    assert gzip.decompress(destination.read_bytes()) == (tmp_path / "dwi.nii").read_bytes()
+    assert destination.read_bytes() == (tmp_path / "direct.nii.gz").read_bytes()
 
 
 def test_sources_do_not_depend_on_whether_upstream_was_made_in_this_run(build, tmp_path):

@@ -67,12 +67,12 @@ def make_node(step: str, folder: Path) -> AlsInterface:
     best = resolve(registry()["diffusion"].settings, "best", {})
     cfg = best.model_copy(update=QUICK)
     series = {
-        "dwi": folder / "ReadSeries" / "dwi.nii.gz",
+        "dwi": folder / "ReadSeries" / "dwi.nii",
         "table": folder / "ReadSeries" / "table.json",
     }
     masked = {**series, "mask": folder / "mask.nii.gz"}
     moved = {
-        "dwi": folder / "CorrectMotion" / "dwi.nii.gz",
+        "dwi": folder / "CorrectMotion" / "dwi.nii",
         "table": series["table"],
         "motion": folder / "CorrectMotion" / "motion.tsv",
     }
@@ -93,7 +93,7 @@ def make_node(step: str, folder: Path) -> AlsInterface:
         "FitTensor": (
             workflow.fit_tensor(cfg),
             {
-                "dwi": final / "dwi.nii.gz",
+                "dwi": final / "dwi.nii",
                 "table": final / "table.json",
                 "mask": final / "mask.nii.gz",
                 "acquired": series["dwi"],

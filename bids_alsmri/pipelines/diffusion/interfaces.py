@@ -126,13 +126,13 @@ class ReadSeries(AlsInterface):
             )
         ]
         data, affine, table, measures = combine_runs(runs)
-        write_image(data, affine, self.file(runtime, "dwi.nii.gz"))
+        write_image(data, affine, self.file(runtime, "dwi.nii"))
         facts = {"measures": measures, "warnings": table.warnings, "notes": table.notes}
         b_files = tables.write_bids_gradients(table, affine, self.file(runtime, "dwi"))
         return self.give(
             runtime,
             {
-                "dwi": self.file(runtime, "dwi.nii.gz"),
+                "dwi": self.file(runtime, "dwi.nii"),
                 "table": table.write(self.file(runtime, "table.json")),
                 "b_values": b_files[0],
                 "b_vectors": b_files[1],
@@ -225,12 +225,12 @@ class Denoise(AlsInterface):
                 noise_threshold_sd=self.inputs.noise_threshold_sd or None,
                 n_threads=self.inputs.n_threads,
             )
-        write_image(data, image.affine, self.file(runtime, "dwi.nii.gz"))
+        write_image(data, image.affine, self.file(runtime, "dwi.nii"))
         write_image(noise, image.affine, self.file(runtime, "noise.nii.gz"))
         return self.give(
             runtime,
             {
-                "dwi": self.file(runtime, "dwi.nii.gz"),
+                "dwi": self.file(runtime, "dwi.nii"),
                 "noise": self.file(runtime, "noise.nii.gz"),
                 "shown_volume": int(np.flatnonzero(~table.is_b0)[-1]),
                 "facts": write_facts(self.file(runtime, "facts.json"), facts),
@@ -272,11 +272,11 @@ class Unring(AlsInterface):
             is_wanted=self.inputs.is_wanted,
             n_threads=self.inputs.n_threads,
         )
-        write_image(data, image.affine, self.file(runtime, "dwi.nii.gz"))
+        write_image(data, image.affine, self.file(runtime, "dwi.nii"))
         return self.give(
             runtime,
             {
-                "dwi": self.file(runtime, "dwi.nii.gz"),
+                "dwi": self.file(runtime, "dwi.nii"),
                 "facts": write_facts(self.file(runtime, "facts.json"), facts),
             },
         )
@@ -339,7 +339,7 @@ class CorrectMotion(AlsInterface):
         with concerning(image.path):
             found = correct_motion(image, mask, table, choices)
         results = {
-            "dwi": self.file(runtime, "dwi.nii.gz"),
+            "dwi": self.file(runtime, "dwi.nii"),
             "motion": self.file(runtime, "motion.tsv"),
             "outliers": self.file(runtime, "outliers.tsv"),
             "figure": self.file(runtime, "motion.svg"),
@@ -530,7 +530,7 @@ class Resample(AlsInterface):
         data, mask, turned = resample_to_grid(
             image, table, motion, place, spline_order=SPLINE_ORDERS[self.inputs.interpolation]
         )
-        write_image(data, place.grid.affine, self.file(runtime, "dwi.nii.gz"), space="aligned")
+        write_image(data, place.grid.affine, self.file(runtime, "dwi.nii"), space="aligned")
         write_image(mask, place.grid.affine, self.file(runtime, "mask.nii.gz"), space="aligned")
         files = tables.write_bids_gradients(turned, place.grid.affine, self.file(runtime, "dwi"))
         definitions = json.loads(Path(self.inputs.definitions).read_text(encoding="utf-8"))
@@ -538,7 +538,7 @@ class Resample(AlsInterface):
         return self.give(
             runtime,
             {
-                "dwi": self.file(runtime, "dwi.nii.gz"),
+                "dwi": self.file(runtime, "dwi.nii"),
                 "mask": self.file(runtime, "mask.nii.gz"),
                 "table": turned.write(self.file(runtime, "table.json")),
                 "b_values": files[0],
