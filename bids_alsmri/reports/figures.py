@@ -7,147 +7,73 @@ No pyplot: figures are objects without global state.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bids_alsmri.errors import NumericsError, RunError
+from bids_alsmri.reports.sheets import (
+    AXIAL,
+    BLUE,
+    GREEN,
+    HORIZONTAL,
+    INK,
+    NAME_IN,
+    ORANGE,
+    PURPLE,
+    SCALE_IN,
+    SIDES,
+    SKY,
+    VERMILION,
+    VERTICAL,
+    WIDTH_IN,
+    Contour,
+    Row,
+    check_same_shape,
+    check_volume,
+    choose_slices,
+    contour_keys,
+    draw_contours,
+    draw_rgb,
+    draw_scalar,
+    draw_scale,
+    finite_values,
+    fixed_style,
+    foot,
+    grey_window,
+    mixed_row,
+    name_row,
+    percentile,
+    plain_figure,
+    sheet,
+    shown_mask,
+    three_rows,
+    view_of,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-# Colours that stay apart for colour-blind readers: Okabe and Ito 2008, Color Universal Design.
-ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
-    "#e69f00",
-    "#56b4e9",
-    "#009e73",
-    "#f0e442",
-    "#0072b2",
-    "#d55e00",
-    "#cc79a7",
-)
-CONVENTION = "Neurological convention: the participant's right (R) is on the right."
+__all__ = [
+    "Contour",
+    "choose_slices",
+    "draw_colour_fa",
+    "draw_histograms",
+    "draw_map",
+    "draw_mosaic",
+    "draw_motion",
+    "draw_registration_pair",
+    "draw_residual",
+    "save_figure",
+]
 
-_WIDTH_IN = 12.0
-_NAME_IN = 0.3
-_FOOT_IN = 0.42
-_GAP_IN = 0.06
-_MAX_ROW_IN = 2.9
 # 1320 pixels a row: one for each voxel of seven 1 mm heads, and below 2 MB a figure.
 _RASTER_DPI = 110
-_INK, _PAPER = "#e8e8e8", "black"
-# Per orientation (axis of the cut): horizontal axis, vertical axis, names, letters at both sides.
-_HORIZONTAL, _VERTICAL = (1, 0, 0), (2, 2, 1)
-_AXIS_NAMES = ("x", "y", "z")
-_SIDES = (("P", "A"), ("L", "R"), ("L", "R"))
-_SAGITTAL, _CORONAL, _AXIAL = 0, 1, 2
-
-
-class Contour(NamedTuple):
-    """Outline of a mask or probability map.
-
-    Parameters
-    ----------
-    values : (nx, ny, nz) array
-        Mask or map in the geometry of the volume below it.
-    level : float
-        Value at which the line is drawn, in the unit of `values`; 0.5 for a mask.
-    color, label : str
-        Colour of the line and its name in the legend.
-    """
-
-    values: NDArray[Any]
-    level: float
-    color: str
-    label: str
-
-
-@dataclass(frozen=True)
-class _Panel:
-    """One cut: the axis it is perpendicular to, and its index."""
-
-    axis: int
-    index: int
-
-
-@dataclass(frozen=True)
-class _View:
-    """Part of the volume that is shown, and the size of its voxels."""
-
-    starts: tuple[int, int, int]
-    stops: tuple[int, int, int]
-    voxel_mm: tuple[float, float, float]
-    origin_mm: tuple[float, float, float] | None
-
-    def length_mm(self, axis: int) -> float:
-        return (self.stops[axis] - self.starts[axis]) * self.voxel_mm[axis]
-
-    def width_mm(self, panel: _Panel) -> float:
-        return self.length_mm(_HORIZONTAL[panel.axis])
-
-    def height_mm(self, panel: _Panel) -> float:
-        return self.length_mm(_VERTICAL[panel.axis])
-
-    def cut(self, volume: NDArray[Any], panel: _Panel) -> NDArray[Any]:
-        """Rows run upwards, columns to the right; trailing axes (colour) are kept."""
-        window = tuple(
-            slice(panel.index, panel.index + 1) if axis == panel.axis else slice(start, stop)
-            for axis, (start, stop) in enumerate(zip(self.starts, self.stops, strict=True))
-        )
-        return np.swapaxes(np.squeeze(volume[window], axis=panel.axis), 0, 1)
-
-    def name(self, panel: _Panel) -> str:
-        letter = _AXIS_NAMES[panel.axis]
-        if self.origin_mm is None:
-            return f"{letter} {panel.index}"
-        position = self.origin_mm[panel.axis] + panel.index * self.voxel_mm[panel.axis]
-        return f"{letter} = {position:.0f} mm".replace("-", "−")
-
-
-@dataclass(frozen=True)
-class _Row:
-    """Axes of one row of panels, in mm, with the left edge of each panel."""
-
-    axes: Axes
-    panels: tuple[_Panel, ...]
-    lefts_mm: tuple[float, ...]
-
-
-def choose_slices(mask: ArrayLike, axis: int, n_slices: int) -> tuple[int, ...]:
-    """Indices of evenly spaced slices through the bounding box of a mask.
-
-    Parameters
-    ----------
-    mask : (nx, ny, nz) array_like of bool
-        What the slices should show; the whole axis counts where it is empty.
-    axis : int
-        Axis that the slices are perpendicular to, 0 to 2.
-    n_slices : int
-        Number wanted, positive; fewer come back where the box is thinner.
-
-    Returns
-    -------
-    indices : tuple of int
-        Ascending, each once: the middles of `n_slices` equal parts of the box.
-
-    Examples
-    --------
-    >>> mask = np.zeros((4, 4, 20), bool)
-    >>> mask[1:3, 1:3, 4:16] = True
-    >>> choose_slices(mask, 2, 3)
-    (6, 10, 14)
-    """
-    start, stop = _bounds(np.asarray(mask, dtype=bool), axis)
-    middles = start + (np.arange(n_slices) + 0.5) * (stop - start) / n_slices
-    return tuple(sorted({int(np.floor(middle)) for middle in middles}))
 
 
 def draw_mosaic(
@@ -199,18 +125,18 @@ def draw_mosaic(
     >>> [len(axes.images) for axes in figure.axes]
     [4, 4, 4]
     """
-    _check_volume("volume", volume, voxel_mm)
+    check_volume("volume", volume, voxel_mm)
     for contour in contours:
-        _check_same("contour " + contour[3], contour[0], volume)
-    inside = _inside(volume, mask, contours)
-    view = _view_of(inside, voxel_mm, origin_mm, margin_mm)
-    with _style():
-        figure, rows = _sheet(_three_rows(inside, n_slices), view)
-        low, high = window or _grey_window(volume, inside)
+        check_same_shape("contour " + contour[3], contour[0], volume)
+    inside = shown_mask(volume, mask, contours)
+    view = view_of(inside, voxel_mm, origin_mm, margin_mm)
+    with fixed_style():
+        figure, rows = sheet(three_rows(inside, n_slices), view)
+        low, high = window or grey_window(volume, inside)
         for row in rows:
-            _draw_scalar(row, volume, view, "gray", low, high)
-            _draw_contours(row, contours, view)
-        _foot(figure, contours)
+            draw_scalar(row, volume, view, "gray", low, high)
+            draw_contours(row, contours, view)
+        foot(figure, contour_keys(contours))
     return figure
 
 
@@ -257,10 +183,10 @@ def draw_registration_pair(
     >>> bool((before.get_size_inches() == after.get_size_inches()).all())
     True
     """
-    _check_volume("fixed", fixed, voxel_mm)
-    _check_same("moved", moved, fixed)
+    check_volume("fixed", fixed, voxel_mm)
+    check_same_shape("moved", moved, fixed)
     contours = () if outline is None else (outline,)
-    inside = _inside(fixed, mask, contours)
+    inside = shown_mask(fixed, mask, contours)
     before, after = (
         draw_mosaic(
             volume,
@@ -327,19 +253,19 @@ def draw_colour_fa(
     >>> len(figure.axes)  # three rows, three balls
     6
     """
-    _check_volume("fa", fa, voxel_mm)
+    check_volume("fa", fa, voxel_mm)
     if v1.shape != (*fa.shape, 3):
         raise NumericsError(f"v1 has shape {v1.shape}; fa asks for {(*fa.shape, 3)}")
-    inside = _inside(fa, mask, ())
-    view = _view_of(inside, voxel_mm, origin_mm, margin_mm)
+    inside = shown_mask(fa, mask, ())
+    view = view_of(inside, voxel_mm, origin_mm, margin_mm)
     brightness = np.clip(np.nan_to_num(fa) / brightest_fa, 0.0, 1.0)
     colours = np.clip(np.abs(np.nan_to_num(v1)) * brightness[..., None], 0.0, 1.0)
-    with _style():
-        figure, rows = _sheet(_three_rows(inside, n_slices), view, right_in=1.5)
+    with fixed_style():
+        figure, rows = sheet(three_rows(inside, n_slices), view, right_in=1.5)
         for row in rows:
-            _draw_rgb(row, colours, view)
+            draw_rgb(row, colours, view)
             _draw_ball(figure, row, row.panels[0].axis)
-        _foot(figure, (), note=f"Full brightness at FA {brightest_fa:g} and above.")
+        foot(figure, (), note=f"Full brightness at FA {brightest_fa:g} and above.")
     return figure
 
 
@@ -392,30 +318,30 @@ def draw_residual(
     >>> len(figure.axes)  # three rows, three scales
     6
     """
-    _check_volume("before", before, voxel_mm)
+    check_volume("before", before, voxel_mm)
     volumes = {"before": before, "after": after, "removed": residual}
     if sigma is not None:
         volumes["noise SD"] = sigma
     for name, volume in volumes.items():
-        _check_same(name, volume, before)
-    inside = _inside(before, mask, ())
-    view = _view_of(inside, voxel_mm, origin_mm, margin_mm)
-    grey = _grey_window(before, inside)
-    spread = _percentile(np.abs(residual[inside]), 99.0)
+        check_same_shape(name, volume, before)
+    inside = shown_mask(before, mask, ())
+    view = view_of(inside, voxel_mm, origin_mm, margin_mm)
+    grey = grey_window(before, inside)
+    spread = percentile(np.abs(residual[inside]), 99.0)
     scales = {
         "before": ("gray", *grey),
         "after": ("gray", *grey),
         "removed": ("gray", -spread, spread),
-        "noise SD": ("viridis", 0.0, _percentile(sigma[inside], 99.0) if sigma is not None else 1),
+        "noise SD": ("viridis", 0.0, percentile(sigma[inside], 99.0) if sigma is not None else 1),
     }
-    panels = _mixed_row(inside, n_slices)
-    with _style():
-        figure, rows = _sheet([panels] * len(volumes), view, left_in=_NAME_IN, right_in=1.0)
+    panels = mixed_row(inside, n_slices)
+    with fixed_style():
+        figure, rows = sheet([panels] * len(volumes), view, left_in=NAME_IN, right_in=SCALE_IN)
         for row, (name, volume) in zip(rows, volumes.items(), strict=True):
-            mappable = _draw_scalar(row, volume, view, *scales[name])
-            _name_row(figure, row, name)
-            _draw_scale(figure, [row], mappable, f"{name} ({unit})")
-        _foot(figure, ())
+            mappable = draw_scalar(row, volume, view, *scales[name])
+            name_row(figure, row, name)
+            draw_scale(figure, [row], mappable, f"{name} ({unit})")
+        foot(figure, ())
     return figure
 
 
@@ -466,20 +392,20 @@ def draw_map(
     >>> len(figure.axes)
     4
     """
-    _check_volume("volume", volume, voxel_mm)
+    check_volume("volume", volume, voxel_mm)
     if not vmin < vmax:
         raise NumericsError(f"vmin is {vmin:g} and vmax {vmax:g}; vmin must be below vmax")
     for contour in contours:
-        _check_same("contour " + contour[3], contour[0], volume)
-    inside = _inside(volume, mask, contours)
-    view = _view_of(inside, voxel_mm, origin_mm, margin_mm)
-    with _style():
-        figure, rows = _sheet(_three_rows(inside, n_slices), view, right_in=1.0)
+        check_same_shape("contour " + contour[3], contour[0], volume)
+    inside = shown_mask(volume, mask, contours)
+    view = view_of(inside, voxel_mm, origin_mm, margin_mm)
+    with fixed_style():
+        figure, rows = sheet(three_rows(inside, n_slices), view, right_in=SCALE_IN)
         for row in rows:
-            mappable = _draw_scalar(row, volume, view, cmap, vmin, vmax)
-            _draw_contours(row, contours, view)
-        _draw_scale(figure, rows, mappable, label)
-        _foot(figure, contours)
+            mappable = draw_scalar(row, volume, view, cmap, vmin, vmax)
+            draw_contours(row, contours, view)
+        draw_scale(figure, rows, mappable, label)
+        foot(figure, contour_keys(contours))
     return figure
 
 
@@ -528,7 +454,7 @@ def draw_motion(
     _check_motion(
         translations_mm, rotations_deg, framewise_displacement_mm, outlier_share, n_volumes
     )
-    with _style():
+    with fixed_style():
         figure, panels = _stacked_panels(has_carpet=outlier_share is not None)
         volumes = np.arange(n_volumes)
         _draw_three(
@@ -583,13 +509,13 @@ def draw_histograms(
     >>> figure.axes[0].get_xlabel()
     'FA'
     """
-    finite = {name: _finite(values) for name, values in values_by_tissue.items()}
+    finite = {name: finite_values(values) for name, values in values_by_tissue.items()}
     pooled = np.concatenate([*finite.values(), np.empty(0)])
-    low, high = limits or (_percentile(pooled, 0.2), _percentile(pooled, 99.8))
+    low, high = limits or (percentile(pooled, 0.2), percentile(pooled, 99.8))
     if not low < high:
         low, high = low - 0.5, low + 0.5
-    with _style():
-        figure = _plain_figure(height_in=3.8)
+    with fixed_style():
+        figure = plain_figure(height_in=3.8)
         axes = figure.add_axes((0.07, 0.15, 0.63, 0.81))
         edges = np.linspace(low, high, n_bins + 1)
         looks = zip(
@@ -633,52 +559,13 @@ def save_figure(figure: Figure, path: Path) -> None:
     metadata = {".svg": {"Date": None, "Creator": None}, ".png": {"Software": None}}
     if path.suffix not in metadata:
         raise RunError(f"{path.name}: figures are written as .svg or .png; change the ending")
-    with _style():
+    with fixed_style():
         figure.savefig(
             path,
             format=path.suffix[1:],
             dpi=_RASTER_DPI,
             metadata=metadata[path.suffix],
             facecolor=figure.get_facecolor(),
-        )
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    """Matplotlib's own defaults, whatever the user's matplotlibrc says, and ours on top."""
-    import matplotlib
-
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(
-            {
-                "svg.hashsalt": "bids_alsmri",
-                "svg.fonttype": "path",
-                "font.family": "DejaVu Sans",
-                "font.size": 10,
-                "axes.spines.top": False,
-                "axes.spines.right": False,
-                "axes.edgecolor": "#57606a",
-                "axes.labelsize": 10,
-                "xtick.labelsize": 9,
-                "ytick.labelsize": 9,
-                "legend.fontsize": 9,
-            }
-        )
-        yield
-
-
-def _check_volume(name: str, volume: NDArray[Any], voxel_mm: Sequence[float]) -> None:
-    if volume.ndim != 3 or 0 in volume.shape:
-        raise NumericsError(f"{name} has shape {volume.shape}; give three axes, none empty")
-    if len(voxel_mm) != 3 or not all(np.isfinite(size) and size > 0 for size in voxel_mm):
-        raise NumericsError(f"voxel_mm is {tuple(voxel_mm)}; give three positive sizes in mm")
-
-
-def _check_same(name: str, values: NDArray[Any], volume: NDArray[Any]) -> None:
-    if values.shape != volume.shape:
-        raise NumericsError(
-            f"{name} has shape {values.shape} and the volume {volume.shape}; resample one"
         )
 
 
@@ -707,245 +594,16 @@ def _check_motion(
             )
 
 
-def _finite(values: ArrayLike) -> NDArray[np.float64]:
-    array: NDArray[np.float64] = np.asarray(values, dtype=np.float64).ravel()
-    finite: NDArray[np.float64] = array[np.isfinite(array)]
-    return finite
-
-
-def _percentile(values: ArrayLike, percent: float) -> float:
-    """Percentile of the finite values; 1.0 where there is none or it is 0 (a scale needs width)."""
-    finite = _finite(values)
-    found = float(np.percentile(finite, percent)) if finite.size else 1.0
-    return found or 1.0
-
-
-def _bounds(mask: NDArray[np.bool_], axis: int) -> tuple[int, int]:
-    others = tuple(other for other in range(3) if other != axis)
-    where = np.flatnonzero(mask.any(axis=others))
-    return (int(where[0]), int(where[-1]) + 1) if where.size else (0, mask.shape[axis])
-
-
-def _inside(
-    volume: NDArray[Any], mask: NDArray[Any] | None, contours: Sequence[Contour]
-) -> NDArray[np.bool_]:
-    """Mask that places the slices: as given, else of all contours, else what is not zero."""
-    if mask is not None:
-        _check_same("mask", mask, volume)
-        return np.asarray(np.nan_to_num(mask) > 0)
-    if contours:
-        masks: NDArray[np.bool_] = np.logical_or.reduce(
-            [np.nan_to_num(item[0]) >= item[1] for item in contours]
-        )
-        return masks
-    return np.asarray(np.nan_to_num(volume) != 0)
-
-
-def _view_of(
-    inside: NDArray[np.bool_],
-    voxel_mm: Sequence[float],
-    origin_mm: Sequence[float] | None,
-    margin_mm: float,
-) -> _View:
-    starts, stops = [], []
-    for axis in range(3):
-        start, stop = _bounds(inside, axis)
-        margin = int(np.ceil(margin_mm / voxel_mm[axis]))
-        starts.append(max(start - margin, 0))
-        stops.append(min(stop + margin, inside.shape[axis]))
-    sizes = [float(size) for size in voxel_mm]
-    origin = None if origin_mm is None else [float(place) for place in origin_mm]
-    return _View(
-        (starts[0], starts[1], starts[2]),
-        (stops[0], stops[1], stops[2]),
-        (sizes[0], sizes[1], sizes[2]),
-        None if origin is None else (origin[0], origin[1], origin[2]),
-    )
-
-
-def _grey_window(volume: NDArray[Any], inside: NDArray[np.bool_]) -> tuple[float, float]:
-    """Black at the low end of all voxels, white at the high end of those that matter."""
-    everywhere, chosen = _finite(volume), _finite(volume[inside])
-    if not chosen.size:
-        return 0.0, 1.0
-    # Scalp fat is often twice as bright as the brain and would darken it.
-    low, high = float(np.percentile(everywhere, 0.5)), float(np.percentile(chosen, 99.5))
-    return (low, high) if low < high else (low, low + 1.0)
-
-
-def _three_rows(inside: NDArray[np.bool_], n_slices: int) -> list[list[_Panel]]:
-    return [
-        [_Panel(axis, index) for index in choose_slices(inside, axis, n_slices)]
-        for axis in (_AXIAL, _CORONAL, _SAGITTAL)
-    ]
-
-
-def _mixed_row(inside: NDArray[np.bool_], n_slices: int) -> list[_Panel]:
-    """Axial panels, then one coronal, then one sagittal a little off the midline."""
-    axial = choose_slices(inside, _AXIAL, max(n_slices - 2, 1))
-    return [
-        *(_Panel(_AXIAL, index) for index in axial),
-        _Panel(_CORONAL, choose_slices(inside, _CORONAL, 1)[0]),
-        _Panel(_SAGITTAL, choose_slices(inside, _SAGITTAL, 3)[-1]),
-    ]
-
-
-def _plain_figure(height_in: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(_WIDTH_IN, height_in), facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _sheet(
-    rows: Sequence[Sequence[_Panel]], view: _View, *, left_in: float = 0.05, right_in: float = 0.0
-) -> tuple[Figure, list[_Row]]:
-    """Black figure with one set of axes per row of panels, each scaled to the full width."""
-    usable_in = _WIDTH_IN - left_in - right_in - 0.05
-    widths_mm = [sum(view.width_mm(panel) for panel in panels) for panels in rows]
-    heights_mm = [max(view.height_mm(panel) for panel in panels) for panels in rows]
-    # Inches per mm: the row fills the width unless few panels would make it too tall.
-    scales = [
-        min((usable_in - _GAP_IN * (len(panels) - 1)) / width, _MAX_ROW_IN / height)
-        for panels, width, height in zip(rows, widths_mm, heights_mm, strict=True)
-    ]
-    heights_in = [scale * height for scale, height in zip(scales, heights_mm, strict=True)]
-    total_in = sum(heights_in) + _GAP_IN * len(rows) + _FOOT_IN
-    figure = _plain_figure(total_in)
-    figure.set_facecolor(_PAPER)
-    placed, top_in = [], total_in - _GAP_IN / 2
-    for panels, scale, height_in, width_mm in zip(rows, scales, heights_in, widths_mm, strict=True):
-        gap_mm = _GAP_IN / scale
-        full_mm = width_mm + gap_mm * (len(panels) - 1)
-        axes = figure.add_axes(
-            (
-                left_in / _WIDTH_IN,
-                (top_in - height_in) / total_in,
-                full_mm * scale / _WIDTH_IN,
-                height_in / total_in,
-            )
-        )
-        axes.set_axis_off()
-        axes.set(xlim=(0, full_mm), ylim=(0, height_in / scale))
-        # Below this order all goes into one picture: outlines as vectors would weigh megabytes.
-        axes.set_rasterization_zorder(5)
-        placed.append(_place(axes, panels, view, gap_mm))
-        top_in -= height_in + _GAP_IN
-    return figure, placed
-
-
-def _place(axes: Axes, panels: Sequence[_Panel], view: _View, gap_mm: float) -> _Row:
-    lefts, left = [], 0.0
-    for panel in panels:
-        lefts.append(left)
-        _letter_panel(axes, panel, view, left)
-        left += view.width_mm(panel) + gap_mm
-    return _Row(axes, tuple(panels), tuple(lefts))
-
-
-def _letter_panel(axes: Axes, panel: _Panel, view: _View, left: float) -> None:
-    """Letters of the two sides in the upper corners, place of the cut in the lower left one."""
-    from matplotlib.patheffects import withStroke
-
-    width, height = view.width_mm(panel), view.height_mm(panel)
-    low, high = _SIDES[panel.axis]
-    for across, up, text, size, weight in (
-        (0.03, 0.97, low, 9, "bold"),
-        (0.97, 0.97, high, 9, "bold"),
-        (0.03, 0.02, view.name(panel), 7.5, "normal"),
-    ):
-        axes.text(
-            left + across * width,
-            up * height,
-            text,
-            color=_INK,
-            fontsize=size,
-            fontweight=weight,
-            ha="left" if across < 0.5 else "right",
-            va="bottom" if up < 0.5 else "top",
-            # Bright scalp lies below the letters.
-            path_effects=[withStroke(linewidth=2.2, foreground=_PAPER)],
-            zorder=10,
-        )
-
-
-def _extent(view: _View, panel: _Panel, left: float) -> tuple[float, float, float, float]:
-    return (left, left + view.width_mm(panel), 0.0, view.height_mm(panel))
-
-
-def _draw_scalar(
-    row: _Row, volume: NDArray[Any], view: _View, cmap: str, low: float, high: float
-) -> ScalarMappable:
-    import matplotlib
-
-    colours = matplotlib.colormaps[cmap].with_extremes(bad=_PAPER)
-    for panel, left in zip(row.panels, row.lefts_mm, strict=True):
-        image = row.axes.imshow(
-            view.cut(volume, panel).astype(np.float64),
-            cmap=colours,
-            vmin=low,
-            vmax=high,
-            origin="lower",
-            extent=_extent(view, panel, left),
-            aspect="auto",
-            interpolation="antialiased",
-            zorder=0,
-        )
-    _keep_limits(row, view)
-    return image
-
-
-def _draw_rgb(row: _Row, colours: NDArray[np.float64], view: _View) -> None:
-    for panel, left in zip(row.panels, row.lefts_mm, strict=True):
-        row.axes.imshow(
-            view.cut(colours, panel),
-            origin="lower",
-            extent=_extent(view, panel, left),
-            aspect="auto",
-            interpolation="antialiased",
-            zorder=0,
-        )
-    _keep_limits(row, view)
-
-
-def _keep_limits(row: _Row, view: _View) -> None:
-    """Undo what imshow did to the limits: panels stand side by side in mm."""
-    right = row.lefts_mm[-1] + view.width_mm(row.panels[-1])
-    top = max(view.height_mm(panel) for panel in row.panels)
-    row.axes.set(xlim=(0, right), ylim=(0, top))
-
-
-def _draw_contours(row: _Row, contours: Sequence[Contour], view: _View) -> None:
-    for values, level, color, _ in contours:
-        for panel, left in zip(row.panels, row.lefts_mm, strict=True):
-            # A rim of the lowest value closes outlines that reach the edge of the picture.
-            cut = np.nan_to_num(view.cut(values, panel).astype(np.float64))
-            if not cut.min() < level <= cut.max() and not (cut >= level).all():
-                continue
-            cut = np.pad(cut, 1, constant_values=min(float(cut.min()), level - 1.0))
-            x, y = (
-                start + (np.arange(n) - 0.5) * view.voxel_mm[axis]
-                for start, n, axis in (
-                    (left, cut.shape[1], _HORIZONTAL[panel.axis]),
-                    (0.0, cut.shape[0], _VERTICAL[panel.axis]),
-                )
-            )
-            row.axes.contour(x, y, cut, levels=[level], colors=[color], linewidths=0.9, zorder=2)
-    _keep_limits(row, view)
-
-
-def _draw_ball(figure: Figure, row: _Row, axis: int) -> None:
+def _draw_ball(figure: Figure, row: Row, axis: int) -> None:
     """Ball of direction colours as seen along `axis`, right of a row."""
     box = row.axes.get_position()
     height_in = figure.get_size_inches()[1]
     size_in = min(0.85, box.height * height_in - 0.4)
     axes = figure.add_axes(
         (
-            1 - 0.75 / _WIDTH_IN - size_in / 2 / _WIDTH_IN,
+            1 - 0.75 / WIDTH_IN - size_in / 2 / WIDTH_IN,
             box.y0 + box.height / 2 - size_in / 2 / height_in,
-            size_in / _WIDTH_IN,
+            size_in / WIDTH_IN,
             size_in / height_in,
         )
     )
@@ -953,67 +611,24 @@ def _draw_ball(figure: Figure, row: _Row, axis: int) -> None:
     across, up = np.meshgrid(np.linspace(-1, 1, 121), np.linspace(-1, 1, 121))
     depth_squared = 1 - across**2 - up**2
     colours = np.zeros((*across.shape, 4))
-    colours[..., _HORIZONTAL[axis]] = np.abs(across)
-    colours[..., _VERTICAL[axis]] = np.abs(up)
+    colours[..., HORIZONTAL[axis]] = np.abs(across)
+    colours[..., VERTICAL[axis]] = np.abs(up)
     colours[..., axis] = np.sqrt(np.clip(depth_squared, 0, 1))
     colours[..., 3] = depth_squared >= 0
     axes.imshow(np.clip(colours, 0, 1), origin="lower", extent=(-1, 1, -1, 1), rasterized=True)
-    ends = ((-1.12, 0, _SIDES[axis][0]), (1.12, 0, _SIDES[axis][1]))
-    poles = ("P", "A") if axis == _AXIAL else ("I", "S")
+    ends = ((-1.12, 0, SIDES[axis][0]), (1.12, 0, SIDES[axis][1]))
+    poles = ("P", "A") if axis == AXIAL else ("I", "S")
     for x, y, text in (*ends, (0, -1.15, poles[0]), (0, 1.15, poles[1])):
         ha = "center" if x == 0 else ("right" if x < 0 else "left")
         va = "center" if y == 0 else ("top" if y < 0 else "bottom")
-        axes.text(x, y, text, color=_INK, fontsize=8.5, fontweight="bold", ha=ha, va=va)
-
-
-def _draw_scale(figure: Figure, rows: Sequence[_Row], mappable: ScalarMappable, label: str) -> None:
-    top, bottom = rows[0].axes.get_position().y1, rows[-1].axes.get_position().y0
-    inset = 0.08 * (top - bottom)
-    axes = figure.add_axes((1 - 0.9 / _WIDTH_IN, bottom + inset, 0.012, top - bottom - 2 * inset))
-    bar = figure.colorbar(mappable, cax=axes, extend="both", extendfrac=0.03)
-    bar.set_label(label, color=_INK)
-    bar.ax.tick_params(colors=_INK, labelsize=8)
-    bar.outline.set_edgecolor(_INK)
-
-
-def _name_row(figure: Figure, row: _Row, name: str) -> None:
-    box = row.axes.get_position()
-    figure.text(
-        0.12 / _WIDTH_IN,
-        box.y0 + box.height / 2,
-        name,
-        color=_INK,
-        rotation=90,
-        ha="center",
-        va="center",
-    )
-
-
-def _foot(figure: Figure, contours: Sequence[Contour], *, note: str = "") -> None:
-    """Legend of the outlines on the left, the convention of sides on the right."""
-    from matplotlib.lines import Line2D
-
-    y = 0.5 * _FOOT_IN / figure.get_size_inches()[1]
-    text = f"{note} {CONVENTION}".strip()
-    figure.text(0.99, y, text, color=_INK, fontsize=8.5, ha="right", va="center")
-    if contours:
-        handles = [Line2D([], [], color=item[2], linewidth=2, label=item[3]) for item in contours]
-        figure.legend(
-            handles=handles,
-            loc="center left",
-            bbox_to_anchor=(0.005, y),
-            ncols=len(handles),
-            frameon=False,
-            labelcolor=_INK,
-            borderpad=0,
-        )
+        axes.text(x, y, text, color=INK, fontsize=8.5, fontweight="bold", ha=ha, va=va)
 
 
 def _stacked_panels(*, has_carpet: bool) -> tuple[Figure, list[Axes]]:
     heights_in = [1.3, 1.3, 1.3, *([1.6] if has_carpet else []), 0.8]
     gap_in, foot_in = 0.16, 0.55
     total_in = sum(heights_in) + gap_in * len(heights_in) + foot_in
-    figure = _plain_figure(height_in=total_in)
+    figure = plain_figure(height_in=total_in)
     panels: list[Axes] = []
     top_in = total_in - gap_in
     for index, height_in in enumerate(heights_in):

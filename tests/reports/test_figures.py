@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from bids_alsmri.errors import NumericsError, RunError
-from bids_alsmri.reports import figures
+from bids_alsmri.reports import sheets
 from bids_alsmri.reports.figures import (
     Contour,
     choose_slices,
@@ -344,10 +344,10 @@ def drawings(shape: tuple[int, int, int], fill: float | None = None) -> dict[str
     size = (1.0, 2.0, 3.5)
     series = rng.random((5, 3)) if fill is None else np.full((5, 3), fill)
     before, after = draw_registration_pair(
-        cube, cube, size, outline=Contour(cube, 0.5, figures.ORANGE, "m"), n_slices=3
+        cube, cube, size, outline=Contour(cube, 0.5, sheets.ORANGE, "m"), n_slices=3
     )
     return {
-        "mosaic": draw_mosaic(cube, size, contours=[Contour(cube, 0.5, figures.SKY, "m")]),
+        "mosaic": draw_mosaic(cube, size, contours=[Contour(cube, 0.5, sheets.SKY, "m")]),
         "before": before,
         "after": after,
         "colour FA": draw_colour_fa(cube, vectors, size),
@@ -469,7 +469,7 @@ def test_page_with_seven_mosaics_of_a_real_head_stays_below_15_mb(
     volume = image.get_fdata().repeat(2, 0).repeat(2, 1).repeat(2, 2)
     volume += np.random.default_rng(0).normal(0, 0.02 * volume.max(), volume.shape)
     head = volume > np.percentile(volume, 75)
-    contours = [Contour(head, 0.5, figures.ORANGE, "head")]
+    contours = [Contour(head, 0.5, sheets.ORANGE, "head")]
     save_figure(draw_mosaic(volume, (1, 1, 1), contours=contours), tmp_path / "a.svg")
     mosaics = (Picture("Mosaic", "", (tmp_path / "a.svg",)),) * 7
     section = Section("Anatomy", "sub-01", "done", figures=mosaics)
