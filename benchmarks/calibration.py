@@ -114,7 +114,7 @@ def rates(study: Callable[[np.random.Generator], Study], chosen: argparse.Namesp
                 one.data, one.design, one.contrast, near, exchange=one.exchange, permutation=how
             ).positive
             if k == 0:
-                found[0] += bool(result.p_t_fwe.min() <= 0.05)
+                found[0] += bool(result.p_statistic_fwe.min() <= 0.05)
             found[1 + k] += bool(result.p_enhanced_fwe.min() <= 0.05)
     return found
 

@@ -329,27 +329,92 @@ class Relabellings:
 
 @dataclass(frozen=True)
 class NullStatistics:
-    """What relabellings give.
+    """What relabellings give: nothing but arrays, so that blocks can be saved and joined.
 
     Attributes
     ----------
-    largest_t : (k, 2) array
-        Largest t, and largest -t, of each relabelling; 0 where there is none of the sign.
+    numbers : (k,) array of int
+        Numbers of the relabellings; 0 is the observed labelling.
+    largest : (k, 2) array
+        Largest statistic, and largest negative one without its sign, of each relabelling; 0 where
+        there is none of the sign.
     largest_enhanced : (k, 2) array
         Likewise after enhancement.
-    t, enhanced : (m,) array
+    statistic, enhanced : (m,) array
         Of the observed labelling, in the same precision: what p-values are found for.
-    n_t, n_enhanced : (m,) array of int
+    n_reached, n_reached_enhanced : (m,) array of int
         For each feature the relabellings whose value lies as far from 0 as the observed one, or
         farther, on its side; all of them where the observed one is 0.
     """
 
-    largest_t: _Array
+    numbers: NDArray[np.int64]
+    largest: _Array
     largest_enhanced: _Array
-    t: NDArray[np.float32]
+    statistic: NDArray[np.float32]
     enhanced: _Array
-    n_t: NDArray[np.int64]
-    n_enhanced: NDArray[np.int64]
+    n_reached: NDArray[np.int64]
+    n_reached_enhanced: NDArray[np.int64]
+
+
+def join_blocks(blocks: Sequence[NullStatistics]) -> NullStatistics:
+    """Statistics of several blocks of relabellings as if they had been one.
+
+    Parameters
+    ----------
+    blocks : sequence of NullStatistics
+        At least one, in any order, of the same data and model.
+
+    Returns
+    -------
+    NullStatistics
+        In the order of the relabellings' numbers; the same to the last bit for any cut into
+        blocks.
+
+    Raises
+    ------
+    NumericsError
+        If there is none, one relabelling stands in two blocks, or blocks differ in their observed
+        statistic.
+
+    Examples
+    --------
+    >>> from dataclasses import replace
+    >>> zeros = np.zeros((2, 2))
+    >>> one = NullStatistics(
+    ...     np.array([2, 3]), zeros, zeros, np.ones(1, "f4"), np.ones(1), np.array([1]),
+    ...     np.array([2]),
+    ... )
+    >>> both = join_blocks([one, replace(one, numbers=np.array([0, 1]))])
+    >>> both.numbers, both.n_reached
+    (array([0, 1, 2, 3]), array([2]))
+    """
+    if not blocks:
+        raise NumericsError("blocks is empty; give the statistics of at least one")
+    first = blocks[0]
+    for block in blocks[1:]:
+        if not np.array_equal(block.statistic, first.statistic) or not np.array_equal(
+            block.enhanced, first.enhanced
+        ):
+            raise NumericsError(
+                "blocks differ in the statistic of the observed labelling; join those of one map, "
+                "model and enhancement only"
+            )
+    numbers = np.concatenate([block.numbers for block in blocks])
+    order = np.argsort(numbers, kind="stable")
+    twice = np.flatnonzero(np.diff(numbers[order]) == 0)
+    if twice.size:
+        raise NumericsError(
+            f"relabelling {numbers[order][twice[0]]} stands in two blocks; give each once"
+        )
+    return NullStatistics(
+        numbers[order],
+        np.concatenate([block.largest for block in blocks])[order],
+        np.concatenate([block.largest_enhanced for block in blocks])[order],
+        first.statistic,
+        first.enhanced,
+        np.sum([block.n_reached for block in blocks], axis=0),
+        np.sum([block.n_reached_enhanced for block in blocks], axis=0),
+    )
 
 
 def null_statistics(
@@ -363,7 +428,7 @@ def null_statistics(
     extent_power: float,
     n_threads: int,
 ) -> NullStatistics:
-    """T and enhanced t of relabellings: their maxima over the map, and counts for each feature.
+    """Maxima of relabellings over the map, of t and of enhanced t, and counts for each feature.
 
     Parameters
     ----------
@@ -374,7 +439,7 @@ def null_statistics(
     relabellings : Relabellings
         Of its effect.
     chosen : sequence of int
-        Numbers of those to compute, such as ``range(100, 200)`` for one job of many.
+        Numbers of those to compute, each once, such as ``range(100, 200)`` for one job of many.
     neighbourhood : Neighbourhood
         Of the features.
     height_power, extent_power : float
@@ -404,27 +469,28 @@ def null_statistics(
     ...     range(20), graph_neighbourhood(2, np.array([[0, 1]])), height_power=2.0,
     ...     extent_power=0.5, n_threads=1,
     ... )
-    >>> found.largest_t.shape, bool((found.n_t >= 1).all())
+    >>> found.largest.shape, bool((found.n_reached >= 1).all())
     ((20, 2), True)
     """
     require_range("n_threads", n_threads, 1, np.inf)
     unit = np.ascontiguousarray(data.unit, dtype=np.float32)
     n_features = unit.shape[1]
     powers = {"height_power": height_power, "extent_power": extent_power}
-    observed_t = np.empty((1, n_features), np.float32)
-    _fill_statistics(unit, partition, [relabellings[0]], observed_t)
-    observed = Enhancer(neighbourhood, **powers).map(observed_t[0]).copy()
-    largest_t, largest_enhanced = np.zeros((2, len(chosen), 2))
+    observed = np.empty((1, n_features), np.float32)
+    _fill_statistics(unit, partition, [relabellings[0]], observed)
+    observed_enhanced = Enhancer(neighbourhood, **powers).map(observed[0]).copy()
+    largest, largest_enhanced = np.zeros((2, len(chosen), 2))
 
     def work(parts: Sequence[range]) -> NDArray[np.int64]:
         enhancer = Enhancer(neighbourhood, **powers)
-        t = np.empty((_AT_ONCE, n_features), np.float32)
+        statistics = np.empty((_AT_ONCE, n_features), np.float32)
         counts = np.zeros((2, n_features), np.int64)
         for part in parts:
-            _fill_statistics(unit, partition, [relabellings[chosen[k]] for k in part], t)
-            for k, statistic in zip(part, t, strict=False):
-                largest_t[k] = _compare(statistic, observed_t[0], counts[0])
-                largest_enhanced[k] = _compare(enhancer.map(statistic), observed, counts[1])
+            _fill_statistics(unit, partition, [relabellings[chosen[k]] for k in part], statistics)
+            for k, statistic in zip(part, statistics, strict=False):
+                largest[k] = _compare(statistic, observed[0], counts[0])
+                enhanced = enhancer.map(statistic)
+                largest_enhanced[k] = _compare(enhanced, observed_enhanced, counts[1])
         return counts
 
     parts = [
@@ -433,8 +499,16 @@ def null_statistics(
     ]
     with ThreadPoolExecutor(n_threads) as pool:
         counts = sum(pool.map(work, [parts[i::n_threads] for i in range(n_threads)]))
-    n_t, n_enhanced = np.asarray(counts, dtype=np.int64)
-    return NullStatistics(largest_t, largest_enhanced, observed_t[0], observed, n_t, n_enhanced)
+    n_reached, n_reached_enhanced = np.asarray(counts, dtype=np.int64)
+    return NullStatistics(
+        np.array(chosen, dtype=np.int64),
+        largest,
+        largest_enhanced,
+        observed[0],
+        observed_enhanced,
+        n_reached,
+        n_reached_enhanced,
+    )
 
 
 def _fill_statistics(

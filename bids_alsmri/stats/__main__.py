@@ -155,14 +155,14 @@ def _run(chosen: argparse.Namespace) -> None:
         log.info("contrast %d: %d relabellings (%s)", number, result.n_relabellings, kind)
         if result.n_constant and number == 1:
             log.warning("%d voxels have no variance; their t is 0", result.n_constant)
-        images = {f"tstat{number}": direction.t}
+        images = {f"tstat{number}": direction.statistic}
         if chosen.tfce or chosen.T2:
             images[f"tfce_tstat{number}"] = direction.enhanced
             images[f"tfce_p_tstat{number}"] = 1.0 - direction.p_enhanced
             images[f"tfce_corrp_tstat{number}"] = 1.0 - direction.p_enhanced_fwe
         if chosen.voxelwise or not (chosen.tfce or chosen.T2):
-            images[f"vox_p_tstat{number}"] = 1.0 - direction.p_t
-            images[f"vox_corrp_tstat{number}"] = 1.0 - direction.p_t_fwe
+            images[f"vox_p_tstat{number}"] = 1.0 - direction.p_statistic
+            images[f"vox_corrp_tstat{number}"] = 1.0 - direction.p_statistic_fwe
         _write(images, problem, out)
 
 

@@ -256,15 +256,15 @@ def test_maxima_are_those_of_the_enhanced_maps_of_each_relabelling(small_study):
         r, rest = rows[0] @ data.unit, 1.0 - ((rows @ data.unit) ** 2).sum(axis=0)
         t = r * np.sqrt(split.degrees_of_freedom / rest)
         enhanced = enhance(t, near, **POWERS)
-        assert_allclose(found.largest_t[k], (t.max(), -t.min()), rtol=1e-5)
+        assert_allclose(found.largest[k], (t.max(), -t.min()), rtol=1e-5)
         assert_allclose(found.largest_enhanced[k], (enhanced.max(), -enhanced.min()), rtol=1e-5)
         n_t += np.abs(t) * np.sign(t * observed_t) >= np.abs(observed_t) * (1 - 1e-5)
         n_enhanced += np.abs(enhanced) * np.sign(enhanced * observed) >= np.abs(observed) * (
             1 - 1e-5
         )
-    assert_array_equal(found.n_t, n_t)
-    assert_array_equal(found.n_enhanced, n_enhanced)
-    assert_allclose(found.largest_t[0], (observed_t.max(), -observed_t.min()), rtol=1e-5)
+    assert_array_equal(found.n_reached, n_t)
+    assert_array_equal(found.n_reached_enhanced, n_enhanced)
+    assert_allclose(found.largest[0], (observed_t.max(), -observed_t.min()), rtol=1e-5)
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 8])
@@ -276,7 +276,7 @@ def test_maxima_do_not_depend_on_threads_and_on_what_else_is_chosen(small_study,
         part = null_statistics(
             data, split, relabellings, chosen, near, n_threads=n_threads, **POWERS
         )
-        assert_array_equal(part.largest_t, whole.largest_t[list(chosen)])
+        assert_array_equal(part.largest, whole.largest[list(chosen)])
         assert_array_equal(part.largest_enhanced, whole.largest_enhanced[list(chosen)])
 
 
