@@ -108,3 +108,12 @@ def test_filter_that_the_reason_suggests_lets_the_series_go_without_t1w(
     plan, _ = plan_of(dwi("m00"), "--bids-filter-file", str(tmp_path / "filter.json"))
     assert built_on(plan) == {"m00": None}
     assert not any(skip.is_error for skip in plan.skips)
+
+
+def test_series_is_not_processed_without_a_t1w_that_is_a_folder(plan_of, tmp_path):
+    (tmp_path / "raw/sub-01/ses-m00/anat/sub-01_ses-m00_T1w.nii.gz").mkdir(parents=True)
+    plan, _ = plan_of(dwi("m00"))
+    assert built_on(plan) == {}
+    faults = {skip.pipeline: skip.reason for skip in plan.skips if skip.is_error}
+    assert set(faults) == {"anatomical", "diffusion"}
+    assert all("sub-01_ses-m00_T1w.nii.gz: is a folder" in reason for reason in faults.values())

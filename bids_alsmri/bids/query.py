@@ -32,6 +32,8 @@ _INPUTS_OF_OTHER_APPS = frozenset(
     | {"pet", "phase", "roi", "sbref", "t1w", "t2w"}
 )
 _MAX_NAMED = 20
+# Folders of the session and of the data type lie between a participant's folder and its files.
+_FOLDERS_ABOVE_FILES = 2
 # git-annex, "pointer files": a short text that begins with this path.
 _POINTER = b"/annex/objects/"
 _MAX_POINTER_BYTES = 32 * 1024
@@ -439,6 +441,29 @@ def list_files(layout: BIDSLayout) -> tuple[BidsFile, ...]:
     return tuple(sorted(found, key=lambda file: file.path))
 
 
+def _files_and_namesake_folders(
+    layout: BIDSLayout, participants: Sequence[str]
+) -> tuple[BidsFile, ...]:
+    """Files of a layout, and folders under such names, which it does not list.
+
+    Passed over, a folder named as an image would count as an image that was never acquired.
+    """
+    root = Path(layout.root)
+    found = list(list_files(layout))
+    depths = {root / f"sub-{label}": _FOLDERS_ABOVE_FILES for label in participants}
+    for start, depth in {root: 0, **depths}.items():
+        for folder, subfolders, _ in os.walk(start, followlinks=True):
+            place = Path(folder)
+            dotted = [name for name in subfolders if "." in name]
+            for name, parts in zip(dotted, map(parse_name, dotted), strict=True):
+                if parts is not None:
+                    found.append(BidsFile(place / name, place.relative_to(root).parts, parts))
+            is_deepest = len(place.relative_to(start).parts) == depth
+            # What lies in a folder with an extension are parts of one recording (.ds, .zarr).
+            subfolders[:] = [] if is_deepest else sorted(set(subfolders) - set(dotted))
+    return tuple(sorted(found, key=lambda file: file.path))
+
+
 def check_filters(filters: Mapping[str, Mapping[str, Any]], inputs: Sequence[str]) -> None:
     """Raise where a filter file names what no pipeline reads; inputs of other apps are passed over.
 
@@ -555,7 +580,7 @@ def find_scans(
         filters=filters,
         group_by=tuple(short_key(entity) for entity in group_by),
     )
-    files = list_files(layout)
+    files = _files_and_namesake_folders(layout, participants)
     above = [file for file in files if file.participant is None]
     by_participant: dict[str, list[BidsFile]] = {label: [] for label in participants}
     for file in files:
@@ -595,7 +620,7 @@ def find_derivative(
     Raises
     ------
     DataError
-        If several files fit, or the one that fits is empty or not fetched.
+        If several files fit, or the one that fits is empty, not fetched or a folder.
 
     Examples
     --------
@@ -611,7 +636,7 @@ def find_derivative(
     """
     root = Path(layout.root)
     search = _Search("", root, {}, spec, {}, ())
-    files = list_files(layout)
+    files = _files_and_namesake_folders(layout, [participant])
     own = _Participant(
         participant,
         tuple(file for file in files if file.participant == participant),
@@ -1046,8 +1071,21 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _require_content(root: Path, paths: Sequence[Path]) -> None:
-    """Raise where files are not there yet (annex) or hold nothing."""
+    """Raise where files are not there yet (annex), hold nothing or are folders."""
+    for path in paths:
+        if os.path.isdir(path):  # where permissions forbid to tell, False and not an error
+            raise DataError(
+                f"{path.relative_to(root)}: is a folder; expected a file; put the file that it may "
+                "hold in its place, or remove or rename the folder"
+            )
     absent = [path for path in paths if _is_unfetched(path)]
+    for path in absent:
+        if path.is_symlink() and _POINTER.decode() not in os.readlink(path):
+            raise DataError(
+                f"{path.relative_to(root)}: is a link to {os.readlink(path)}, which is not there; "
+                "expected a file; restore that file or replace the link",
+                exit_code=ExitCode.NO_INPUT,
+            )
     if absent:
         lines = [
             f"  datalad get -d {shlex.quote(str(root))} {shlex.quote(str(path))}" for path in absent

@@ -178,6 +178,10 @@ def _open(path: Path) -> Any:
             f"{path}: does not exist; expected a NIfTI image; restore or fetch it",
             exit_code=ExitCode.NO_INPUT,
         )
+    if path.is_dir():
+        raise DataError(
+            f"{path}: is a folder; expected a NIfTI image; give the file that it may hold"
+        )
     if path.stat().st_size == 0:
         raise DataError(f"{path}: holds 0 bytes; expected a NIfTI image; copy or convert it again")
     try:

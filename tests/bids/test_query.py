@@ -4,6 +4,7 @@ import json
 import pickle
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -266,6 +267,16 @@ def test_dangling_sidecar_counts_as_not_fetched(raw, add, t1w_only):
     assert "sub-01_T1w.json" in skip.reason
 
 
+def test_dangling_link_that_is_not_of_an_annex_is_told_with_its_target(raw, t1w_only):
+    path = raw("sub-01/anat/sub-01_T2w.nii.gz") / "sub-01/anat/sub-01_T1w.nii.gz"
+    path.symlink_to("../../../elsewhere/head.nii.gz")
+    _, (skip,) = t1w_only(path.parents[2])
+    assert skip.exit_code == ExitCode.NO_INPUT
+    told = "sub-01/anat/sub-01_T1w.nii.gz: is a link to ../../../elsewhere/head.nii.gz, which"
+    assert told in skip.reason
+    assert "datalad" not in skip.reason
+
+
 def test_pointer_of_an_unlocked_annex_counts_as_not_fetched(raw, add, t1w_only):
     root = raw()
     add(root, "sub-01/anat/sub-01_T1w.nii.gz", "/annex/objects/MD5E-s100--abc.nii.gz\n")
@@ -290,6 +301,79 @@ def test_file_of_zero_bytes_is_named(raw, add, find, name):
     assert scans == []
     assert (skip.is_error, skip.exit_code) == (True, ExitCode.BAD_DATA)
     assert f"sub-01/dwi/{name}: holds 0 bytes" in skip.reason
+
+
+@pytest.fixture
+def with_folder(raw):
+    """Two participants with a series each; a folder stands in place of one file."""
+
+    def make(name: str) -> Path:
+        names = [*dwi("sub-01"), *dwi("sub-02", "sub-02/dwi")]
+        root = raw(*(other for other in names if other != name))
+        (root / name).mkdir(parents=True)
+        return root
+
+    return make
+
+
+@pytest.mark.parametrize("end", [*ENDS, ".json"])
+def test_folder_in_place_of_a_file_is_told(with_folder, find, end):
+    scans, (skip,) = find(with_folder(f"sub-01/dwi/sub-01_dwi{end}"))
+    assert [scan.participant for scan in scans] == ["02"]
+    assert (skip.is_error, skip.exit_code) == (True, ExitCode.BAD_DATA)
+    assert f"sub-01/dwi/sub-01_dwi{end}: is a folder; expected a file; " in skip.reason
+
+
+def test_folder_that_holds_the_image_of_its_name_is_told(with_folder, find, add):
+    root = with_folder("sub-01/dwi/sub-01_dwi.nii.gz")
+    add(root, "sub-01/dwi/sub-01_dwi.nii.gz/sub-01_dwi.nii.gz", "content")
+    _, (skip,) = find(root)
+    assert "sub-01/dwi/sub-01_dwi.nii.gz: is a folder" in skip.reason
+
+
+def test_link_to_a_folder_in_place_of_a_file_is_told(with_folder, find):
+    root = with_folder("sub-01/dwi/images")
+    (root / "sub-01/dwi/sub-01_dwi.nii.gz").unlink()
+    (root / "sub-01/dwi/sub-01_dwi.nii.gz").symlink_to("images")
+    _, (skip,) = find(root)
+    assert "sub-01/dwi/sub-01_dwi.nii.gz: is a folder" in skip.reason
+
+
+@pytest.mark.parametrize("place", ["sub-01/ses-a/anat", "sub-01/anat"])
+def test_folder_is_told_where_the_participant_has_nothing_else(raw, t1w_only, place):
+    root = raw()
+    labels = "_".join(part for part in place.split("/") if "-" in part)
+    (root / place / f"{labels}_T1w.nii.gz").mkdir(parents=True)
+    _, (skip,) = t1w_only(root)
+    assert f"{place}/{labels}_T1w.nii.gz: is a folder" in skip.reason
+
+
+def test_folder_in_place_of_a_shared_sidecar_stops_all_who_inherit_it(with_folder, find):
+    scans, skips = find(with_folder("dwi.json"))
+    assert scans == []
+    assert [skip.reason.split(";")[0] for skip in skips] == 2 * ["dwi.json: is a folder"]
+
+
+@pytest.mark.parametrize("name", ["meg/sub-01_task-rest_meg.ds", "micr/sub-01_SEM.ome.zarr"])
+def test_folders_that_are_data_of_another_modality_are_passed_over(with_folder, find, name):
+    scans, skips = find(with_folder(f"sub-01/{name}"))
+    assert [scan.participant for scan in scans] == ["01", "02"]
+    assert skips == []
+
+
+def test_folders_of_participants_not_asked_for_are_not_looked_into(with_folder, find):
+    root = with_folder("sub-01/dwi/sub-01_dwi.nii.gz")
+    scans, skips = find(root, participants=("02",))
+    assert ([scan.participant for scan in scans], skips) == (["02"], [])
+
+
+def test_folder_in_place_of_a_derivative_is_told(raw):
+    root = raw()
+    (root / "sub-01/anat/sub-01_desc-brain_mask.nii.gz").mkdir(parents=True)
+    spec = InputSpec("mask", ("mask",), ("anat",))
+    layout = open_layout(root, ["01"], database_dir=None)
+    with pytest.raises(DataError, match=r"desc-brain_mask\.nii\.gz: is a folder; expected a file"):
+        find_derivative(layout, "01", None, spec)
 
 
 @pytest.mark.parametrize(

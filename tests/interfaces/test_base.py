@@ -151,6 +151,11 @@ def test_file_that_is_no_image_is_refused(tmp_path):
     assert "expected .nii or .nii.gz" in refusal(tmp_path / "a.nii.gz")
 
 
+def test_folder_named_as_an_image_is_refused(tmp_path):
+    (tmp_path / "a.nii.gz").mkdir()
+    assert "is a folder; expected a NIfTI image" in refusal(tmp_path / "a.nii.gz")
+
+
 def test_absent_file_is_missing_input(tmp_path):
     with pytest.raises(DataError, match="does not exist") as caught:
         read_image(tmp_path / "a.nii", ndim=3)
