@@ -385,8 +385,9 @@ class _Planner:
                 needed = registry()[name].primary
                 example = json.dumps({needed: {"suffix": "none"}})
                 raise DataError(
-                    f"the input {needed} on which it would build cannot be used ({fault.reason}); "
-                    f"repair that, or go without it by --bids-filter-file with {example}",
+                    f"the input {needed} on which it would build cannot be used; repair that, or "
+                    f"go without it by --participant-label {scan.participant} and "
+                    f"--bids-filter-file with {example}. The fault: {fault.reason}",
                     exit_code=fault.exit_code,
                 )
 

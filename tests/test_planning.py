@@ -104,10 +104,21 @@ def test_filter_that_the_reason_suggests_lets_the_series_go_without_t1w(
         first.rename(first.with_name("sub-02_ses-m00_T1w.nii.gz"))
         plan, _ = plan_of(t1w("m00", "_acq-b") + dwi("m00"))
     (reason,) = [skip.reason for skip in plan.skips if skip.pipeline == "diffusion"]
-    (tmp_path / "filter.json").write_text(re.search(r"without it by [^{]*(\{.*\})$", reason)[1])
+    (tmp_path / "filter.json").write_text(re.search(r"without it by [^{]*?(\{.*?\}\})", reason)[1])
+    assert "--participant-label 01 and" in reason
     plan, _ = plan_of(dwi("m00"), "--bids-filter-file", str(tmp_path / "filter.json"))
     assert built_on(plan) == {"m00": None}
     assert not any(skip.is_error for skip in plan.skips)
+
+
+def test_line_that_fetches_a_t1w_can_be_copied_from_the_reason_of_its_series(plan_of, tmp_path):
+    root = tmp_path / "raw"
+    path = root / "sub-01/ses-m00/anat/sub-01_ses-m00_T1w.nii.gz"
+    path.parent.mkdir(parents=True)
+    path.symlink_to("../../../.git/annex/objects/x/key")
+    plan, _ = plan_of(dwi("m00"))
+    (reason,) = [skip.reason for skip in plan.skips if skip.pipeline == "diffusion"]
+    assert reason.splitlines()[1:] == [f"  datalad get -d {root} {path}"]
 
 
 def test_series_is_not_processed_without_a_t1w_that_is_a_folder(plan_of, tmp_path):

@@ -788,7 +788,7 @@ def _scan(
     for name, spec in search.inputs.items():
         found = group if spec == search.primary else _other(search, own, spec, session, notes)
         if len(found) > 1 and not spec.many:
-            raise _ambiguous(search, spec, found)
+            raise _ambiguous(search, own, spec, found)
         chosen[name] = found
     inputs: dict[str, tuple[Path, ...]] = {}
     for name, found in chosen.items():
@@ -844,13 +844,16 @@ def _other(
     return found
 
 
-def _ambiguous(search: _Search, spec: InputSpec, found: Sequence[BidsFile]) -> DataError:
+def _ambiguous(
+    search: _Search, own: _Participant, spec: InputSpec, found: Sequence[BidsFile]
+) -> DataError:
     """Error that names the files among which the program must not guess."""
     names = ", ".join(file.path.relative_to(search.root).as_posix() for file in found)
     example = json.dumps({spec.name: _filter_for_first(found)})
     return DataError(
         f"{len(found)} files fit the input {spec.name} where one is due: {names}; choose one with "
-        f"--bids-filter-file, for instance {example}, or remove the others"
+        f"--bids-filter-file, for instance {example} (a filter holds for all participants of a "
+        f"run: give --participant-label {own.label} with it), or remove the others"
     )
 
 

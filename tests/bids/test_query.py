@@ -95,6 +95,13 @@ def test_two_t1w_stop_the_scan_and_are_named(raw, t1w_only):
         assert words in skip.reason
 
 
+def test_remedy_for_two_t1w_names_the_participant_for_whom_it_is_meant(raw, t1w_only):
+    others = ("sub-02/anat/sub-02_T1w.nii.gz",)
+    names = ("sub-01/anat/sub-01_run-1_T1w.nii.gz", "sub-01/anat/sub-01_run-2_T1w.nii.gz")
+    _, (skip,) = t1w_only(raw(*names, *others))
+    assert "holds for all participants of a run: give --participant-label 01" in skip.reason
+
+
 def test_remedy_for_two_t1w_works(raw, t1w_only):
     root = raw("sub-01/anat/sub-01_run-1_T1w.nii.gz", "sub-01/anat/sub-01_run-02_T1w.nii.gz")
     (scan,), skips = t1w_only(root, filters={"t1w": {"run": 2}})
@@ -118,7 +125,7 @@ def test_filter_that_the_error_suggests_leaves_one_file(raw, find, specs, others
     spec = replace(specs["t1w"], extensions=(".nii.gz", ".nii"))
     asked = {"primary": "t1w", "inputs": (spec,), "group_by": ()}
     _, (skip,) = find(root, **asked)
-    suggested = json.loads(re.search(r"for instance (\{.*\}), or", skip.reason)[1])
+    suggested = json.loads(re.search(r"for instance (\{.*\}) \(", skip.reason)[1])
     scans, skips = find(root, **asked, filters=suggested)
     assert (len(scans), skips) == (1, [])
 
