@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bids_alsmri.errors import AlsMriError, ExitCode
+from bids_alsmri.phantom.map_settings import EFFECTS, MapSettings
 from bids_alsmri.phantom.records import PhantomSettings
 
 
@@ -37,6 +38,23 @@ def build_parser() -> argparse.ArgumentParser:
     who.add_argument("--sessions", nargs="+", default=[], help="session labels")
     who.add_argument("--effect-scale", type=float, default=d.effect_scale, help="disease effect")
     add("--modalities", default=",".join(d.modalities), help="comma-separated")
+    m = MapSettings()
+    maps = parser.add_argument_group("maps in place of scans")
+    maps.add_argument(
+        "--maps-only",
+        type=Path,
+        metavar="OUTPUT_DIR",
+        help="draw maps, not scans, and write them here as the participant level would leave them",
+    )
+    maps.add_argument(
+        "--template-mm", type=float, default=m.voxel_mm, help="voxel edge of the template (mm)"
+    )
+    maps.add_argument(
+        "--registration-sd-mm",
+        type=float,
+        default=m.registration_sd_mm,
+        help="what registration leaves along each axis, standard deviation (mm)",
+    )
     scan = parser.add_argument_group("scan")
     for flag, default, text in (
         ("--t1w-mm", d.t1w_mm, "T1w voxel edge (mm)"),
@@ -105,6 +123,31 @@ def settings_from(arguments: argparse.Namespace) -> PhantomSettings:
     )
 
 
+def map_settings_from(arguments: argparse.Namespace) -> MapSettings:
+    """Settings of a cohort of maps from parsed arguments.
+
+    Parameters
+    ----------
+    arguments : Namespace
+        As `build_parser` makes them.
+
+    Returns
+    -------
+    MapSettings
+        Checked.
+    """
+    a = arguments
+    return MapSettings(
+        seed=a.seed,
+        voxel_mm=a.template_mm,
+        effects={
+            kind: {name: a.effect_scale * d for name, d in by_map.items()}
+            for kind, by_map in EFFECTS.items()
+        },
+        registration_sd_mm=a.registration_sd_mm,
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -128,11 +171,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Imported late: --help answers without scipy and nibabel.
     from bids_alsmri.phantom.cohort import draw_cohort, kinds_of
     from bids_alsmri.phantom.dataset import write_cohort
+    from bids_alsmri.phantom.map_cohort import write_map_cohort
 
     try:
         settings = settings_from(arguments)
         kinds = kinds_of(arguments.participants, arguments.controls, arguments.fast, arguments.slow)
-        write_cohort(arguments.out, draw_cohort(kinds, settings.seed), settings)
+        participants = draw_cohort(kinds, settings.seed)
+        if arguments.maps_only is None:
+            write_cohort(arguments.out, participants, settings)
+        else:
+            write_map_cohort(
+                arguments.out, arguments.maps_only, participants, map_settings_from(arguments)
+            )
     except AlsMriError as error:
         logging.getLogger(__name__).error("%s", error)
         return int(error.exit_code)

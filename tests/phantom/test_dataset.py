@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -34,37 +31,16 @@ def contents(root: Path) -> dict[str, bytes]:
     return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
-def validator_errors(root: Path, *, newest_schema: bool) -> list[str]:
-    validator = Path(sys.executable).with_name("bids-validator-deno")
-    if not validator.exists():
-        pytest.skip("bids-validator-deno is not installed beside this Python")
-    environment = dict(os.environ)
-    if newest_schema:
-        import bidsschematools
-
-        schema = Path(bidsschematools.__file__).parent / "data" / "schema.json"
-        environment["BIDS_SCHEMA"] = schema.as_uri()
-    done = subprocess.run(
-        [validator, str(root), "--format", "json"],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    issues = json.loads(done.stdout)["issues"]["issues"]
-    return [f"{i['code']} {i.get('location')}" for i in issues if i["severity"] == "error"]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("newest_schema", [False, True])
 @pytest.mark.parametrize("part", ["raw", "truth"])
-def test_validator_finds_no_error(cohort, part, newest_schema):
+def test_validator_finds_no_error(cohort, part, newest_schema, validator_errors):
     root = cohort if part == "raw" else folder(cohort)
     assert validator_errors(root, newest_schema=newest_schema) == []
 
 
 @pytest.mark.slow
-def test_validator_run_can_find_an_error(cohort, tmp_path):
+def test_validator_run_can_find_an_error(cohort, tmp_path, validator_errors):
     import shutil
 
     broken = tmp_path / "broken"
