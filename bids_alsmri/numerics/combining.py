@@ -22,7 +22,7 @@ Method = Literal["fisher", "stouffer", "tippett"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 _SMALLEST_P = 1e-300  # double precision ends a little below
-_LARGEST_T = 2.0**40  # with one degree of freedom p never becomes so small
+_LARGEST_T = 2.0**23  # relabelled t end at 1e6 times the root of their degrees of freedom
 # A table's points lie at 1 + t = 2^e (1 + j / 1024): evenly below t = 1, by their share above. The
 # place of a value is then a part of its bits, and the error of a straight line between two points
 # a share of about 1e-7 throughout.
@@ -128,8 +128,8 @@ class Combiner:
     Notes
     -----
     z differs from that of :func:`combine_t` by less than 1e-6 of 1 + the largest z of the single
-    maps: single precision. Where the p of maps ends at 1e-300, each adds up to 1e-4. Not for two
-    threads at a time.
+    maps: single precision. Where the p of maps ends at 1e-300, each adds up to 1e-4; t beyond
+    2**23 count as that.
 
     Examples
     --------
@@ -154,7 +154,6 @@ class Combiner:
             self._table = _z_of_t(points, degrees_of_freedom) / np.sqrt(n_maps)
         else:
             self._table = _z_of_tippett(points, degrees_of_freedom, n_maps)
-        self._work = np.empty((3, _COLUMNS_AT_ONCE))
 
     @property
     def n_maps(self) -> int:
@@ -182,12 +181,13 @@ class Combiner:
                 f"t has shape {t.shape} and out {out.shape}; give ({len(self._signs)}, m) and "
                 "(2, m)"
             )
+        work = np.empty((3, _COLUMNS_AT_ONCE))
         if self._method == "fisher":
-            _fill_fisher(t, self._signs, self._surprise, self._table, self._work, out)
+            _fill_fisher(t, self._signs, self._surprise, self._table, work, out)
         elif self._method == "stouffer":
-            _fill_stouffer(t, self._signs, self._table, self._work, out)
+            _fill_stouffer(t, self._signs, self._table, work, out)
         else:
-            _fill_tippett(t, self._signs, self._table, self._work, out)
+            _fill_tippett(t, self._signs, self._table, work, out)
 
 
 def _checked(
@@ -391,9 +391,9 @@ def combined_null_statistics(
     ((20, 2), (6,))
     """
     require_range("n_threads", n_threads, 1, np.inf)
+    combiner = Combiner(directions, partition.degrees_of_freedom, method)
 
     def make_workspace() -> _Workspace:
-        combiner = Combiner(directions, partition.degrees_of_freedom, method)
         enhancer = Enhancer(neighbourhood, height_power=height_power, extent_power=extent_power)
         return _Workspace(unit, partition, relabellings, combiner, enhancer)
 
