@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -143,17 +144,7 @@ class Combiner:
         nothing = np.empty((np.size(directions), 0))
         _, self._signs = _checked(nothing, directions, degrees_of_freedom, method)
         self._method = method
-        n_maps = len(self._signs)
-        points = _points(min(-special.stdtrit(degrees_of_freedom, _SMALLEST_P), _LARGEST_T))
-        if method == "fisher":
-            upper, lower = (-_log_upper_p(side * points, degrees_of_freedom) for side in (1, -1))
-            self._surprise = np.column_stack([(upper + lower) / 2.0, (upper - lower) / 2.0])
-            sums = _points(-n_maps * np.log(_SMALLEST_P))
-            self._table = _z_of_fisher(sums, n_maps)
-        elif method == "stouffer":
-            self._table = _z_of_t(points, degrees_of_freedom) / np.sqrt(n_maps)
-        else:
-            self._table = _z_of_tippett(points, degrees_of_freedom, n_maps)
+        self._tables = _make_tables(len(self._signs), degrees_of_freedom, method)
 
     @property
     def n_maps(self) -> int:
@@ -183,11 +174,11 @@ class Combiner:
             )
         work = np.empty((3, _COLUMNS_AT_ONCE))
         if self._method == "fisher":
-            _fill_fisher(t, self._signs, self._surprise, self._table, work, out)
+            _fill_fisher(t, self._signs, self._tables.surprise, self._tables.z, work, out)
         elif self._method == "stouffer":
-            _fill_stouffer(t, self._signs, self._table, work, out)
+            _fill_stouffer(t, self._signs, self._tables.z, work, out)
         else:
-            _fill_tippett(t, self._signs, self._table, work, out)
+            _fill_tippett(t, self._signs, self._tables.z, work, out)
 
 
 def _checked(
@@ -237,6 +228,28 @@ def _z_of_tippett(largest: _Array, degrees_of_freedom: int, n_maps: int) -> _Arr
     # no map exceeds the largest: the product of the lower p
     z: _Array = special.ndtri_exp(n_maps * _log_upper_p(-largest, degrees_of_freedom))
     return z
+
+
+class _Tables(NamedTuple):
+    # by place: z, and the even and odd part of -ln p, which only Fisher's method needs
+    z: _Array
+    surprise: _Array
+
+
+# few, and each takes longer than the relabellings of a small map
+@lru_cache(maxsize=16)
+def _make_tables(n_maps: int, degrees_of_freedom: int, method: Method) -> _Tables:
+    points = _points(min(-special.stdtrit(degrees_of_freedom, _SMALLEST_P), _LARGEST_T))
+    surprise = np.empty((0, 2))
+    if method == "fisher":
+        upper, lower = (-_log_upper_p(side * points, degrees_of_freedom) for side in (1.0, -1.0))
+        surprise = np.column_stack([(upper + lower) / 2.0, (upper - lower) / 2.0])
+        z = _z_of_fisher(_points(-n_maps * np.log(_SMALLEST_P)), n_maps)
+    elif method == "stouffer":
+        z = _z_of_t(points, degrees_of_freedom) / np.sqrt(n_maps)
+    else:
+        z = _z_of_tippett(points, degrees_of_freedom, n_maps)
+    return _Tables(z, surprise)
 
 
 def _points(last: float) -> _Array:

@@ -499,6 +499,11 @@ def make_combination(
             "direction for each map"
         )
     partition = partition_design(design, contrast)
+    if partition.effect.shape[1] != 1:
+        raise NumericsError(
+            f"the contrast has {partition.effect.shape[1]} rows; maps are combined by t, which "
+            "has a direction: give one row"
+        )
     for name, data in maps.items():
         if np.shape(data) != (len(partition.effect), neighbourhood.n_elements):
             raise NumericsError(

@@ -521,6 +521,10 @@ def test_overlap_does_not_depend_on_the_order_of_maps():
         (lambda: combine({"fa": np.ones((8, 60))}, DIRECTIONS), "maps are fa but directions"),
         (lambda: combine({"fa": np.ones((8, 9))}, {"fa": 1}), r"map fa has shape \(8, 9\)"),
         (lambda: combine({"fa": np.ones((7, 60))}, {"fa": 1}), "the design has 8 observations"),
+        (
+            lambda: combine({"fa": NOISE}, {"fa": 1}, groups=(GROUPS[0], np.eye(2))),
+            "contrast has 2 rows",
+        ),
         (lambda: combine({"fa": NOISE}, {"fa": 2}), r"directions are \[2.0\]; give 1"),
         (lambda: combine({"fa": NOISE}, {"fa": 1}, "mean"), "'mean'; give one of fisher"),
         (lambda: combine({"fa": NOISE}, {"fa": 1}, n_permutations=9), "below 0.05"),
