@@ -1,0 +1,127 @@
+"""Sizes of differences equal those of textbooks and of other packages."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+from numpy.testing import assert_allclose
+from scipy import stats
+
+from bids_alsmri.errors import NumericsError
+from bids_alsmri.numerics.effects import small_sample_factor, two_group_effects
+from bids_alsmri.stats.design import group_design
+
+N = (13, 24)
+GROUPS = ["als"] * N[0] + ["hc"] * N[1]
+
+
+def effects(data, covariates=None, *, groups=GROUPS, is_unequal=False, level=0.95):
+    design = group_design(groups, "als", "hc", covariates)
+    return two_group_effects(
+        data, design.matrix, design.groups, level=level, has_unequal_variances=is_unequal
+    )
+
+
+def simulated(seed=0, n_features=4, shift=0.8):
+    data = np.random.default_rng(seed).normal(5.0, 2.0, size=(sum(N), n_features))
+    data[: N[0]] += shift
+    return data
+
+
+@pytest.mark.parametrize("is_unequal", [False, True])
+def test_interval_is_that_of_students_or_welchs_test(is_unequal):
+    data = simulated()
+    data[: N[0]] *= 3.0  # one group spreads wider
+    test = stats.ttest_ind(data[: N[0]], data[N[0] :], equal_var=not is_unequal)
+    expected = test.confidence_interval(0.9)
+    found = effects(data, is_unequal=is_unequal, level=0.9)
+    assert_allclose(found.low, expected.low)
+    assert_allclose(found.high, expected.high)
+
+
+def test_adjusted_difference_and_interval_are_those_of_a_regression():
+    rng = np.random.default_rng(1)
+    data, age = simulated(1), rng.normal(60, 10, size=sum(N))
+    found = effects(data, age[:, np.newaxis])
+    is_first = np.array(GROUPS) == "als"
+    for column, values in enumerate(data.T):
+        fit = sm.OLS(values, sm.add_constant(np.column_stack([is_first, age]))).fit()
+        assert_allclose(found.difference[column], fit.params[1])
+        assert_allclose([found.low[column], found.high[column]], fit.conf_int()[1])
+        # the mean of the second group at the mean age of all
+        at_mean = fit.predict([[1.0, 0.0, age.mean()]])[0]
+        assert_allclose(found.percent[column], 100 * fit.params[1] / at_mean)
+        assert_allclose(found.cohen_d[column], fit.params[1] / np.sqrt(fit.scale))
+
+
+def test_cohens_d_is_the_difference_over_the_pooled_deviation():
+    data = simulated(2)
+    first, second = data[: N[0]], data[N[0] :]
+    pooled = ((N[0] - 1) * first.var(axis=0, ddof=1) + (N[1] - 1) * second.var(axis=0, ddof=1)) / (
+        sum(N) - 2
+    )
+    expected = (first.mean(axis=0) - second.mean(axis=0)) / np.sqrt(pooled)
+    assert_allclose(effects(data).cohen_d, expected)
+
+
+def test_d_does_not_change_with_the_unit_of_the_data():
+    data = simulated(3)
+    assert_allclose(effects(data).cohen_d, effects(1e-3 * data + 7.0).cohen_d, rtol=1e-9)
+
+
+def test_hedges_g_is_right_on_average_where_d_is_too_large():
+    rng = np.random.default_rng(4)
+    groups = ["als"] * 4 + ["hc"] * 4
+    data = rng.normal(size=(8, 40000))
+    data[:4] += 1.0  # a true d of 1
+    found = effects(data, groups=groups)
+    error = found.hedges_g.std() / np.sqrt(data.shape[1])
+    assert abs(found.hedges_g.mean() - 1.0) < 4 * error
+    assert found.cohen_d.mean() > 1.0 + 10 * error
+
+
+@pytest.mark.parametrize(
+    ("dof", "factor"),
+    # by hand from the gamma function of halves
+    [(2, 1 / np.sqrt(np.pi)), (3, np.sqrt(np.pi / 6)), (4, np.sqrt(2 / np.pi)), (1, 0.0)],
+)
+def test_small_sample_factor_is_a_ratio_of_gamma_functions(dof, factor):
+    assert_allclose(small_sample_factor(dof), factor)
+
+
+@pytest.mark.parametrize("true_d", [0.0, 1.0])
+def test_interval_of_d_holds_the_truth_in_19_of_20_studies(true_d):
+    data = np.random.default_rng(5).normal(size=(sum(N), 4000))
+    data[: N[0]] += true_d
+    found = effects(data)
+    share = np.mean((found.d_low <= true_d) & (true_d <= found.d_high))
+    # the normal interval is approximate; a wrong variance misses by far more than a hundredth
+    assert abs(share - 0.95) < 0.012
+
+
+def test_feature_without_variance_has_no_effect():
+    data = np.full((sum(N), 1), 3.0)
+    found = effects(data)
+    assert found.cohen_d[0] == found.hedges_g[0] == found.difference[0] == 0.0
+
+
+def test_percent_of_a_mean_of_zero_is_missing():
+    data = simulated(6, 1)
+    data[N[0] :] = 0.0
+    assert np.isnan(effects(data).percent[0])
+
+
+@pytest.mark.parametrize(
+    ("design", "groups", "words"),
+    [
+        (np.ones((4, 2)), [0, 0, 1, 1], "first columns of the design are not its 2 groups"),
+        (np.eye(2)[[0, 0, 1]], [0, 0, 1, 1], "data has 4 rows, design 3"),
+        (np.eye(2)[[0, 0, 0, 0]][:, :1], [0, 0, 0, 0], "are not its 1 groups"),
+        (np.eye(2)[[0, 0, 1, 1]][:, [0, 1, 1]], [0, 0, 1, 1], "3 columns and rank 2"),
+    ],
+)
+def test_design_that_does_not_fit_is_refused(design, groups, words):
+    with pytest.raises(NumericsError) as caught:
+        two_group_effects(np.zeros((4, 1)), design, groups, level=0.95, has_unequal_variances=False)
+    assert words in str(caught.value)
