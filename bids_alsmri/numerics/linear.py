@@ -1,4 +1,4 @@
-"""Linear models of many features at once: contrasts, residuals, and t under relabelling."""
+"""Linear models of many features at once: contrasts, residuals, t and F under relabelling."""
 
 from __future__ import annotations
 
@@ -179,10 +179,15 @@ class Residuals:
         Float64, or float32 for speed; 0 for features without variance.
     length : (m,) array of float64
         Length of each feature before, in its unit; 0 where it has no variance.
+    own : (k + c, n, m) array or None
+        Where c covariates differ by feature (see
+        :func:`bids_alsmri.numerics.refit.voxelwise_residuals`): the effect of k columns as each
+        feature has it, then the covariates, orthonormal; None where there are none.
     """
 
     unit: NDArray[np.floating]
     length: _Array
+    own: NDArray[np.floating] | None = None
 
     @property
     def n_constant(self) -> int:
@@ -268,42 +273,73 @@ def t_statistic(data: Residuals, partition: Partition) -> _Array:
     >>> t_statistic(residuals(np.array([[1.0], [2.0], [3.0], [5.0]]), split), split).round(4)
     array([-2.2361])
     """
-    r = unit_effect(partition) @ data.unit
-    t: _Array = r * np.sqrt(partition.degrees_of_freedom / np.maximum(1.0 - r * r, _SMALLEST_REST))
-    return t
-
-
-def unit_effect(partition: Partition) -> _Array:
-    """Effect of a t contrast at unit length.
-
-    Parameters
-    ----------
-    partition : Partition
-        With an effect of one column.
-
-    Returns
-    -------
-    (n,) array
-        The effect.
-
-    Raises
-    ------
-    NumericsError
-        If the effect has several columns.
-
-    Examples
-    --------
-    >>> design, contrast = two_groups([True, False])
-    >>> unit_effect(Partition(design[:, :1] - 0.5, design[:, :0], 1)).round(3)
-    array([ 0.707, -0.707])
-    """
     if partition.effect.shape[1] != 1:
         raise NumericsError(
             f"the contrast has {partition.effect.shape[1]} rows; Student's t takes one, F several"
         )
-    effect = partition.effect[:, 0]
-    unit: _Array = effect / np.linalg.norm(effect)
-    return unit
+    r = effect_rows(partition)[0] @ data.unit
+    t: _Array = r * np.sqrt(partition.degrees_of_freedom / np.maximum(1.0 - r * r, _SMALLEST_REST))
+    return t
+
+
+def f_statistic(data: Residuals, partition: Partition) -> _Array:
+    r"""F of the effect in each feature.
+
+    Parameters
+    ----------
+    data : Residuals
+        In float64.
+    partition : Partition
+        With an effect of one or more columns.
+
+    Returns
+    -------
+    (m,) array
+        F, not negative; 0 for features without variance.
+
+    Notes
+    -----
+    With the share :math:`R^2` of the residuals' sum of squares that the :math:`s` columns of the
+    effect explain, :math:`F = (R^2 / s) / ((1 - R^2) / \nu)`.
+
+    Examples
+    --------
+    >>> three = np.eye(3)[[0, 0, 1, 1, 2, 2]]
+    >>> split = partition_design(three, [[1, -1, 0], [0, 1, -1]])
+    >>> data = residuals(np.array([[1.0], [3.0], [2.0], [4.0], [6.0], [8.0]]), split)
+    >>> f_statistic(data, split).round(4)
+    array([7.])
+    """
+    n_effects = partition.effect.shape[1]
+    share = ((effect_rows(partition) @ data.unit) ** 2).sum(axis=0)
+    noise = np.maximum(1.0 - share, _SMALLEST_REST) / partition.degrees_of_freedom
+    f: _Array = share / n_effects / noise
+    return f
+
+
+def effect_rows(partition: Partition) -> _Array:
+    """Orthonormal basis of the effect.
+
+    Parameters
+    ----------
+    partition : Partition
+        Gives the effect.
+
+    Returns
+    -------
+    (k, n) array
+        For one column the effect itself at unit length, with its sign.
+
+    Examples
+    --------
+    >>> design, contrast = two_groups([True, False])
+    >>> effect_rows(Partition(design[:, :1] - 0.5, design[:, :0], 1)).round(3)
+    array([[ 0.707, -0.707]])
+    """
+    # the sign of each row is that of its column: a triangle with a positive diagonal
+    basis, triangle = np.linalg.qr(partition.effect)
+    rows: _Array = (basis * np.sign(np.diag(triangle))).T
+    return rows
 
 
 def relabelled_regressors(
@@ -314,7 +350,7 @@ def relabelled_regressors(
     Parameters
     ----------
     partition : Partition
-        With an effect of one column.
+        Of k effects and q nuisance regressors.
     order : (n,) array of int
         Observation that stands at each place after the relabelling.
     signs : (n,) array
@@ -322,9 +358,9 @@ def relabelled_regressors(
 
     Returns
     -------
-    (1 + q, n) array
-        Effect at unit length, then the nuisance. Columns of the nuisance that the relabelling
-        leaves as they are, such as the mean under permutation, are left out.
+    (k + q, n) array
+        Basis of the effect (see :func:`effect_rows`), then the nuisance. Columns of the nuisance
+        that the relabelling leaves as they are, such as the mean under permutation, are left out.
 
     Notes
     -----
@@ -339,47 +375,86 @@ def relabelled_regressors(
     >>> relabelled_regressors(split, np.array([1, 2, 3, 0]), np.ones(4))
     array([[-0.5,  0.5,  0.5, -0.5]])
     """
-    rows = np.vstack([unit_effect(partition), partition.nuisance.T])
+    effect = effect_rows(partition)
+    rows = np.vstack([effect, partition.nuisance.T])
     moved = np.zeros_like(rows)
     moved[:, order] = rows * signs
+    tested, rest = moved[: len(effect)], moved[len(effect) :]
     # what still lies in the span of the nuisance meets nothing in the residuals
     basis = partition.nuisance
-    outside = moved[1:] - moved[1:] @ basis @ basis.T
+    outside = rest - rest @ basis @ basis.T
     is_moved = np.linalg.norm(outside, axis=1) > _ROUNDING
-    kept: _Array = np.vstack([moved[:1], moved[1:][is_moved]])
+    kept: _Array = np.vstack([tested, rest[is_moved]])
     return kept
+
+
+@kernel
+def _correlate(
+    unit: _Single, weights: NDArray[np.float32], start: int, stop: int, correlation: _Single
+) -> None:
+    # the sum over observations always runs in the same order, so that nothing depends on what
+    # runs beside it
+    n = unit.shape[0]
+    correlation[:] = 0.0
+    for j in range(0, n - n % 4, 4):
+        w0, w1, w2, w3 = weights[j], weights[j + 1], weights[j + 2], weights[j + 3]
+        x0, x1 = unit[j, start:stop], unit[j + 1, start:stop]
+        x2, x3 = unit[j + 2, start:stop], unit[j + 3, start:stop]
+        for i in range(stop - start):
+            correlation[i] += (w0 * x0[i] + w1 * x1[i]) + (w2 * x2[i] + w3 * x3[i])
+    for j in range(n - n % 4, n):
+        w0, x0 = weights[j], unit[j, start:stop]
+        for i in range(stop - start):
+            correlation[i] += w0 * x0[i]
 
 
 @kernel
 def _fill_t(
     unit: _Single, rows: NDArray[np.float32], freedom: np.float32, work: _Single, t: _Single
 ) -> None:
-    # Columns in parts that stay in the second cache while all relabellings read them; the sum over
-    # observations always runs in the same order, so that nothing depends on what runs beside it.
-    n, m = unit.shape
+    # columns in parts that stay in the second cache while all relabellings read them
+    m = unit.shape[1]
     for start in range(0, m, work.shape[1]):
         stop = min(start + work.shape[1], m)
         for k in range(rows.shape[0]):
             correlation, rest, out = work[0], work[1], t[k]
             rest[:] = 1.0
             for row in range(rows.shape[1]):
-                correlation[:] = 0.0
-                weights = rows[k, rows.shape[1] - 1 - row]  # the effect last
-                for j in range(0, n - n % 4, 4):
-                    w0, w1, w2, w3 = weights[j], weights[j + 1], weights[j + 2], weights[j + 3]
-                    x0, x1 = unit[j, start:stop], unit[j + 1, start:stop]
-                    x2, x3 = unit[j + 2, start:stop], unit[j + 3, start:stop]
-                    for i in range(stop - start):
-                        correlation[i] += (w0 * x0[i] + w1 * x1[i]) + (w2 * x2[i] + w3 * x3[i])
-                for j in range(n - n % 4, n):
-                    w0, x0 = weights[j], unit[j, start:stop]
-                    for i in range(stop - start):
-                        correlation[i] += w0 * x0[i]
+                # the effect last
+                _correlate(unit, rows[k, rows.shape[1] - 1 - row], start, stop, correlation)
                 for i in range(stop - start):
                     rest[i] -= correlation[i] * correlation[i]
             for i in range(stop - start):
                 # an effect that explains all but rounding: t would be a division by 0
                 out[start + i] = correlation[i] * np.sqrt(freedom / max(rest[i], _SMALLEST_REST))
+
+
+@kernel
+def _fill_f(
+    unit: _Single,
+    rows: NDArray[np.float32],
+    n_effects: int,
+    freedom: np.float32,
+    work: _Single,
+    f: _Single,
+) -> None:
+    m = unit.shape[1]
+    for start in range(0, m, work.shape[1]):
+        stop = min(start + work.shape[1], m)
+        for k in range(rows.shape[0]):
+            correlation, rest, share, out = work[0], work[1], work[2], f[k]
+            rest[:] = 1.0
+            share[:] = 0.0
+            for row in range(rows.shape[1]):
+                _correlate(unit, rows[k, row], start, stop, correlation)
+                for i in range(stop - start):
+                    rest[i] -= correlation[i] * correlation[i]
+                if row < n_effects:
+                    for i in range(stop - start):
+                        share[i] += correlation[i] * correlation[i]
+            for i in range(stop - start):
+                noise = max(rest[i], _SMALLEST_REST) / freedom
+                out[start + i] = share[i] / np.float32(n_effects) / noise
 
 
 def relabelled_t(
@@ -392,7 +467,7 @@ def relabelled_t(
     unit : (n, m) array of float32
         Residuals at unit length (see :func:`residuals`), in rows that follow each other in memory.
     regressors : (k, 1 + q, n) array
-        Of each relabelling: see :func:`relabelled_regressors`.
+        Of each relabelling, for one effect: see :func:`relabelled_regressors`.
     degrees_of_freedom : int
         Of the noise.
     out : (k, m) array of float32
@@ -416,3 +491,44 @@ def relabelled_t(
     work = np.empty((2, min(_COLUMNS_AT_ONCE, unit.shape[1])), np.float32)
     rows = np.ascontiguousarray(regressors, np.float32)
     _fill_t(unit, rows, np.float32(degrees_of_freedom), work, out)
+
+
+def relabelled_f(
+    unit: _Single,
+    regressors: NDArray[np.floating],
+    n_effects: int,
+    degrees_of_freedom: int,
+    out: _Single,
+) -> None:
+    """F of several relabellings in single precision.
+
+    Parameters
+    ----------
+    unit : (n, m) array of float32
+        Residuals at unit length (see :func:`residuals`), in rows that follow each other in memory.
+    regressors : (k, n_effects + q, n) array
+        Of each relabelling: see :func:`relabelled_regressors`.
+    n_effects : int
+        Columns of the effect.
+    degrees_of_freedom : int
+        Of the noise.
+    out : (k, m) array of float32
+        Takes the statistics; 0 for features without variance.
+
+    Notes
+    -----
+    Each row of the result is the same to the last bit whichever others are asked for with it.
+
+    Examples
+    --------
+    >>> split = partition_design(np.eye(3)[[0, 0, 1, 1, 2, 2]], [[1, -1, 0], [0, 1, -1]])
+    >>> data = residuals(np.array([[1.0], [3.0], [2.0], [4.0], [6.0], [8.0]]), split)
+    >>> rows = relabelled_regressors(split, np.arange(6), np.ones(6))
+    >>> out = np.empty((1, 1), np.float32)
+    >>> relabelled_f(data.unit.astype("f4"), rows[np.newaxis], 2, 3, out)
+    >>> out.round(4)
+    array([[7.]], dtype=float32)
+    """
+    work = np.empty((3, min(_COLUMNS_AT_ONCE, unit.shape[1])), np.float32)
+    rows = np.ascontiguousarray(regressors, np.float32)
+    _fill_f(unit, rows, n_effects, np.float32(degrees_of_freedom), work, out)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage, sparse
 
 from bids_alsmri.errors import NumericsError
 from bids_alsmri.numerics.checks import require_finite, require_range
@@ -403,23 +403,47 @@ class Enhancer:
         (n,) array of float64
             As :func:`enhance` of the same values; overwritten by the next call.
         """
+        return self.map_and_widest(statistic, np.inf)[0]
+
+    def map_and_widest(self, statistic: _Image, height: float) -> tuple[_Table, tuple[int, int]]:
+        """What :meth:`map` and :meth:`widest` give, from one sweep.
+
+        Parameters
+        ----------
+        statistic : (n,) array of float32
+            Without NaN.
+        height : float
+            Forming threshold of clusters, above 0.
+
+        Returns
+        -------
+        enhanced : (n,) array of float64
+            As of :meth:`map`; overwritten by the next call.
+        extents : (int, int)
+            As of :meth:`widest`.
+        """
         n_negative = self._sort(statistic)
         cells, heights = self._pairs.view(np.uint32)[::2], self._pairs.view(np.float32)[1::2]
         self._by_cell[:] = 0.0
-        self._fill_map(cells[n_negative:][::-1], heights[n_negative:][::-1])
-        self._fill_map(cells[:n_negative], heights[:n_negative])
+        positive = self._fill_map(cells[n_negative:][::-1], heights[n_negative:][::-1], height)
+        negative = self._fill_map(cells[:n_negative], heights[:n_negative], height)
         np.copysign(self._by_cell[self._neighbourhood.cells], statistic, out=self._map)
-        return self._map
+        return self._map, (positive, negative)
 
-    def _fill_map(self, cells: _Cells, heights: _Image) -> None:
+    def _fill_map(self, cells: _Cells, heights: _Image, height: float) -> int:
         steps = self._neighbourhood.steps
-        for _ in range(2):
+        while True:
             if self._trace is None:
                 self._trace = _make_trace(self._neighbourhood, self._clusters)
             arguments = (steps, self._powers, self._clusters, self._trace, self._by_cell)
             if _fill_map(cells, heights, *arguments):
-                return
+                break
             self._take_more_labels()
+        if not np.isfinite(height):
+            return 0
+        # clusters only grow: the largest at a height is the largest that any element above joined
+        n_above = np.count_nonzero(heights >= np.float64(height))
+        return int(self._trace.extent[:n_above].max(initial=0))
 
     def _take_more_labels(self) -> None:
         # only maps as rough as noise have so many peaks
@@ -607,3 +631,54 @@ def enhance(
         _fill_map(cells, heights, neighbourhood.steps, powers, clusters, trace, part)
         enhanced += sign * part[neighbourhood.cells]
     return enhanced
+
+
+def clusters_above(
+    statistic: NDArray[np.floating], neighbourhood: Neighbourhood, height: float
+) -> NDArray[np.intp]:
+    """Clusters of neighbours whose statistic reaches a threshold.
+
+    Parameters
+    ----------
+    statistic : (n,) array
+        Of its elements.
+    neighbourhood : Neighbourhood
+        Which elements are neighbours.
+    height : float
+        Forming threshold: elements at or above it belong to clusters.
+
+    Returns
+    -------
+    (n,) array of int
+        Number of each element's cluster, from 1; 0 below the threshold.
+
+    Raises
+    ------
+    NumericsError
+        If the shapes do not fit.
+
+    Examples
+    --------
+    >>> line = graph_neighbourhood(5, np.array([[0, 1], [1, 2], [2, 3], [3, 4]]))
+    >>> clusters_above(np.array([4.0, 3.1, 1.0, 3.0, 5.0]), line, 3.1)
+    array([1, 1, 0, 0, 2])
+    """
+    values = np.asarray(statistic)
+    if values.shape != (neighbourhood.n_elements,):
+        raise NumericsError(
+            f"statistic has shape {values.shape}; the neighbourhood has "
+            f"{neighbourhood.n_elements} elements"
+        )
+    above = np.flatnonzero(values >= np.float64(height))
+    cells = neighbourhood.cells[above].astype(np.int64)
+    number = np.full(neighbourhood.n_cells, -1)
+    number[cells] = np.arange(len(above))
+    steps = neighbourhood.steps
+    near = number[cells[:, np.newaxis] + (steps if len(steps) == 1 else steps[cells])]
+    first, column = np.nonzero(near >= 0)
+    joined = sparse.coo_array(
+        (np.ones(len(first), bool), (first, near[first, column])), shape=(len(above), len(above))
+    )
+    labels = np.zeros(len(values), np.intp)
+    labels[above] = 1 + sparse.csgraph.connected_components(joined, directed=False)[1]
+    return labels

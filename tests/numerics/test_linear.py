@@ -8,7 +8,9 @@ from scipy import stats
 
 from bids_alsmri.errors import NumericsError
 from bids_alsmri.numerics.linear import (
+    f_statistic,
     partition_design,
+    relabelled_f,
     relabelled_regressors,
     relabelled_t,
     residuals,
@@ -52,6 +54,30 @@ def test_t_with_covariates_is_that_of_statsmodels(rng, contrast):
     data = rng.normal(0, 1, (N, 6)) + age[:, np.newaxis] / 20
     expected = [float(sm.OLS(y, design).fit().t_test(contrast).tvalue.item()) for y in data.T]
     assert_allclose(t_of(data, design, contrast), expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "contrast",
+    [[[1, -1, 0, 0], [0, 1, -1, 0]], [[0, 0, 0, 1], [1, -0.5, -0.5, 0]], [[1, 0, -1, 0]]],
+)
+def test_f_is_that_of_statsmodels(rng, contrast):
+    three = np.repeat([0, 1, 2], [8, 6, 7])
+    design = np.column_stack([np.eye(3)[three], rng.normal(0, 1, N)])
+    data = rng.normal(0, 1, (N, 6)) + 0.5 * three[:, np.newaxis]
+    split = partition_design(design, contrast)
+    expected = [float(np.squeeze(sm.OLS(y, design).fit().f_test(contrast).fvalue)) for y in data.T]
+    assert_allclose(f_statistic(residuals(data, split), split), expected, rtol=1e-8)
+
+
+def test_f_does_not_depend_on_how_the_rows_of_the_contrast_are_written(rng):
+    design = np.eye(3)[np.repeat([0, 1, 2], [8, 6, 7])]
+    data = rng.normal(0, 1, (N, 5))
+    found = []
+    for contrast in ([[1, -1, 0], [0, 1, -1]], [[1, 0, -1], [-2, 1, 1]], [[0, 3, -3], [1, 1, -2]]):
+        split = partition_design(design, contrast)
+        found.append(f_statistic(residuals(data, split), split))
+    assert_allclose(found[1], found[0], rtol=1e-9)
+    assert_allclose(found[2], found[0], rtol=1e-9)
 
 
 def test_t_of_a_design_with_more_columns_than_rank_is_that_of_the_reduced_one(rng):
@@ -120,6 +146,30 @@ def test_relabelled_t_is_that_of_a_refit(rng, n_covariates, flips):
         relabelled_t(unit, rows[np.newaxis], split.degrees_of_freedom, found)
         expected = refit(data, split, design, contrast, order, signs)
         assert_allclose(found[0], expected, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("flips", [False, True])
+def test_relabelled_f_is_that_of_a_refit(rng, flips):
+    design = np.column_stack([np.eye(3)[np.repeat([0, 1, 2], [8, 6, 7])], rng.normal(0, 1, N)])
+    contrast = [[1, -1, 0, 0], [0, 1, -1, 0]]
+    data = rng.normal(0, 1, (N, 5)) + design[:, 3:]
+    split = partition_design(design, contrast)
+    unit = residuals(data, split).unit.astype(np.float32)
+    basis = split.nuisance
+    fitted = basis @ (basis.T @ data)
+    found, rows, expected = np.empty((3, 5), np.float32), [], []
+    for _ in range(3):
+        order = rng.permutation(N)
+        signs = rng.choice([1.0, -1.0], N) if flips else np.ones(N)
+        rows.append(relabelled_regressors(split, order, signs))
+        moved = signs[:, np.newaxis] * (data - fitted)[order] + fitted
+        fits = [sm.OLS(y, design).fit().f_test(contrast) for y in moved.T]
+        expected.append([float(np.squeeze(fit.fvalue)) for fit in fits])
+    relabelled_f(unit, np.stack(rows), 2, split.degrees_of_freedom, found)
+    assert_allclose(found, expected, rtol=3e-5, atol=2e-6)
+    alone = np.empty((1, 5), np.float32)
+    relabelled_f(unit, np.stack(rows[1:2]), 2, split.degrees_of_freedom, alone)
+    assert_array_equal(alone[0], found[1])
 
 
 def test_mean_needs_no_product_under_permutation_but_does_under_flips(rng):

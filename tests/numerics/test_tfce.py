@@ -14,6 +14,7 @@ from scipy.sparse.csgraph import connected_components
 from bids_alsmri.errors import NumericsError
 from bids_alsmri.numerics.tfce import (
     Enhancer,
+    clusters_above,
     enhance,
     graph_neighbourhood,
     image_neighbourhood,
@@ -179,6 +180,49 @@ def test_widest_cluster_is_that_of_scipys_labels(connectivity, height):
         np.bincount(label(sign * image >= height).ravel())[1:].max() for sign in (1, -1)
     )
     assert enhancer.widest(image[mask].astype(np.float32), height) == expected
+
+
+@pytest.mark.parametrize("connectivity", [6, 26])
+@pytest.mark.parametrize("height", [0.5, 1.5, 9.0])
+def test_map_comes_with_the_widest_cluster(connectivity, height):
+    mask = np.random.default_rng(6).random((14, 13, 12)) < 0.9
+    values = smooth_map(mask, 9)[mask].astype(np.float32)
+    near = image_neighbourhood(mask, connectivity)
+    enhancer = Enhancer(near, height_power=2, extent_power=1)
+    expected = enhancer.widest(values, height)
+    found, extents = enhancer.map_and_widest(values, height)
+    assert extents == expected
+    assert_array_equal(found, Enhancer(near, height_power=2, extent_power=1).map(values))
+
+
+@pytest.mark.parametrize("connectivity", [6, 18, 26])
+def test_clusters_are_scipys_labels(connectivity):
+    mask = np.random.default_rng(6).random((14, 13, 12)) < 0.8
+    image = np.where(mask, smooth_map(mask, 10), 0)
+    labels = clusters_above(image[mask], image_neighbourhood(mask, connectivity), 0.7)
+    expected = in_image(connectivity)(image >= 0.7)[mask]
+    assert_array_equal(labels > 0, expected > 0)
+    pairs = np.unique(np.column_stack([labels, expected]), axis=0)
+    assert len(pairs) == expected.max() + 1 == labels.max() + 1 > 3
+
+
+def test_clusters_of_a_graph_are_its_components():
+    rng = np.random.default_rng(11)
+    edges = rng.integers(0, 60, (70, 2))
+    edges = edges[edges[:, 0] != edges[:, 1]]
+    values = rng.normal(0, 1, 60)
+    labels = clusters_above(values, graph_neighbourhood(60, edges), -0.3)
+    expected = in_graph(60, edges)(values >= -0.3)
+    pairs = np.unique(np.column_stack([labels, expected]), axis=0)
+    assert len(pairs) == len(np.unique(labels)) == len(np.unique(expected)) > 5
+    assert_array_equal(labels > 0, values >= -0.3)
+
+
+def test_nothing_above_the_threshold_is_no_cluster():
+    near = graph_neighbourhood(4, LINE)
+    assert_array_equal(clusters_above(np.ones(4), near, 3.1), 0)
+    with pytest.raises(NumericsError, match="statistic has shape"):
+        clusters_above(np.ones(5), near, 3.1)
 
 
 def test_map_without_either_sign_gives_zeros():
