@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from math import factorial, prod
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,9 +19,11 @@ from bids_alsmri.numerics.compile import kernel
 from bids_alsmri.numerics.linear import (
     Partition,
     Residuals,
+    relabelled_f,
     relabelled_regressors,
     relabelled_t,
 )
+from bids_alsmri.numerics.refit import VarianceGroups, refitted
 from bids_alsmri.numerics.tfce import Enhancer, Neighbourhood
 
 # relabellings that give the observed statistic count as at least as large: in single precision
@@ -68,12 +71,16 @@ class Exchange:
         each stands for itself.
     moves_whole_blocks : bool
         Whether blocks as wholes are exchanged or flipped, or observations within them.
+    movable : (n,) array of bool or None
+        Observations that take part; the others, such as those of groups outside the contrast, stay
+        as they are. None where all take part.
     """
 
     permutes: bool = True
     flips: bool = False
     blocks: NDArray[np.intp] | None = None
     moves_whole_blocks: bool = False
+    movable: NDArray[np.bool_] | None = None
 
 
 def make_exchange(
@@ -83,6 +90,9 @@ def make_exchange(
     flips: bool = False,
     blocks: ArrayLike | None = None,
     moves_whole_blocks: bool = False,
+    movable: ArrayLike | None = None,
+    visits: ArrayLike | None = None,
+    assumes_compound_symmetry: bool = False,
 ) -> Exchange:
     """What may be exchanged, after a look whether it can be.
 
@@ -96,6 +106,16 @@ def make_exchange(
         Labels of any kind.
     moves_whole_blocks : bool
         Exchange blocks as wholes.
+    movable : (n,) array of bool, optional
+        Observations that take part: those of the groups in the contrast, where the model has more
+        groups. All by default.
+    visits : (n,) array, optional
+        Labels of any kind, such as sessions or months: blocks that change places as wholes must
+        have the same ones in the same order.
+    assumes_compound_symmetry : bool
+        Whether any two observations of a block are taken to be equally correlated. Two always
+        are; visits of a participant seldom, since those nearer in time are more alike, so that
+        more than two may change places within their block only where this is asked for.
 
     Returns
     -------
@@ -105,8 +125,9 @@ def make_exchange(
     Raises
     ------
     NumericsError
-        If nothing may be exchanged, labels are not one for each observation, or whole blocks
-        are to be permuted that differ in size.
+        If nothing may be exchanged, labels are not one for each observation, whole blocks are to
+        be permuted that differ in size or visits or move in part, or three or more observations
+        are to be permuted within a block unasked.
 
     Examples
     --------
@@ -115,21 +136,71 @@ def make_exchange(
     """
     if not permutes and not flips:
         raise NumericsError("neither permutations nor sign flips are allowed; allow one of them")
+    moving = np.ones(n, bool) if movable is None else np.asarray(movable, dtype=bool)
+    if moving.shape != (n,) or not moving.any():
+        raise NumericsError(
+            f"movable has shape {moving.shape} with {np.count_nonzero(moving)} observations that "
+            f"take part; give one value for each of {n}, and let some take part"
+        )
+    kept = None if moving.all() else moving
     if blocks is None:
         if moves_whole_blocks:
             raise NumericsError("whole blocks are to move but none are given; give blocks")
-        return Exchange(permutes, flips)
+        return Exchange(permutes, flips, movable=kept)
     names, labels = np.unique(np.asarray(blocks), return_inverse=True)
     if labels.shape != (n,):
         raise NumericsError(f"blocks has shape {labels.shape}; give one label for each of {n}")
-    sizes = np.bincount(labels)
-    if permutes and moves_whole_blocks and np.ptp(sizes):
+    members = {name: np.flatnonzero((labels == k) & moving) for k, name in enumerate(names)}
+    if moves_whole_blocks:
+        _require_whole_blocks(names, labels, moving)
+    if permutes and moves_whole_blocks:
+        _require_like_blocks(members, None if visits is None else np.asarray(visits), n)
+    elif permutes and not assumes_compound_symmetry:
+        name, places = max(members.items(), key=lambda item: len(item[1]))
+        if len(places) > 2:
+            raise NumericsError(
+                f"block {name!s} has {len(places)} observations: to exchange more than two within "
+                "a block assumes that any two of them are equally correlated (compound symmetry), "
+                "which visits of a participant seldom are. Test one map of each participant (mean, "
+                "change, slope), or ask for it by assumes_compound_symmetry"
+            )
+    return Exchange(permutes, flips, labels.astype(np.intp), moves_whole_blocks, kept)
+
+
+def _require_whole_blocks(
+    names: NDArray[Any], labels: NDArray[np.intp], moving: NDArray[np.bool_]
+) -> None:
+    torn = np.intersect1d(labels[moving], labels[~moving])
+    if torn.size:
         raise NumericsError(
-            f"blocks have from {sizes.min()} to {sizes.max()} observations (block "
-            f"{names[sizes.argmin()]!s} has fewest); only blocks of one size can change places. "
+            f"block {names[torn[0]]!s} takes part with some of its observations only; blocks that "
+            "move as wholes take part with all or none"
+        )
+
+
+def _require_like_blocks(members: dict[Any, _Order], visits: NDArray[Any] | None, n: int) -> None:
+    sizes = {name: len(places) for name, places in members.items() if len(places)}
+    fewest = min(sizes, key=lambda name: sizes[name])
+    if min(sizes.values()) != max(sizes.values()):
+        raise NumericsError(
+            f"blocks have from {min(sizes.values())} to {max(sizes.values())} observations (block "
+            f"{fewest!s} has fewest); only blocks of one size can change places. "
             "Leave incomplete ones out, or test one map of each (mean, change, slope)"
         )
-    return Exchange(permutes, flips, labels.astype(np.intp), moves_whole_blocks)
+    if visits is None:
+        return
+    if visits.shape != (n,):
+        raise NumericsError(f"visits has shape {visits.shape}; give one label for each of {n}")
+    first, *others = sizes
+    pattern = visits[members[first]].tolist()
+    for name in others:
+        own = visits[members[name]].tolist()
+        if own != pattern:
+            raise NumericsError(
+                f"block {first!s} has the visits {pattern} but block {name!s} {own}; only blocks "
+                "of the same visits in the same order can change places. Leave the others out, "
+                "or test one map of each (mean, change, slope)"
+            )
 
 
 def count_relabellings(effect: NDArray[np.floating], exchange: Exchange) -> int:
@@ -147,7 +218,8 @@ def count_relabellings(effect: NDArray[np.floating], exchange: Exchange) -> int:
     int
         With the one that leaves all in place. Observations with equal rows of the effect are
         alike: 3 against 3 give 20. Flips where the effect is 0 are not counted, and neither are
-        flips that a permutation does too.
+        flips that a permutation does too. Observations that do not take part do not count: 3
+        against 3 beside 10 of a third group still give 20.
 
     Examples
     --------
@@ -164,7 +236,8 @@ def _sets(effect: NDArray[np.floating], exchange: Exchange) -> Iterator[tuple[_O
     # size), and its part of the effect (units, values)
     n = len(effect)
     blocks = np.arange(n) if exchange.blocks is None else exchange.blocks
-    members = [np.flatnonzero(blocks == block) for block in np.unique(blocks)]
+    moving = np.ones(n, bool) if exchange.movable is None else exchange.movable
+    members = [np.flatnonzero((blocks == block) & moving) for block in np.unique(blocks[moving])]
     if exchange.blocks is None or (exchange.moves_whole_blocks and exchange.permutes):
         sets = [np.stack(members)]
     elif exchange.moves_whole_blocks:
@@ -297,8 +370,7 @@ class Relabellings:
         return self._joined(changes)
 
     def _joined(self, changes: Sequence[tuple[NDArray[np.intp], _Array]]) -> Relabelling:
-        order = np.empty(self._n_observations, np.intp)
-        signs = np.empty(self._n_observations)
+        order, signs = np.arange(self._n_observations), np.ones(self._n_observations)
         for (units, _), (unit_order, unit_signs) in zip(self._sets, changes, strict=True):
             order[units] = units[unit_order]
             signs[units] = unit_signs[:, np.newaxis]
@@ -327,6 +399,10 @@ class Relabellings:
         return True
 
 
+def _none() -> Any:
+    return np.zeros((0, 2))
+
+
 @dataclass(frozen=True)
 class NullStatistics:
     """What relabellings give: nothing but arrays, so that blocks can be saved and joined.
@@ -345,6 +421,11 @@ class NullStatistics:
     n_reached, n_reached_enhanced : (m,) array of int
         For each feature the relabellings whose value lies as far from 0 as the observed one, or
         farther, on its side; all of them where the observed one is 0.
+    n_reached_either, n_reached_enhanced_either : (m,) array of int
+        Likewise on either side.
+    largest_extent : (k, 2) array of int
+        Features of the largest cluster at or beyond the forming threshold, and at or beyond its
+        negative; empty where no threshold was given.
     """
 
     numbers: NDArray[np.int64]
@@ -354,6 +435,9 @@ class NullStatistics:
     enhanced: _Array
     n_reached: NDArray[np.int64]
     n_reached_enhanced: NDArray[np.int64]
+    n_reached_either: NDArray[np.int64] = field(default_factory=_none)
+    n_reached_enhanced_either: NDArray[np.int64] = field(default_factory=_none)
+    largest_extent: NDArray[np.int64] = field(default_factory=_none)
 
 
 def join_blocks(blocks: Sequence[NullStatistics]) -> NullStatistics:
@@ -406,14 +490,25 @@ def join_blocks(blocks: Sequence[NullStatistics]) -> NullStatistics:
         raise NumericsError(
             f"relabelling {numbers[order][twice[0]]} stands in two blocks; give each once"
         )
+
+    def in_order(name: str) -> Any:
+        rows = np.concatenate([getattr(block, name) for block in blocks])
+        return rows[order] if len(rows) else rows
+
+    def total(name: str) -> Any:
+        return np.sum([getattr(block, name) for block in blocks], axis=0)
+
     return NullStatistics(
         numbers[order],
-        np.concatenate([block.largest for block in blocks])[order],
-        np.concatenate([block.largest_enhanced for block in blocks])[order],
+        in_order("largest"),
+        in_order("largest_enhanced"),
         first.statistic,
         first.enhanced,
-        np.sum([block.n_reached for block in blocks], axis=0),
-        np.sum([block.n_reached_enhanced for block in blocks], axis=0),
+        total("n_reached"),
+        total("n_reached_enhanced"),
+        total("n_reached_either"),
+        total("n_reached_enhanced_either"),
+        in_order("largest_extent"),
     )
 
 
@@ -427,15 +522,17 @@ def null_statistics(
     height_power: float,
     extent_power: float,
     n_threads: int,
+    groups: VarianceGroups | None = None,
+    cluster_height: float | None = None,
 ) -> NullStatistics:
-    """Maxima of relabellings over the map, of t and of enhanced t, and counts for each feature.
+    """Maxima of relabellings over the map, of a statistic and enhanced, and counts per feature.
 
     Parameters
     ----------
     data : Residuals
         Of the observed data.
     partition : Partition
-        With an effect of one column.
+        Its effect of one column gives t or v, that of several F or G.
     relabellings : Relabellings
         Of its effect.
     chosen : sequence of int
@@ -446,12 +543,21 @@ def null_statistics(
         See :func:`bids_alsmri.numerics.tfce.enhance`.
     n_threads : int
         Threads, at least 1; each holds a few maps.
+    groups : VarianceGroups, optional
+        Observations of one variance: several give Welch's v, or G.
+    cluster_height : float, optional
+        Threshold of the statistic, above 0, that forms clusters; without it there are none.
 
     Returns
     -------
     NullStatistics
         Maxima in the order of `chosen`, counts over all of them: the same to the last bit for any
         `n_threads` and whatever else is chosen.
+
+    Raises
+    ------
+    NumericsError
+        If there are no threads or the threshold is not above 0.
 
     Notes
     -----
@@ -473,24 +579,35 @@ def null_statistics(
     ((20, 2), True)
     """
     require_range("n_threads", n_threads, 1, np.inf)
-    unit = np.ascontiguousarray(data.unit, dtype=np.float32)
-    n_features = unit.shape[1]
+    if cluster_height is not None:
+        require_range("cluster_height", cluster_height, 0.0, np.inf, open_low=True)
+    single = Residuals(
+        np.ascontiguousarray(data.unit, dtype=np.float32),
+        data.length,
+        None if data.own is None else np.ascontiguousarray(data.own, dtype=np.float32),
+    )
+    n_features = single.unit.shape[1]
     powers = {"height_power": height_power, "extent_power": extent_power}
     observed = np.empty((1, n_features), np.float32)
-    _fill_statistics(unit, partition, [relabellings[0]], observed)
+    _fill_statistics(single, partition, groups, [relabellings[0]], observed)
     observed_enhanced = Enhancer(neighbourhood, **powers).map(observed[0]).copy()
     largest, largest_enhanced = np.zeros((2, len(chosen), 2))
+    largest_extent = np.zeros((0 if cluster_height is None else len(chosen), 2), np.int64)
 
     def work(parts: Sequence[range]) -> NDArray[np.int64]:
         enhancer = Enhancer(neighbourhood, **powers)
         statistics = np.empty((_AT_ONCE, n_features), np.float32)
-        counts = np.zeros((2, n_features), np.int64)
+        counts = np.zeros((2, 2, n_features), np.int64)
         for part in parts:
-            _fill_statistics(unit, partition, [relabellings[chosen[k]] for k in part], statistics)
+            relabelled = [relabellings[chosen[k]] for k in part]
+            _fill_statistics(single, partition, groups, relabelled, statistics)
             for k, statistic in zip(part, statistics, strict=False):
-                largest[k] = _compare(statistic, observed[0], counts[0])
-                enhanced = enhancer.map(statistic)
-                largest_enhanced[k] = _compare(enhanced, observed_enhanced, counts[1])
+                largest[k] = _compare(statistic, observed[0], *counts[0])
+                if cluster_height is None:
+                    enhanced = enhancer.map(statistic)
+                else:
+                    enhanced, largest_extent[k] = enhancer.map_and_widest(statistic, cluster_height)
+                largest_enhanced[k] = _compare(enhanced, observed_enhanced, *counts[1])
         return counts
 
     parts = [
@@ -499,7 +616,9 @@ def null_statistics(
     ]
     with ThreadPoolExecutor(n_threads) as pool:
         counts = sum(pool.map(work, [parts[i::n_threads] for i in range(n_threads)]))
-    n_reached, n_reached_enhanced = np.asarray(counts, dtype=np.int64)
+    (n_reached, n_either), (n_reached_enhanced, n_enhanced_either) = np.asarray(
+        counts, dtype=np.int64
+    )
     return NullStatistics(
         np.array(chosen, dtype=np.int64),
         largest,
@@ -508,26 +627,44 @@ def null_statistics(
         observed_enhanced,
         n_reached,
         n_reached_enhanced,
+        n_either,
+        n_enhanced_either,
+        largest_extent,
     )
 
 
 def _fill_statistics(
-    unit: NDArray[np.float32],
+    single: Residuals,
     partition: Partition,
+    groups: VarianceGroups | None,
     chosen: Sequence[Relabelling],
-    t: NDArray[np.float32],
+    out: NDArray[np.float32],
 ) -> None:
+    if single.own is not None or (groups is not None and groups.n_groups > 1):
+        groups = groups or VarianceGroups(np.zeros(len(partition.effect), np.intp), 1)
+        orders = np.stack([one.order for one in chosen])
+        signs = np.stack([one.signs for one in chosen])
+        refitted(single, partition, groups, orders, signs, out)
+        return
     rows = [relabelled_regressors(partition, one.order, one.signs) for one in chosen]
     # those that a relabelling leaves out weigh nothing
     regressors = np.zeros((len(rows), max(len(r) for r in rows), len(partition.effect)))
     for padded, r in zip(regressors, rows, strict=True):
         padded[: len(r)] = r
-    relabelled_t(unit, regressors, partition.degrees_of_freedom, t)
+    n_effects, freedom = partition.effect.shape[1], partition.degrees_of_freedom
+    unit = cast(NDArray[np.float32], single.unit)
+    if n_effects == 1:
+        relabelled_t(unit, regressors, freedom, out)
+    else:
+        relabelled_f(unit, regressors, n_effects, freedom, out)
 
 
 @kernel
 def _compare(
-    values: NDArray[np.floating], observed: NDArray[np.floating], counts: NDArray[np.int64]
+    values: NDArray[np.floating],
+    observed: NDArray[np.floating],
+    counts: NDArray[np.int64],
+    either: NDArray[np.int64],
 ) -> tuple[float, float]:
     high, low = 0.0, 0.0
     for i in range(values.shape[0]):
@@ -536,6 +673,7 @@ def _compare(
         low = min(low, value)
         reached = seen * (1.0 - _TOLERANCE)
         counts[i] += (seen >= 0.0 and value >= reached) or (seen <= 0.0 and value <= reached)
+        either[i] += abs(value) >= abs(reached)
     return high, -low
 
 

@@ -44,6 +44,7 @@ def by_hand(effect, exchange):
     n = len(effect)
     blocks = np.arange(n) if exchange.blocks is None else exchange.blocks
     within = exchange.blocks is not None and not exchange.moves_whole_blocks
+    fixed = np.zeros(n, bool) if exchange.movable is None else ~exchange.movable
     found = set()
     for order in permutations(range(n)) if exchange.permutes else [tuple(range(n))]:
         order = np.array(order)
@@ -51,11 +52,15 @@ def by_hand(effect, exchange):
             continue
         if exchange.moves_whole_blocks and not _keeps_blocks_whole(order, blocks):
             continue
+        if np.any(order[fixed] != np.flatnonzero(fixed)):
+            continue
         for signs in product((1.0, -1.0), repeat=n) if exchange.flips else [(1.0,) * n]:
             signs = np.array(signs)
             if exchange.moves_whole_blocks and any(
                 np.ptp(signs[blocks == block]) for block in set(blocks)
             ):
+                continue
+            if np.any(signs[fixed] < 0):
                 continue
             moved = np.zeros_like(effect)
             moved[order] = effect * signs[:, np.newaxis]
@@ -104,7 +109,16 @@ PAIRS = np.array([0, 0, 1, 1, 2, 2])
                 5, blocks=[0, 0, 1, 1, 1], moves_whole_blocks=True, permutes=False, flips=True
             ),
         ),
-        (SLOPE[:5], make_exchange(5, blocks=[0, 0, 1, 1, 1])),
+        (SLOPE[:5], make_exchange(5, blocks=[0, 0, 1, 1, 1], assumes_compound_symmetry=True)),
+        (TWO, make_exchange(6, movable=[1, 1, 1, 1, 0, 0])),
+        (np.vstack([TWO, SLOPE[:2]]), make_exchange(8, movable=[1, 1, 1, 1, 1, 1, 0, 0])),
+        (SLOPE, make_exchange(6, movable=[1, 0, 1, 1, 1, 0])),
+        (SLOPE[:5], make_exchange(5, permutes=False, flips=True, movable=[1, 0, 1, 1, 1])),
+        (SLOPE, make_exchange(6, blocks=PAIRS, movable=[1, 1, 1, 0, 1, 1])),
+        (
+            SLOPE,
+            make_exchange(6, blocks=PAIRS, moves_whole_blocks=True, movable=[1, 1, 0, 0, 1, 1]),
+        ),
     ],
 )
 def test_relabellings_are_counted_and_found_as_by_hand(effect, exchange):
@@ -124,6 +138,25 @@ def test_relabellings_are_counted_and_found_as_by_hand(effect, exchange):
 def test_two_groups_have_as_many_relabellings_as_there_are_choices(first, second):
     split = partition_design(*two_groups(np.arange(first + second) < first))
     assert count_relabellings(split.effect, Exchange()) == comb(first + second, first)
+
+
+def test_blocks_of_unlike_visits_outside_the_contrast_do_not_matter():
+    exchange = make_exchange(
+        7,
+        blocks=list("aabbccc"),
+        moves_whole_blocks=True,
+        visits=[1, 2, 1, 2, 1, 2, 3],
+        movable=[1, 1, 1, 1, 0, 0, 0],
+    )
+    assert count_relabellings(np.arange(7.0)[:, np.newaxis], exchange) == 2
+
+
+def test_three_against_three_beside_ten_of_another_group_are_twenty():
+    groups = np.repeat(np.eye(3), [3, 3, 10], axis=0)
+    split = partition_design(groups, [1, -1, 0])
+    exchange = make_exchange(16, movable=groups[:, 2] == 0)
+    assert count_relabellings(split.effect, exchange) == comb(6, 3)
+    assert count_relabellings(split.effect, Exchange()) > 100_000
 
 
 def test_exhaustive_p_of_two_groups_is_that_of_scipy():
@@ -175,7 +208,8 @@ def test_exhaustive_p_of_sign_flips_is_that_of_scipy():
         Exchange(),
         FLIPS,
         Exchange(flips=True),
-        make_exchange(30, blocks=np.arange(30) // 6),
+        make_exchange(30, blocks=np.arange(30) // 6, assumes_compound_symmetry=True),
+        make_exchange(30, movable=np.arange(30) % 7 != 2),
         make_exchange(30, blocks=np.arange(30) // 3, moves_whole_blocks=True),
     ],
 )
@@ -193,6 +227,9 @@ def test_random_relabellings_keep_to_what_may_be_exchanged(exchange):
             assert_array_equal(one.order, np.arange(30))
         if not exchange.flips:
             assert_array_equal(one.signs, 1.0)
+        if exchange.movable is not None:
+            fixed = np.flatnonzero(~exchange.movable)
+            assert_array_equal(one.order[fixed], fixed)
         if exchange.blocks is not None and not exchange.moves_whole_blocks:
             assert_array_equal(blocks[one.order], blocks)
         if exchange.moves_whole_blocks:
@@ -382,6 +419,40 @@ def test_tail_that_no_pareto_fits_is_not_used():
         (
             lambda: make_exchange(5, blocks=list("aabbb"), moves_whole_blocks=True),
             r"from 2 to 3 observations \(block a has fewest\)",
+        ),
+        (
+            lambda: make_exchange(
+                4, blocks=list("aabb"), moves_whole_blocks=True, visits=[1, 2, 1, 3]
+            ),
+            r"block a has the visits \[1, 2\] but block b \[1, 3\].*the same order",
+        ),
+        (
+            lambda: make_exchange(
+                4, blocks=list("aabb"), moves_whole_blocks=True, visits=[1, 2, 2, 1]
+            ),
+            r"block b \[2, 1\]",
+        ),
+        (
+            lambda: make_exchange(4, blocks=list("aabb"), moves_whole_blocks=True, visits=[1, 2]),
+            "visits has shape",
+        ),
+        (
+            lambda: make_exchange(
+                4, blocks=list("aabb"), moves_whole_blocks=True, movable=[1, 1, 1, 0]
+            ),
+            "block b takes part with some",
+        ),
+        (
+            lambda: make_exchange(5, blocks=list("aabbb")),
+            r"block b has 3 observations.*compound symmetry.*mean, change, slope",
+        ),
+        (lambda: make_exchange(3, movable=[True, False]), r"movable has shape \(2,\)"),
+        (lambda: make_exchange(2, movable=[False, False]), "0 observations that take part"),
+        (
+            lambda: Relabellings(
+                np.vstack([TWO, SLOPE]), make_exchange(12, movable=np.arange(12) < 6), 99, seed=1
+            ),
+            "15 relabellings.*below 0.05",
         ),
         (lambda: Relabellings(TWO, Exchange(), 5000, seed=1), "15 relabellings.*below 0.05"),
         (lambda: Relabellings(SLOPE, Exchange(), 10, seed=1), "10 were asked for"),

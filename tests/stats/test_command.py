@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy import stats
+from scipy import ndimage, stats
 
 from bids_alsmri.stats.__main__ import main
 
@@ -137,6 +137,93 @@ def test_blocks_are_exchanged_as_asked_for(study):
     assert run(study, "--permute-blocks", e="design.grp") == 65  # all blocks are alike
 
 
+def test_warns_that_exchange_within_blocks_assumes_equal_correlations(study, caplog):
+    write_vest(study / "design.grp", np.repeat([1, 2, 3], 3)[:, None], "Points")
+    write_vest(study / "design.mat", np.column_stack([[0, 1, 2] * 3, np.ones(9)]), "Points")
+    write_vest(study / "design.con", [[1, 0]], "Contrasts")
+    assert run(study, "-x", e="design.grp") == 0
+    assert "3 volumes change places within a block" in caplog.text
+    assert "compound symmetry" in caplog.text
+
+
+THREE = np.repeat([0, 1, 2], [3, 4, 2])
+
+
+@pytest.fixture
+def three_groups(study):
+    write_vest(study / "design.mat", np.eye(3)[THREE], "Points")
+    write_vest(study / "design.con", [[1, -1, 0], [0, 1, -1]], "Contrasts")
+    write_vest(study / "design.fts", [[1, 1]], "Contrasts")
+    return study
+
+
+def test_f_contrast_joins_t_contrasts_under_the_names_of_randomise(three_groups):
+    assert run(three_groups, "-T", "-x", "-n", 40, f="design.fts") == 0
+    mask, data = inside(three_groups)
+    expected = stats.f_oneway(*(data[g == THREE] for g in range(3))).statistic
+    assert_allclose(image(three_groups, "fstat1")[mask], expected, rtol=1e-5)
+    kinds = ("fstat", "tfce_fstat", "tfce_p_fstat", "tfce_corrp_fstat", "vox_p_fstat")
+    names = {path.name for path in three_groups.glob("out_*")}
+    assert {f"out_{kind}1.nii.gz" for kind in (*kinds, "vox_corrp_fstat", "tstat")} <= names
+
+
+def test_fonly_leaves_the_t_contrasts_out(three_groups):
+    assert run(three_groups, "--fonly", "-n", 40, f="design.fts") == 0
+    names = {path.name for path in three_groups.glob("out_*")}
+    assert names == {f"out_{kind}fstat1.nii.gz" for kind in ("", "vox_p_", "vox_corrp_")}
+
+
+def test_cluster_images_hold_extents_and_their_p(study):
+    assert run(study, "-c", 2.5) == 0
+    names = {path.name for path in study.glob("out_*")}
+    kinds = ("tstat", "clustere_tstat", "clustere_corrp_tstat")
+    assert names == {f"out_{kind}{k}.nii.gz" for kind in kinds for k in (1, 2)}
+    mask, _ = inside(study)
+    labels = ndimage.label((image(study, "tstat1") >= 2.5) & mask)[0]
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    assert_array_equal(image(study, "clustere_tstat1"), sizes[labels])
+    corrected = image(study, "clustere_corrp_tstat1")
+    assert corrected[1, 1, 1] > 0.95
+    assert_array_equal(corrected[labels == 0], 0.0)
+    assert_allclose(corrected * 126, np.round(corrected * 126), atol=1e-3)
+
+
+def test_variance_groups_give_welchs_t(study):
+    write_vest(study / "groups.txt", FIRST[:, None], "Points")
+    assert run(study, "--variance-groups", study / "groups.txt") == 0
+    mask, data = inside(study)
+    expected = stats.ttest_ind(data[FIRST], data[~FIRST], equal_var=False).statistic
+    assert_allclose(image(study, "tstat1")[mask], expected, rtol=1e-5)
+
+
+def test_voxelwise_covariate_is_fitted_voxel_by_voxel(study):
+    rng = np.random.default_rng(6)
+    grey = rng.uniform(0, 1, (*SHAPE, 9)).astype(np.float32)
+    nib.Nifti1Image(grey, np.diag([2.0, 2, 2, 1])).to_filename(study / "grey.nii.gz")
+    assert run(study, "-n", 40, "--voxelwise-covariate", study / "grey.nii.gz") == 0
+    mask, data = inside(study)
+    for v in (0, 17, 80):
+        design = np.column_stack([FIRST, ~FIRST, grey[mask][v]])
+        expected = sm.OLS(data[:, v], design).fit().t_test([1, -1, 0]).tvalue.item()
+        assert_allclose(image(study, "tstat1")[mask][v], expected, rtol=1e-5)
+
+
+def test_two_sided_p_is_that_of_scipy_and_t_keeps_its_sign(study):
+    assert run(study, "-x", "--two-sided") == 0
+    mask, data = inside(study)
+    some = data[:, ::9]
+    difference = lambda a, b, axis: np.abs(a.mean(axis=axis) - b.mean(axis=axis))  # noqa: E731
+    expected = stats.permutation_test(
+        (some[FIRST], some[~FIRST]), difference, n_resamples=np.inf, alternative="greater"
+    ).pvalue
+    found = 1 - image(study, "vox_p_tstat1")[mask][::9]
+    assert_allclose(found, expected, atol=1e-6)
+    assert_array_equal(image(study, "tstat2"), -image(study, "tstat1"))
+    for name in ("vox_p_tstat", "vox_corrp_tstat"):
+        assert_array_equal(image(study, f"{name}1"), image(study, f"{name}2"))
+
+
 def test_results_are_the_same_for_any_number_of_threads(study):
     images = {}
     for n in (1, 3):
@@ -150,6 +237,21 @@ def with_nan(study):
     values = nib.load(path).get_fdata()
     values[0, 0, 0, 2] = np.nan
     nib.Nifti1Image(values, np.diag([2.0, 2, 2, 1])).to_filename(path)
+
+
+@pytest.mark.parametrize("rows", [[[1, 0]], [[1, 1, 0]], [[0, 0]]])
+def test_f_contrast_that_does_not_join_contrasts_is_refused(three_groups, caplog, rows):
+    write_vest(three_groups / "design.fts", rows, "Contrasts")
+    assert run(three_groups, f="design.fts") == 65
+    assert "two or more 1 in each row" in caplog.text
+
+
+def test_covariate_of_another_length_or_grid_is_refused(study, caplog):
+    for shape, words in (((*SHAPE, 8), "8 volumes, but"), ((6, 5, 3, 9), "differs from that of")):
+        ones = nib.Nifti1Image(np.ones(shape, np.float32), np.diag([2.0, 2, 2, 1]))
+        ones.to_filename(study / "grey.nii.gz")
+        assert run(study, "--voxelwise-covariate", study / "grey.nii.gz") == 65
+        assert words in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -192,6 +294,12 @@ def with_nan(study):
             ["contrast has shape (1, 3)", "2 columns"],
         ),
         (lambda s: None, ("-1",), 64, ["either -d and -t, or -1"]),
+        (lambda s: None, ("--fonly",), 64, ["need F contrasts; give -f"]),
+        (lambda s: None, ("-F", 4), 64, ["need F contrasts; give -f"]),
+        (lambda s: None, ("-f", "no.fts"), 66, ["no.fts: no such file"]),
+        (lambda s: None, ("-c", "0"), 65, ["cluster_height is 0"]),
+        (lambda s: None, ("--voxelwise-covariate", "no.nii.gz"), 66, ["no.nii.gz: no such file"]),
+        (lambda s: None, ("--variance-groups", "no.txt"), 66, ["no.txt: no such file"]),
         (lambda s: None, ("-n", 10), 65, ["below 0.05", "10 were asked for"]),
         (lambda s: None, ("-T", "--T2"), 64, []),
     ],

@@ -1,7 +1,7 @@
 """Inference on arrays against enumeration with scipy."""
 
 from dataclasses import asdict, fields, replace
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, permutations
 
 import numpy as np
 import pytest
@@ -10,9 +10,15 @@ from scipy import ndimage, stats
 
 from bids_alsmri.errors import NumericsError
 from bids_alsmri.numerics.linear import two_groups
-from bids_alsmri.numerics.permutation import Exchange, NullStatistics, join_blocks
+from bids_alsmri.numerics.permutation import (
+    Exchange,
+    NullStatistics,
+    join_blocks,
+    make_exchange,
+)
 from bids_alsmri.numerics.tfce import image_neighbourhood
 from bids_alsmri.stats.inference import (
+    Direction,
     Permutation,
     conclude,
     infer,
@@ -21,6 +27,7 @@ from bids_alsmri.stats.inference import (
 
 MASK = np.ones((5, 4, 3), bool)
 NEAR = image_neighbourhood(MASK, 6)
+ARRAYS = [field.name for field in fields(Direction) if field.name != "clusters"]
 FIRST = np.arange(8) < 4
 DESIGN, CONTRAST = two_groups(FIRST)
 
@@ -86,6 +93,187 @@ def test_enhanced_map_and_its_p_values_are_those_of_enumeration(found, every_t):
         assert_array_equal(direction.p_enhanced_fwe[~own], 1.0)
 
 
+def test_two_sided_p_values_are_those_of_the_magnitude_by_enumeration(found, every_t):
+    maps = np.array([enhanced(t) - enhanced(-t) for t in every_t])
+    for values, p, p_fwe in (
+        (every_t, found.either.p_statistic, found.either.p_statistic_fwe),
+        (maps, found.either.p_enhanced, found.either.p_enhanced_fwe),
+    ):
+        size = np.abs(values)
+        seen = size[0] * (1 - 1e-5)
+        assert_allclose(p, (size >= seen).mean(axis=0))
+        assert_allclose(p_fwe, (size.max(axis=1, keepdims=True) >= seen).mean(axis=0))
+    assert_allclose(found.either.statistic, every_t[0], rtol=1e-9)
+    assert_allclose(found.either.enhanced, maps[0], rtol=1e-9)
+
+
+def test_two_sided_p_is_never_below_that_of_its_own_side(found):
+    for name in ("p_statistic", "p_enhanced", "p_statistic_fwe", "p_enhanced_fwe"):
+        least = np.minimum(getattr(found.positive, name), getattr(found.negative, name))
+        assert (getattr(found.either, name) >= least).all()
+        assert (getattr(found.either, name) <= 2 * least + 1e-12).all()
+
+
+HEIGHT = 1.2  # the small studies' largest t lie about 3
+
+
+def largest_extent(image):
+    labels = ndimage.label(image.reshape(MASK.shape) >= HEIGHT)[0]
+    return np.bincount(labels.ravel())[1:].max(initial=0), labels[MASK]
+
+
+def test_extents_of_clusters_and_their_p_are_those_of_enumeration(data, every_t):
+    result = infer(
+        data,
+        DESIGN,
+        CONTRAST,
+        NEAR,
+        exchange=Exchange(),
+        permutation=Permutation(cluster_height=HEIGHT),
+    )
+    null = {sign: np.array([largest_extent(sign * t)[0] for t in every_t]) for sign in (1, -1)}
+    null[0] = np.maximum(null[1], null[-1])
+    n_clusters = 0
+    for direction, sign in ((result.positive, 1), (result.negative, -1)):
+        _, labels = largest_extent(sign * every_t[0])
+        assert_array_equal(direction.clusters.label > 0, labels > 0)
+        assert_array_equal(direction.clusters.p_fwe[labels == 0], 1.0)
+        assert_array_equal(direction.clusters.extent[labels == 0], 0)
+        for k in range(1, labels.max() + 1):
+            n_clusters += 1
+            here = labels == k
+            assert_array_equal(direction.clusters.extent[here], here.sum())
+            assert_allclose(direction.clusters.p_fwe[here], (null[sign] >= here.sum()).mean())
+            assert_allclose(result.either.clusters.p_fwe[here], (null[0] >= here.sum()).mean())
+            assert len(np.unique(result.either.clusters.label[here])) == 1
+    assert n_clusters == result.either.clusters.label.max() > 2
+
+
+def test_without_a_forming_threshold_there_are_no_clusters(found):
+    assert found.positive.clusters is None
+    assert found.either.clusters is None
+
+
+def test_f_of_three_groups_and_its_p_values_are_those_of_enumeration(data):
+    three = np.repeat([0, 1, 2], [3, 3, 2])
+    orders = sorted(set(permutations(three)), key=lambda o: o != tuple(three))
+    every = np.array(
+        [
+            stats.f_oneway(*(data[np.array(order) == g] for g in range(3))).statistic
+            for order in orders
+        ]
+    )
+    result = infer(
+        data,
+        np.eye(3)[three],
+        [[1, -1, 0], [0, 1, -1]],
+        NEAR,
+        exchange=Exchange(),
+        permutation=Permutation(),
+    )
+    assert result.n_relabellings == len(orders) == 560
+    assert result.degrees_of_freedom == 5
+    maps = np.array([enhanced(f) for f in every])
+    seen, seen_enhanced = every[0] * (1 - 1e-5), maps[0] * (1 - 1e-5)
+    for direction in (result.positive, result.either):
+        assert_allclose(direction.statistic, every[0], rtol=1e-9)
+        assert_allclose(direction.p_statistic, (every >= seen).mean(axis=0))
+        assert_allclose(
+            direction.p_statistic_fwe, (every.max(axis=1, keepdims=True) >= seen).mean(axis=0)
+        )
+        assert_allclose(
+            direction.p_enhanced_fwe,
+            (maps.max(axis=1, keepdims=True) >= seen_enhanced).mean(axis=0),
+        )
+    assert_array_equal(result.negative.p_statistic, 1.0)
+    assert_array_equal(result.negative.p_enhanced_fwe, 1.0)
+
+
+def test_p_values_of_welchs_t_are_those_of_enumeration(data):
+    rng = np.random.default_rng(8)
+    wide = data + np.where(FIRST, 8.0, 0.5)[:, np.newaxis] * rng.normal(0, 1, data.shape)
+    choices = sorted(combinations(range(8), 4), key=lambda chosen: chosen != (0, 1, 2, 3))
+    masks = [np.isin(np.arange(8), chosen) for chosen in choices]
+    every = np.array([stats.ttest_ind(wide[m], wide[~m], equal_var=False).statistic for m in masks])
+    result = infer(
+        wide,
+        DESIGN,
+        CONTRAST,
+        NEAR,
+        exchange=Exchange(),
+        permutation=Permutation(),
+        variance_groups=FIRST,
+    )
+    for direction, v in ((result.positive, every), (result.negative, -every)):
+        own = v[0] > 0
+        largest = v.max(axis=1, keepdims=True) >= v[0] * (1 - 1e-5)
+        assert_allclose(direction.statistic, v[0], rtol=1e-8)
+        assert_allclose(direction.p_statistic_fwe[own], largest.mean(axis=0)[own])
+        assert_allclose(direction.p_statistic[own], (v >= v[0] * (1 - 1e-5)).mean(axis=0)[own])
+
+
+def test_p_values_beside_a_voxelwise_covariate_are_those_of_a_refit_of_each_voxel(data):
+    rng = np.random.default_rng(9)
+    grey = rng.uniform(0.2, 0.9, data.shape) + 0.2 * FIRST[:, np.newaxis]
+    values = data + 10.0 * grey
+    problem = make_problem(
+        values,
+        DESIGN,
+        CONTRAST,
+        NEAR,
+        exchange=Exchange(),
+        permutation=Permutation(),
+        voxelwise_covariates=grey[np.newaxis],
+    )
+    result = conclude(problem, problem.block(range(70)))
+    assert result.degrees_of_freedom == 5
+    orders = np.array([one.order for one in problem.relabellings])
+    t = np.zeros((70, data.shape[1]))
+    for v in range(data.shape[1]):
+        # Freedman and Lane by the book
+        nuisance = np.column_stack([np.ones(8), grey[:, v]])
+        fitted = nuisance @ np.linalg.lstsq(nuisance, values[:, v])[0]
+        moved = (values[:, v] - fitted)[orders].T + fitted[:, np.newaxis]
+        design = np.column_stack([nuisance, FIRST])
+        beta, squares, *_ = np.linalg.lstsq(design, moved)
+        t[:, v] = beta[2] / np.sqrt(squares / 5 * np.linalg.inv(design.T @ design)[2, 2])
+    for direction, sign in ((result.positive, 1), (result.negative, -1)):
+        own = sign * t[0] > 0
+        reached = sign * t >= sign * t[0] - 1e-5 * np.abs(t[0])
+        largest = (sign * t).max(axis=1, keepdims=True) >= sign * t[0] * (1 - 1e-5)
+        assert_allclose(direction.statistic, sign * t[0], rtol=1e-7)
+        assert_allclose(direction.p_statistic[own], reached.mean(axis=0)[own])
+        assert_allclose(direction.p_statistic_fwe[own], largest.mean(axis=0)[own])
+
+
+def test_groups_outside_the_contrast_stay_in_place_and_share_the_variance(data):
+    rng = np.random.default_rng(10)
+    three = np.repeat([0, 1, 2], [3, 3, 2])
+    values = data + 20.0 * (three == 2)[:, np.newaxis] * rng.uniform(1, 2, data.shape[1])
+    result = infer(
+        values,
+        np.eye(3)[three],
+        [1, -1, 0],
+        NEAR,
+        exchange=make_exchange(8, movable=three < 2),
+        permutation=Permutation(),
+    )
+    choices = sorted(combinations(range(6), 3), key=lambda chosen: chosen != (0, 1, 2))
+    every = []
+    for chosen in choices:
+        order = [*chosen, *np.setdiff1d(np.arange(6), chosen), 6, 7]
+        groups = [values[order][three == g] for g in range(3)]
+        squares = sum(((g - g.mean(axis=0)) ** 2).sum(axis=0) for g in groups)
+        apart = groups[0].mean(axis=0) - groups[1].mean(axis=0)
+        every.append(apart / np.sqrt(squares / 5 * (1 / 3 + 1 / 3)))
+    t = np.array(every)
+    assert result.n_relabellings == 20
+    own = t[0] > 0
+    assert_allclose(result.positive.statistic, t[0], rtol=1e-8)
+    reached = t.max(axis=1, keepdims=True) >= t[0] * (1 - 1e-5)
+    assert_allclose(result.positive.p_statistic_fwe[own], reached.mean(axis=0)[own])
+
+
 def test_opposite_contrast_gives_the_opposite_directions(found, data):
     turned = infer(data, DESIGN, -CONTRAST, NEAR, exchange=Exchange(), permutation=Permutation())
     for name in (
@@ -120,16 +308,28 @@ def test_p_values_do_not_depend_on_threads(data, n_threads):
         assert_array_equal(getattr(one.positive, name), getattr(many.positive, name))
 
 
-@pytest.mark.parametrize("cuts", [[37], [1, 99], [8, 9, 50, 51], list(range(1, 100))])
-def test_blocks_join_to_the_bits_of_one_whatever_the_cut_and_order(data, cuts):
+@pytest.mark.parametrize("cuts", [[37], [1, 99], [8, 9, 50, 51]])
+@pytest.mark.parametrize("kind", ["t", "F", "v", "voxelwise"])
+def test_blocks_join_to_the_bits_of_one_whatever_the_cut_and_order(data, cuts, kind):
     rng = np.random.default_rng(12)
     more = np.concatenate([data, rng.normal(100, 5, (8, data.shape[1]))])
     design, contrast = two_groups(np.arange(16) < 7, rng.normal(0, 1, (16, 2)))
-    permutation = Permutation(n_permutations=100)
+    kinds = {
+        "t": {},
+        "F": {"contrast": [contrast, np.eye(4)[2]]},
+        "v": {"variance_groups": np.arange(16) < 7},
+        "voxelwise": {"voxelwise_covariates": rng.normal(0, 1, (1, *more.shape))},
+    }
+    given = {"contrast": contrast, **kinds[kind]}
 
     def problem():  # each job makes its own
         return make_problem(
-            more, design, contrast, NEAR, exchange=Exchange(), permutation=permutation
+            more,
+            design,
+            neighbourhood=NEAR,
+            exchange=Exchange(),
+            permutation=Permutation(n_permutations=100, cluster_height=2.0),
+            **given,
         )
 
     whole = problem().block(range(100))
@@ -150,12 +350,10 @@ def test_blocks_survive_being_saved_as_arrays(data, tmp_path):
     null = join_blocks([NullStatistics(**np.load(path)) for path in paths])
     once = infer(data, DESIGN, CONTRAST, NEAR, exchange=Exchange(), permutation=Permutation())
     again = conclude(problem, null)
-    for side in ("positive", "negative"):
-        for field in fields(getattr(once, side)):
-            assert_array_equal(
-                getattr(getattr(again, side), field.name),
-                getattr(getattr(once, side), field.name),
-            )
+    for side in ("positive", "negative", "either"):
+        for name in ARRAYS:
+            one, other = (getattr(getattr(found, side), name) for found in (once, again))
+            assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize(
