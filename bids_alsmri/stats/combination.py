@@ -14,20 +14,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bids_alsmri.errors import NumericsError
-from bids_alsmri.numerics.checks import require_range
+from bids_alsmri.numerics.checks import require_finite, require_range
 from bids_alsmri.numerics.combining import (
     Combined,
+    Combiner,
     Method,
     combine_t,
     combined_null_statistics,
 )
-from bids_alsmri.numerics.linear import (
-    Partition,
-    Residuals,
-    partition_design,
-    residuals,
-    t_statistic,
-)
+from bids_alsmri.numerics.linear import Partition, partition_design, residuals, t_statistic
 from bids_alsmri.numerics.permutation import (
     Exchange,
     NullStatistics,
@@ -298,7 +293,9 @@ def correct_across(
     -----
     See :func:`joint_p_values`. Relabellings of the same participants are the same if they are
     drawn (same seed, exchange and number) or if the contrast is the same; all possible ones of
-    two contrasts come in other orders.
+    two contrasts come in other orders. Contrasts that keep other groups in place, or have other
+    participants, move other rows and cannot be corrected together: exchange all groups of one
+    model instead.
     """
     if len(problems) != len(nulls) or len(problems) < 2:
         raise NumericsError(
@@ -490,8 +487,9 @@ def make_combination(
     ------
     NumericsError
         If maps and directions differ in their names, a direction is neither 1 nor -1, the design
-        does not determine the contrast, shapes do not fit, values are not finite, or no p-value
-        can fall below 0.05.
+        does not determine the contrast or the contrast has several rows, a forming threshold of
+        clusters is given, shapes do not fit, values are not finite, or no p-value can fall below
+        0.05.
     """
     if set(maps) != set(directions) or not maps:
         raise NumericsError(
@@ -504,24 +502,38 @@ def make_combination(
             f"the contrast has {partition.effect.shape[1]} rows; maps are combined by t, which "
             "has a direction: give one row"
         )
-    for name, data in maps.items():
-        if np.shape(data) != (len(partition.effect), neighbourhood.n_elements):
+    if permutation.cluster_height is not None:
+        raise NumericsError(
+            f"cluster_height is {permutation.cluster_height:g}; combinations are tested by "
+            "enhancement, not by the extent of clusters: give None"
+        )
+    # refuses methods and directions before any job starts
+    Combiner(list(directions.values()), partition.degrees_of_freedom, method)
+    shape = (len(partition.effect), neighbourhood.n_elements)
+    unit = np.empty((shape[0], len(maps), shape[1]), np.float32)
+    t = np.empty(unit.shape[1:])
+    is_constant = np.zeros(shape[1], dtype=bool)
+    # one map at a time: double precision is needed for a moment only
+    for i, name in enumerate(directions):
+        data = np.asarray(maps[name])
+        if data.shape != shape:
             raise NumericsError(
-                f"map {name} has shape {np.shape(data)}; the design has {len(partition.effect)} "
-                f"observations and the neighbourhood {neighbourhood.n_elements} elements. All maps "
-                "need the same participants and features"
+                f"map {name} has shape {data.shape}; the design has {shape[0]} observations and "
+                f"the neighbourhood {shape[1]} elements. All maps need the same participants and "
+                "features"
             )
-    left = residuals(np.hstack([np.asarray(maps[name]) for name in directions]), partition)
-    shape = (len(maps), neighbourhood.n_elements)
-    is_constant = np.any(left.length.reshape(shape) == 0.0, axis=0)
+        require_finite(f"map {name}", data)
+        left = residuals(data, partition)
+        unit[:, i], t[i] = left.unit, t_statistic(left, partition)
+        is_constant |= left.length == 0.0
     # a combination of fewer maps would have another distribution than its neighbours have
-    unit = np.where(np.tile(is_constant, len(maps)), 0.0, left.unit)
+    unit[:, :, is_constant], t[:, is_constant] = 0.0, 0.0
     return CombinationProblem(
         tuple(directions.items()),
         method,
-        t_statistic(Residuals(unit, left.length), partition).reshape(shape),
+        t,
         is_constant,
-        unit.astype(np.float32),
+        unit.reshape(shape[0], -1),
         partition,
         Relabellings(partition.effect, exchange, permutation.n_permutations, seed=permutation.seed),
         neighbourhood,

@@ -526,6 +526,8 @@ def test_overlap_does_not_depend_on_the_order_of_maps():
             "contrast has 2 rows",
         ),
         (lambda: combine({"fa": NOISE}, {"fa": 2}), r"directions are \[2.0\]; give 1"),
+        (lambda: combine({"fa": NOISE * np.nan}, {"fa": 1}), "map fa holds 480 NaN"),
+        (lambda: combine({"fa": NOISE}, {"fa": 1}, cluster_height=3.1), "height is 3.1.*give None"),
         (lambda: combine({"fa": NOISE}, {"fa": 1}, "mean"), "'mean'; give one of fisher"),
         (lambda: combine({"fa": NOISE}, {"fa": 1}, n_permutations=9), "below 0.05"),
     ],
