@@ -1,7 +1,7 @@
 """Images and masks on grids that an affine map moves, and cubic B-splines for kernels.
 
-Equal to `scipy.ndimage.affine_transform` of order 3 and 0 at a third of its time: the registration
-of a series spent more than half of its time there.
+Equal to `scipy.ndimage.affine_transform` of order 3, 1 and 0 at a third of its time or less: the
+registration of a series spent more than half of its time there.
 """
 
 from __future__ import annotations
@@ -129,6 +129,74 @@ def sample_moved_grid(image: Float, grid_to_image: Float, shape: tuple[int, int,
     sampled = np.empty(shape)
     _sample_grid(spline_coefficients(image), np.ascontiguousarray(grid_to_image[:3]), sampled)
     return sampled
+
+
+@kernel
+def _add_linear(
+    image: NDArray[np.float32], matrix: Float, factor: float, total: NDArray[np.float64]
+) -> None:
+    # a point outside the image adds nothing
+    nx, ny, nz = image.shape
+    for i in range(total.shape[0]):
+        for j in range(total.shape[1]):
+            x0 = matrix[0, 0] * i + matrix[0, 1] * j + matrix[0, 3]
+            y0 = matrix[1, 0] * i + matrix[1, 1] * j + matrix[1, 3]
+            z0 = matrix[2, 0] * i + matrix[2, 1] * j + matrix[2, 3]
+            for k in range(total.shape[2]):
+                x = x0 + matrix[0, 2] * k
+                y = y0 + matrix[1, 2] * k
+                z = z0 + matrix[2, 2] * k
+                if not (0.0 <= x <= nx - 1 and 0.0 <= y <= ny - 1 and 0.0 <= z <= nz - 1):
+                    continue
+                a, b, c = min(int(x), nx - 2), min(int(y), ny - 2), min(int(z), nz - 2)
+                u, v, w = x - a, y - b, z - c
+                low, high = image[a, b], image[a, b + 1]
+                near = (1.0 - v) * ((1.0 - w) * low[c] + w * low[c + 1]) + v * (
+                    (1.0 - w) * high[c] + w * high[c + 1]
+                )
+                low, high = image[a + 1, b], image[a + 1, b + 1]
+                far = (1.0 - v) * ((1.0 - w) * low[c] + w * low[c + 1]) + v * (
+                    (1.0 - w) * high[c] + w * high[c + 1]
+                )
+                total[i, j, k] += factor * ((1.0 - u) * near + u * far)
+
+
+def add_moved_grid(
+    image: NDArray[np.floating], grid_to_image: Float, factor: float, total: Float
+) -> None:
+    """Add an image to a grid that an affine map lays over it, by linear interpolation.
+
+    Parameters
+    ----------
+    image : (X, Y, Z) array
+        Without NaN, at least 2 voxels along each axis; taken in single precision.
+    grid_to_image : (4, 4) array
+        Voxel indices of the grid to those of the image.
+    factor : float
+        By which the image is multiplied.
+    total : (X', Y', Z') array of float64
+        Is added to; stays as it is outside the image.
+
+    Raises
+    ------
+    NumericsError
+        If an axis of the image is too short.
+
+    Examples
+    --------
+    >>> ramp = np.arange(8.0)[:, None, None] * np.ones((8, 8, 8))
+    >>> half, total = np.eye(4), np.zeros((8, 8, 8))
+    >>> half[0, 3] = 0.5
+    >>> add_moved_grid(ramp, half, 2.0, total)
+    >>> total[:, 4, 4]
+    array([ 1.,  3.,  5.,  7.,  9., 11., 13.,  0.])
+    """
+    if min(image.shape) < 2:
+        raise NumericsError(
+            f"image has shape {image.shape}; linear interpolation needs 2 voxels along each axis"
+        )
+    single = np.ascontiguousarray(image, dtype=np.float32)
+    _add_linear(single, np.ascontiguousarray(grid_to_image[:3]), float(factor), total)
 
 
 @kernel

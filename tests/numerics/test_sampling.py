@@ -7,7 +7,12 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from bids_alsmri.errors import NumericsError
-from bids_alsmri.numerics.sampling import move_mask, sample_moved_grid, spline_coefficients
+from bids_alsmri.numerics.sampling import (
+    add_moved_grid,
+    move_mask,
+    sample_moved_grid,
+    spline_coefficients,
+)
 
 
 def moved(seed: int) -> np.ndarray:
@@ -69,3 +74,25 @@ def test_mask_is_empty_outside_its_field_of_view():
     shift[2, 3] = 3.0
     found = move_mask(np.ones((4, 4, 4), dtype=bool), shift, (4, 4, 4))
     assert_array_equal(found.sum(axis=(0, 1)), [16, 0, 0, 0])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_added_image_is_that_of_scipy(seed):
+    image = np.random.default_rng(seed).standard_normal((17, 12, 20)).astype(np.float32)
+    matrix = moved(seed)
+    expected = ndimage.affine_transform(
+        image.astype(float),
+        matrix[:3, :3],
+        matrix[:3, 3],
+        output_shape=(15, 18, 13),
+        order=1,
+        mode="constant",
+    )
+    total = np.ones((15, 18, 13))
+    add_moved_grid(image, matrix, -2.5, total)
+    assert_allclose(total, 1.0 - 2.5 * expected, atol=1e-12)
+
+
+def test_image_of_one_slice_is_not_interpolated_linearly():
+    with pytest.raises(NumericsError, match="needs 2 voxels along each axis"):
+        add_moved_grid(np.ones((4, 4, 1)), np.eye(4), 1.0, np.zeros((4, 4, 1)))

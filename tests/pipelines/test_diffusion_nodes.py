@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
-from scipy import stats
+from scipy import ndimage, stats
 from scipy.spatial.transform import Rotation
 
 from bids_alsmri.errors import DataError
@@ -20,10 +20,12 @@ from bids_alsmri.interfaces.images import quality_rows
 from bids_alsmri.interfaces.registration import write_linear
 from bids_alsmri.numerics.eddy import EddyResult, EddySettings
 from bids_alsmri.numerics.gradients import bvecs_to_world
+from bids_alsmri.numerics.resampling import grid_points, resample_series
 from bids_alsmri.pipelines.diffusion.interfaces import Denoise, MeasureTissues, Resample
 from bids_alsmri.pipelines.diffusion.motion import (
     Corrected,
     MotionChoices,
+    average_volumes,
     correct_motion,
     motion_table,
     outlier_table,
@@ -101,6 +103,31 @@ def test_histogram_shows_only_voxels_that_count(half_covered, monkeypatch):
     assert_allclose(
         shown["white matter"][np.isfinite(shown["white matter"])], 0.6, rtol=1e-6
     )  # float32
+
+
+def test_mean_of_moved_volumes_is_that_of_one_interpolation_each():
+    rng = np.random.default_rng(0)
+    data = ndimage.gaussian_filter(rng.normal(10, 3, (12, 13, 14, 3)), (2, 2, 2, 0))
+    affine = np.diag([2.0, 2.5, 3.0, 1.0])
+    maps = np.tile(np.eye(4), (3, 1, 1))
+    maps[1, :3, :3] += rng.normal(0, 0.01, (3, 3))  # turned and stretched
+    maps[1:, :3, 3] = rng.normal(0, 0.5, (2, 3))
+    image = ImageData(data, affine, (2.0, 2.5, 3.0), Path("dwi.nii"))
+    chosen = np.array([False, True, True])
+    found = average_volumes(image, Motion(maps, maps), chosen)
+    inner = np.zeros(data.shape[:3], dtype=bool)
+    inner[3:-3, 3:-3, 3:-3] = True
+    each = resample_series(
+        data[..., chosen],
+        affine,
+        grid_points(inner.shape, affine, inner),
+        maps[chosen],
+        displacement_mm=None,
+        spline_order=1,
+        keep_nonnegative=True,
+        modulate=True,
+    )
+    assert_allclose(found[inner], each.values.mean(axis=1), rtol=1e-5)  # float32
 
 
 def test_share_of_the_brain_outside_the_field_of_view_is_measured_and_warned_of(

@@ -368,13 +368,12 @@ class AverageSeriesInputSpec(NodeInputSpec):
 class AverageSeriesOutputSpec(NodeOutputSpec):
     """Outputs of :class:`AverageSeries`."""
 
-    b0 = File(exists=True, desc="mean b=0 after correction")
     before = File(exists=True, desc="mean diffusion-weighted image before correction")
     after = File(exists=True, desc="mean diffusion-weighted image after correction")
 
 
 class AverageSeries(AlsInterface):
-    """Average the b=0 and the weighted volumes, before and after correction."""
+    """Average the weighted volumes, before and after correction."""
 
     input_spec = AverageSeriesInputSpec
     output_spec = AverageSeriesOutputSpec
@@ -387,9 +386,8 @@ class AverageSeries(AlsInterface):
         table = tables.read_table(Path(self.inputs.table))
         motion = read_motion(Path(self.inputs.motion))
         means = {
-            "b0": average_volumes(image, motion, table.is_b0, spline_order=3),
             "before": raw.data[..., ~table.is_b0].mean(axis=-1),
-            "after": average_volumes(image, motion, ~table.is_b0, spline_order=1),
+            "after": average_volumes(image, motion, ~table.is_b0),
         }
         results = {name: self.file(runtime, f"{name}.nii.gz") for name in means}
         for name, values in means.items():

@@ -13,7 +13,7 @@ from bids_alsmri.interfaces.base import ImageData
 from bids_alsmri.numerics.diffusion_quality import eddy_current_shift, framewise_displacement
 from bids_alsmri.numerics.eddy import EddyResult, EddySettings, correct_series, register_to_b0
 from bids_alsmri.numerics.outliers import multiband_groups
-from bids_alsmri.numerics.resampling import grid_points, points_to_volume, resample_series
+from bids_alsmri.numerics.sampling import add_moved_grid
 from bids_alsmri.pipelines.diffusion.places import Motion, motion_columns
 from bids_alsmri.pipelines.diffusion.series import SeriesTable
 from bids_alsmri.pipelines.diffusion.steps import Facts, Float, measure
@@ -343,9 +343,9 @@ def outlier_table(found: Corrected) -> pd.DataFrame:
 
 
 def average_volumes(
-    image: ImageData, motion: Motion, chosen: NDArray[np.bool_], *, spline_order: int
+    image: ImageData, motion: Motion, chosen: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
-    """Mean of some volumes, each brought onto the first b=0.
+    """Mean of some volumes, each brought onto the first b=0 by linear interpolation.
 
     Parameters
     ----------
@@ -354,29 +354,23 @@ def average_volumes(
     motion : Motion
         Of its volumes.
     chosen : (N,) array of bool
-        Volumes that are averaged.
-    spline_order : int
-        Order of the interpolation.
+        Volumes that are averaged, at least one.
 
     Returns
     -------
     (X, Y, Z) array
-        Mean signal.
+        Mean signal; what a volume does not cover counts as 0.
     """
-    shape = image.data.shape[:3]
-    everywhere = np.ones(shape, dtype=np.bool_)
-    points = grid_points(shape, image.affine, everywhere)
-    total = np.zeros(len(points))
+    to_voxel = np.linalg.inv(image.affine)
+    total = np.zeros(image.data.shape[:3])
     for volume in np.flatnonzero(chosen):
-        total += resample_series(
-            image.data[..., volume : volume + 1],
-            image.affine,
-            points,
-            motion.reference_to_volume[volume : volume + 1],
-            displacement_mm=None,
-            spline_order=spline_order,
-            keep_nonnegative=True,
-            modulate=True,
-        ).values[:, 0]
-    mean = (total / max(int(chosen.sum()), 1)).astype(np.float32)
-    return np.asarray(points_to_volume(mean, everywhere, outside=0))
+        world = motion.reference_to_volume[volume]
+        # the determinant keeps the amount of signal where the image was stretched
+        add_moved_grid(
+            image.data[..., volume],
+            to_voxel @ world @ image.affine,
+            float(np.linalg.det(world[:3, :3])),
+            total,
+        )
+    mean: NDArray[np.float32] = (total / np.count_nonzero(chosen)).astype(np.float32)
+    return mean
