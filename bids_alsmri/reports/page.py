@@ -15,6 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from bids_alsmri.errors import ExitCode, RunError, SettingsError
+from bids_alsmri.reports.tables import (
+    Finding,
+    Table,
+    arrange_findings,
+    format_number,
+)
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -22,11 +28,13 @@ if TYPE_CHECKING:
 SectionStatus = Literal["done", "reused", "skipped", "failed"]
 RunStatus = Literal["done", "partial", "failed"]
 FigureKind = Literal["still", "flicker"]
+PageKind = Literal["participant", "group"]
 
 SECTION_STATUSES: tuple[SectionStatus, ...] = ("done", "reused", "skipped", "failed")
 RUN_STATUSES: tuple[RunStatus, ...] = ("done", "partial", "failed")
 _FILES_OF_KIND = {"still": 1, "flicker": 2}
-_MEDIA_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
+PAGE_KINDS: tuple[PageKind, ...] = ("participant", "group")
+_MEDIA_TYPES = {".svg": "image/svg+xml", ".png": "image/png", ".webp": "image/webp"}
 # A data: address ends at # and loses line ends; quotes and brackets would be escaped by the page.
 _SAFE_IN_DATA = " !$()*+,-./:;=?@[]^_`{|}~"
 _CITATION = re.compile(r"\[(@[\w:.-]+(?:\s*;\s*@[\w:.-]+)*)\]")
@@ -41,7 +49,7 @@ class Figure:
     title, caption : str
         Plain text. The caption says what is shown and what a good one looks like.
     paths : tuple of Path
-        SVG or PNG files: one for "still", two (before, after) for "flicker". A file that does
+        SVG, PNG or WebP files: one for "still", two (before, after) for "flicker". A file that does
         not exist leaves a notice on the page, since the page is also written after failures.
     kind : {"still", "flicker"}
         How the files are shown.
@@ -53,7 +61,7 @@ class Figure:
     Raises
     ------
     SettingsError
-        If the number of files does not fit the kind, or a file is neither SVG nor PNG.
+        If the number of files does not fit the kind, or a file is none of the three.
 
     Examples
     --------
@@ -82,7 +90,8 @@ class Figure:
         for path in self.paths:
             if path.suffix not in _MEDIA_TYPES:
                 raise SettingsError(
-                    f"figure {self.title!r}: {path.name} is neither .svg nor .png; save it as one"
+                    f"figure {self.title!r}: {path.name} is neither .svg nor .png nor .webp; "
+                    "save it as one"
                 )
 
 
@@ -147,14 +156,14 @@ class StepTime:
 
 @dataclass(frozen=True)
 class Section:
-    """What one pipeline made of one scan.
+    """What one pipeline made of one scan, or what came of one map in one comparison of groups.
 
     Parameters
     ----------
     pipeline : str
-        Title of the pipeline; sections of one title stand together on the page.
+        Title of the pipeline or comparison; sections of one title stand together on the page.
     scan : str
-        Label of the scan, such as "sub-01 ses-m00 dir-AP".
+        Label of the scan, such as "sub-01 ses-m00 dir-AP", or of the map, such as "FA".
     status : {"done", "reused", "skipped", "failed"}
         What happened.
     reason : str
@@ -165,6 +174,8 @@ class Section:
         Warnings: the numbers may be worse than the reader thinks. Notes: all else.
     figures : tuple of Figure
         In the order of the processing.
+    tables : tuple of Table
+        Below the figures.
     quality : tuple of QualityRow
         Measures of quality.
     timing : tuple of StepTime
@@ -184,6 +195,7 @@ class Section:
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     figures: tuple[Figure, ...] = ()
+    tables: tuple[Table, ...] = ()
     quality: tuple[QualityRow, ...] = ()
     timing: tuple[StepTime, ...] = ()
 
@@ -301,11 +313,15 @@ class Page:
         Tables of the page's end.
     state : str
         Letters and digits, kept in the head: by it a later run sees whether the page is current.
+    kind : {"participant", "group"}
+        What the page is about: sections are scans of pipelines, or maps of comparisons.
+    findings : tuple of Finding
+        Shown as a matrix before all else, each with a link to its section.
 
     Raises
     ------
     SettingsError
-        If the status is none of the three.
+        If the status is none of the three, the kind none of the two, or a finding is there twice.
     """
 
     title: str
@@ -321,9 +337,16 @@ class Page:
     errors: tuple[ErrorText, ...] = ()
     outputs: tuple[OutputFile, ...] = ()
     state: str = ""
+    kind: PageKind = "participant"
+    findings: tuple[Finding, ...] = ()
 
     def __post_init__(self) -> None:
         _require_status(f"page {self.title!r}", self.status, RUN_STATUSES)
+        if self.kind not in PAGE_KINDS:
+            raise SettingsError(
+                f"page {self.title!r} is of kind {self.kind!r}; give one of {', '.join(PAGE_KINDS)}"
+            )
+        arrange_findings(self.findings)
 
 
 def write_page(page: Page, path: Path) -> None:
@@ -383,7 +406,9 @@ def render_page(page: Page) -> str:
     """
     import jinja2
 
+    folder = importlib.resources.files(__package__)
     environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text("utf-8")),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -396,10 +421,13 @@ def render_page(page: Page) -> str:
     environment.filters["gauge"] = _gauge
     environment.filters["embed"] = _data_uri
     environment.filters["link"] = _relative_link
-    source = importlib.resources.files(__package__).joinpath("template.html").read_text("utf-8")
     order = _citation_order(page.methods, page.references)
-    return environment.from_string(source).render(
+    return environment.get_template("template.html").render(
         page=page,
+        words=_WORDS[page.kind],
+        matrix=arrange_findings(page.findings),
+        anchors=_anchors(_by_pipeline(page.sections)),
+        has_tables=bool(page.findings) or any(section.tables for section in page.sections),
         pipelines=_by_pipeline(page.sections),
         n_by_status={
             status: sum(section.status == status for section in page.sections)
@@ -409,36 +437,6 @@ def render_page(page: Page) -> str:
         methods=_markdown_to_html(page.methods, order),
         references=order,
     )
-
-
-def format_number(value: float) -> str:
-    """Three significant digits, without an exponent from 0.001 to a million.
-
-    Parameters
-    ----------
-    value : float
-        Any number.
-
-    Returns
-    -------
-    text : str
-        With a true minus sign; "not available" where the value is not finite.
-
-    Examples
-    --------
-    >>> [format_number(value) for value in (0.71234, 12.0, 12345.6, -0.5, 7.1e-7, float("nan"))]
-    ['0.712', '12', '12346', '−0.5', '7.1 × 10⁻⁷', 'not available']
-    """
-    if not math.isfinite(value):
-        return "not available"
-    if value == 0 or 1e-3 <= abs(value) < 1e6:
-        digits = 0 if abs(value) >= 1000 else None
-        text = f"{value:.0f}" if digits == 0 else f"{value:.3g}"
-        return text.replace("-", "−")
-    mantissa, exponent = f"{value:.2e}".split("e")
-    mantissa = mantissa.rstrip("0").rstrip(".").replace("-", "−")
-    power = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return f"{mantissa} × 10{power}"
 
 
 def format_duration(seconds: float) -> str:
@@ -468,6 +466,32 @@ def format_duration(seconds: float) -> str:
         return f"{whole // 60} min {whole % 60} s"
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+@dataclass(frozen=True)
+class _Words:
+    """What a page calls its sections."""
+
+    pipeline: str
+    scan: str
+    scans: str
+    methods: str
+
+
+_WORDS: dict[PageKind, _Words] = {
+    "participant": _Words(
+        "Pipeline",
+        "Scan",
+        "scans",
+        "Written from the settings that the scans were processed with",
+    ),
+    "group": _Words(
+        "Comparison",
+        "Part",
+        "parts",
+        "Written from the settings that the groups were compared with",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -506,6 +530,15 @@ def _by_pipeline(sections: Sequence[Section]) -> dict[str, list[Section]]:
     for section in sections:
         grouped.setdefault(section.pipeline, []).append(section)
     return grouped
+
+
+def _anchors(pipelines: dict[str, list[Section]]) -> dict[tuple[str, str], str]:
+    """Where each section stands; of several alike, the first."""
+    found: dict[tuple[str, str], str] = {}
+    for p, (pipeline, sections) in enumerate(pipelines.items(), start=1):
+        for s, section in enumerate(sections, start=1):
+            found.setdefault((pipeline, section.scan), f"p{p}-s{s}")
+    return found
 
 
 def _first_looks(pipelines: dict[str, list[Section]]) -> list[_Look]:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,6 +30,7 @@ from bids_alsmri.reports.page import (
     render_page,
     write_page,
 )
+from bids_alsmri.reports.tables import LONGEST_OPEN, Finding, Table
 
 HOSTILE = '<script>window.hacked = 1</script>"\'&<img src=x onerror="window.hacked = 1">'
 VOID = {"meta", "link", "img", "input", "br", "hr", "rect"}
@@ -118,10 +120,58 @@ def page(picture: Path) -> Page:
     )
 
 
+@pytest.fixture
+def group_page(page: Page) -> Page:
+    """With a short, a long and an empty table, and findings of all kinds."""
+    frame = pd.DataFrame({"region": ["CST R", "CST L"], "volume_mm3": [1204, 96]})
+    tables = (
+        Table("Clusters", "One per row.", frame, note="Biased upward.", path="group/clusters.tsv"),
+        Table("Rows", "Many.", pd.DataFrame({"row": range(LONGEST_OPEN + 1)})),
+        Table("Left out", "Scans.", frame.iloc[:0], empty="Nobody was left out."),
+    )
+    sections = (
+        Section("als - hc", "FA", "done", tables=tables),
+        Section("fast - hc", "FA", "done", tables=tables[:1]),
+    )
+    return dataclasses.replace(
+        page,
+        kind="group",
+        sections=(*sections, *page.sections),
+        findings=(
+            Finding("FA", "als - hc", "lower", 1204, 98321, 0.0002, 6.13, -1.42),
+            Finding("FA", "fast - hc", "lower", 0, 98321, 0.21, 3.0, -0.4),
+            Finding("TSC", "als - hc", "higher", reason="no map"),
+        ),
+    )
+
+
+@pytest.fixture(params=["page", "group_page"])
+def any_page(request: pytest.FixtureRequest) -> Page:
+    found: Page = request.getfixturevalue(request.param)
+    return found
+
+
+def with_table(head: Section, **changes: object) -> Section:
+    table = Table("t", "c", pd.DataFrame({"a": ["x"]}))
+    return dataclasses.replace(head, tables=(dataclasses.replace(table, **changes),))
+
+
 def with_text_at(page: Page, place: str, text: str) -> Page:
     """The page with `text` in one of the places that dataset or user can fill."""
     head, *others = page.sections
+    table_changes: dict[str, dict[str, object]] = {
+        "table": {"title": text, "caption": text, "note": text, "path": text},
+        "heading": {"headings": {"a": text}},
+        "column": {"frame": pd.DataFrame({text: ["x"]})},
+        "cell": {"frame": pd.DataFrame({"a": [text]})},
+        "empty table": {"frame": pd.DataFrame({"a": []}), "empty": text},
+    }
+    if place in table_changes:
+        sections = (with_table(head, **table_changes[place]), *others)
+        return dataclasses.replace(page, sections=sections)
     changes = {
+        "finding": {"findings": (Finding(text, text, "lower", 1, 2, effect_name=text),)},
+        "reason of a finding": {"findings": (Finding("FA", "c", "lower", reason=text),)},
         "title": {"title": text},
         "command line": {"command_line": text},
         "methods": {"methods": text},
@@ -163,6 +213,7 @@ def with_text_at(page: Page, place: str, text: str) -> Page:
 PLACES = (
     *("title", "command line", "methods", "reference", "setting", "error", "output", "scan"),
     *("pipeline", "reason", "source", "warning", "note", "caption", "quality", "step"),
+    *("table", "heading", "column", "cell", "empty table", "finding", "reason of a finding"),
 )
 
 
@@ -178,21 +229,21 @@ def test_text_of_the_dataset_is_shown_and_never_obeyed(page: Page, place: str) -
     assert HOSTILE in "".join(hostile.text)
 
 
-def test_every_element_is_closed_in_order(page: Page) -> None:
-    assert read(render_page(page)).open == []
+def test_every_element_is_closed_in_order(any_page: Page) -> None:
+    assert read(render_page(any_page)).open == []
 
 
-def test_an_independent_parser_finds_no_structural_error(page: Page) -> None:
+def test_an_independent_parser_finds_no_structural_error(any_page: Page) -> None:
     etree = pytest.importorskip("lxml.etree", reason="lxml is not installed")
     parser = etree.HTMLParser(recover=True)
-    etree.fromstring(render_page(page).encode(), parser)
+    etree.fromstring(render_page(any_page).encode(), parser)
     # libxml2 knows HTML 4: elements that came later are "invalid tags" and no fault.
     faults = [e.message for e in parser.error_log if "Tag" not in e.message]
     assert faults == []
 
 
-def test_nothing_is_fetched_from_elsewhere(page: Page) -> None:
-    html = render_page(page)
+def test_nothing_is_fetched_from_elsewhere(any_page: Page) -> None:
+    html = render_page(any_page)
     for tag, attributes in read(html).elements:
         assert attributes.get("src", "data:").startswith("data:")
         allowed = ("#", "./", "https://doi.org/") if tag == "a" else ("data:",)
@@ -201,10 +252,10 @@ def test_nothing_is_fetched_from_elsewhere(page: Page) -> None:
     assert not re.search(r"url\(|@import|fetch\(|XMLHttp|srcset", without_pictures)
 
 
-def test_policy_forbids_every_fetch_but_data(page: Page) -> None:
+def test_policy_forbids_every_fetch_but_data(any_page: Page) -> None:
     policies = [
         attributes["content"]
-        for tag, attributes in read(render_page(page)).elements
+        for tag, attributes in read(render_page(any_page)).elements
         if attributes.get("http-equiv") == "Content-Security-Policy"
     ]
     assert len(policies) == 1
@@ -240,7 +291,7 @@ def test_pictures_are_embedded_byte_for_byte(page: Page) -> None:
     assert embedded(render_page(page)) == [("image/svg+xml", SVG)] * 3
 
 
-@given(content=st.binary(min_size=1), ending=st.sampled_from(["svg", "png"]))
+@given(content=st.binary(min_size=1), ending=st.sampled_from(["svg", "png", "webp"]))
 @settings(max_examples=30, deadline=None)
 def test_any_bytes_survive_embedding(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, ending: str
@@ -259,8 +310,8 @@ def test_every_picture_has_a_text_in_its_place(page: Page) -> None:
     assert all(attrs["alt"] for attrs in pictures)
 
 
-def test_identifiers_are_unique_and_links_arrive(page: Page) -> None:
-    elements = read(render_page(page)).elements
+def test_identifiers_are_unique_and_links_arrive(any_page: Page) -> None:
+    elements = read(render_page(any_page)).elements
     names = [attributes["id"] for _, attributes in elements if "id" in attributes]
     assert len(names) == len(set(names))
     anchors = {
@@ -272,10 +323,10 @@ def test_identifiers_are_unique_and_links_arrive(page: Page) -> None:
     assert anchors <= set(names)
 
 
-def test_same_page_gives_same_bytes(page: Page, tmp_path: Path) -> None:
+def test_same_page_gives_same_bytes(any_page: Page, tmp_path: Path) -> None:
     first, second = tmp_path / "first.html", tmp_path / "second.html"
-    write_page(page, first)
-    write_page(page, second)
+    write_page(any_page, first)
+    write_page(any_page, second)
     assert first.read_bytes() == second.read_bytes()
 
 
@@ -388,9 +439,78 @@ def test_methods_know_headings_lists_and_code(page: Page) -> None:
     assert "<li>one</li><li>two\n  more</li>" in html
 
 
+def test_page_without_tables_carries_nothing_for_them(page: Page) -> None:
+    html = render_page(page)
+    for trace in (".findings", 'class="table"', ".table ", "Comparison"):
+        assert trace not in html
+
+
+def test_group_page_speaks_of_comparisons_and_parts(group_page: Page) -> None:
+    text = "".join(read(render_page(group_page)).text)
+    assert "Comparison" in text
+    assert "some parts failed" in text
+    assert "What ran: 6 parts" in text
+    assert "scans" not in text[: text.index("What ran")]
+
+
+def test_findings_stand_before_all_else(group_page: Page) -> None:
+    text = "".join(read(render_page(group_page)).text)
+    place = text.index("Results at a glance")
+    assert place < text.index("Look at these first")
+    assert text.index("1,204 of 98,321") > place
+    assert "none of 98,321" in text
+    assert "not tested: no map" in text
+    assert "not asked for" in text  # TSC in the second contrast
+
+
+def test_finding_leads_to_the_section_of_its_map_and_contrast(group_page: Page) -> None:
+    html = render_page(group_page)
+    links = dict(
+        re.findall(r'<a href="#([^"]+)">(?:<strong>)?([^<]*of 98,321)', html),
+    )
+    assert links == {"p1-s1": "1,204 of 98,321", "p2-s1": "none of 98,321"}
+    for anchor, title in (("p1-s1", "FA"), ("p2-s1", "FA")):
+        assert re.search(rf'id="{anchor}-title">{title}<', html)
+    assert html.index('id="p1"') < html.index('id="p1-s1"') < html.index('id="p2"')
+    assert re.search(r'id="p2">fast - hc<', html)
+
+
+def test_every_cell_of_a_table_is_shown_in_its_row(group_page: Page) -> None:
+    html = render_page(group_page)
+    body = html[html.index('id="p1-s1-t1"') : html.index('id="p1-s1-t2"')]
+    rows = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in re.findall("<tr>.*?</tr>", body)]
+    assert rows == [[], ["CST R", "1,204"], ["CST L", "96"]]
+    assert 'class="num">1,204' in body
+    assert 'href="./group/clusters.tsv"' in body
+    assert "Biased upward." in body
+
+
+def test_long_table_is_folded_and_an_empty_one_says_so(group_page: Page) -> None:
+    html = render_page(group_page)
+    short, long, empty = (
+        html[html.index(f'id="p1-s1-t{n}"') : html.index(end)]
+        for n, end in ((1, 'id="p1-s1-t2"'), (2, 'id="p1-s1-t3"'), (3, 'id="p2"'))
+    )
+    assert "<details>" not in short
+    assert f"Show all {LONGEST_OPEN + 1} rows" in long
+    assert "Nobody was left out." in empty
+    assert "<td" not in empty
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (
+            lambda: Page("p", "s", "1", datetime(2024, 5, 2), "c", "done", kind="cohort"),
+            "kind 'cohort'; give one of participant, group",
+        ),
+        (
+            lambda: Page(
+                *("p", "s", "1", datetime(2024, 5, 2), "c", "done"),
+                findings=(Finding("FA", "c", "lower"),) * 2,
+            ),
+            "two findings of 'FA'",
+        ),
         (lambda: Section("D", "s", "finished"), "status 'finished'.*done, reused"),
         (lambda: Figure("t", "c", (Path("a.svg"),), "flicker"), "1 files; give 2"),
         (lambda: Figure("t", "c", (Path("a.svg"),), "film"), "kind 'film'"),
