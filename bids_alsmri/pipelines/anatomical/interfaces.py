@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from nipype.interfaces.base import File, traits
 
+from bids_alsmri.errors import DataError
 from bids_alsmri.interfaces.anatomy import (
     BrainSearch,
     bring_priors,
@@ -15,12 +16,15 @@ from bids_alsmri.interfaces.anatomy import (
     extract_brain,
     segment_tissues,
 )
-from bids_alsmri.interfaces.base import read_image, write_image
+from bids_alsmri.interfaces.base import ImageData, concerning, read_image, write_image
 from bids_alsmri.interfaces.images import optional_path, with_tuples
 from bids_alsmri.interfaces.node import AlsInterface, NodeInputSpec, NodeOutputSpec, write_facts
 from bids_alsmri.interfaces.registration import apply_transforms, write_linear
 from bids_alsmri.numerics.anatomy import dice
 from bids_alsmri.spaces.templates import get_template
+
+# An adult's brain measures about 170 x 140 x 130 mm; in less than this there is none to find.
+_LEAST_EXTENT_MM = 80.0
 
 
 class CheckT1wInputSpec(NodeInputSpec):
@@ -45,12 +49,31 @@ class CheckT1w(AlsInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         image = read_image(Path(self.inputs.image), ndim=3)
+        _require_head(image)
         path = self.file(runtime, "t1w.nii.gz")
         write_image(image.data, image.affine, path)
         facts = {"warnings": list(image.warnings)}
         return self.give(
             runtime,
             {"image": path, "facts": write_facts(self.file(runtime, "facts.json"), facts)},
+        )
+
+
+def _require_head(image: ImageData) -> None:
+    """Raise where an image cannot show a head; later steps would blame their own files."""
+    lowest, highest = float(image.data.min()), float(image.data.max())
+    if lowest == highest:
+        raise DataError(
+            f"{image.path}: all {image.data.size} voxels are {lowest:g}; expected a head that "
+            "stands out from its background; convert it again or leave the scan out"
+        )
+    extents_mm = [n * edge for n, edge in zip(image.data.shape, image.voxel_mm, strict=True)]
+    if min(extents_mm) < _LEAST_EXTENT_MM:
+        covered = " x ".join(f"{extent:.3g}" for extent in extents_mm)
+        raise DataError(
+            f"{image.path}: covers {covered} mm; expected the whole brain, at least "
+            f"{_LEAST_EXTENT_MM:g} mm along each axis; see whether all slices were converted, or "
+            "leave the scan out"
         )
 
 
@@ -92,6 +115,7 @@ class ExtractBrainInputSpec(NodeInputSpec):
     """Inputs of :class:`ExtractBrain`."""
 
     image = File(exists=True, mandatory=True, desc="T1-weighted image")
+    source = File(exists=True, mandatory=True, desc="file of the dataset, for errors")
     template = traits.Str(mandatory=True, desc="template space")
     template_mm = traits.Float(mandatory=True, desc="voxel size of the template, mm")
     search = traits.Dict(mandatory=True, desc="constants of the search")
@@ -115,15 +139,16 @@ class ExtractBrain(AlsInterface):
     memory_gb = 1.5
 
     def _run_interface(self, runtime: Any) -> Any:
-        brain = extract_brain(
-            Path(self.inputs.image),
-            get_template(self.inputs.template, self.inputs.template_mm),
-            self.file(runtime, "mask.nii.gz"),
-            search=BrainSearch(**with_tuples(self.inputs.search)),
-            work_dir=Path(runtime.cwd),
-            seed=self.inputs.seed,
-            n_threads=self.inputs.n_threads,
-        )
+        with concerning(Path(self.inputs.source)):
+            brain = extract_brain(
+                Path(self.inputs.image),
+                get_template(self.inputs.template, self.inputs.template_mm),
+                self.file(runtime, "mask.nii.gz"),
+                search=BrainSearch(**with_tuples(self.inputs.search)),
+                work_dir=Path(runtime.cwd),
+                seed=self.inputs.seed,
+                n_threads=self.inputs.n_threads,
+            )
         facts = {
             "measures": [
                 {"measure": "template_mask_overlap", "value": brain.overlap},
@@ -147,6 +172,7 @@ class SegmentTissuesInputSpec(NodeInputSpec):
 
     image = File(exists=True, mandatory=True, desc="bias-corrected T1w")
     mask = File(exists=True, mandatory=True, desc="brain mask")
+    source = File(exists=True, mandatory=True, desc="file of the dataset, for errors")
     template = traits.Str(mandatory=True, desc="template space")
     template_mm = traits.Float(mandatory=True, desc="voxel size of the template, mm")
     start = File(exists=True, mandatory=True, desc="affine from template to T1w, ITK")
@@ -175,17 +201,18 @@ class SegmentTissues(AlsInterface):
     def _run_interface(self, runtime: Any) -> Any:
         names = ("gm", "wm", "csf")
         image = Path(self.inputs.image)
-        files = segment_tissues(
-            image,
-            Path(self.inputs.mask),
-            {name.upper(): self.file(runtime, f"{name}.nii.gz") for name in names},
-            priors=self._priors(image, Path(runtime.cwd)),
-            prior_weight=self.inputs.prior_weight,
-            smoothness=self.inputs.smoothness,
-            iterations=self.inputs.iterations,
-            work_dir=Path(runtime.cwd),
-            n_threads=self.inputs.n_threads,
-        )
+        with concerning(Path(self.inputs.source)):
+            files = segment_tissues(
+                image,
+                Path(self.inputs.mask),
+                {name.upper(): self.file(runtime, f"{name}.nii.gz") for name in names},
+                priors=self._priors(image, Path(runtime.cwd)),
+                prior_weight=self.inputs.prior_weight,
+                smoothness=self.inputs.smoothness,
+                iterations=self.inputs.iterations,
+                work_dir=Path(runtime.cwd),
+                n_threads=self.inputs.n_threads,
+            )
         facts = {"measures": tissue_measures({n: files[n.upper()] for n in names})}
         return self.give(
             runtime,

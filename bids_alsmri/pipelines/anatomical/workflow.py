@@ -26,14 +26,18 @@ def fit(graph: Graph, scan: Scan, cfg: AnatomicalSettings) -> None:
     if graph.adopted:
         adopt(graph, cfg)
         return
-    checked = graph.step("check", CheckT1w(), image=graph.files("t1w")[0])
-    brain = graph.step("extract_brain", extract_brain(cfg, graph.template), image=checked.image)
+    t1w = graph.files("t1w")[0]
+    checked = graph.step("check", CheckT1w(), image=t1w)
+    brain = graph.step(
+        "extract_brain", extract_brain(cfg, graph.template), image=checked.image, source=t1w
+    )
     flat = graph.step("correct_bias", correct_bias(cfg), image=checked.image, mask=brain.mask)
     tissues = graph.step(
         "segment_tissues",
         segment_tissues(cfg, graph.template),
         image=flat.image,
         mask=brain.mask,
+        source=t1w,
         start=brain.start,
     )
     graph.save("preproc", flat.image)
