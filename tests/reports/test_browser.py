@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from bids_alsmri.reports.figures import draw_mosaic, draw_registration_pair, save_figure
+from bids_alsmri.reports.group_maps import Effect, Volume, draw_effect, draw_significant
+from bids_alsmri.reports.group_plots import GroupPanel, draw_groups
 from bids_alsmri.reports.page import (
     ErrorText,
     Figure,
@@ -22,6 +25,7 @@ from bids_alsmri.reports.page import (
     SettingRow,
     write_page,
 )
+from bids_alsmri.reports.tables import Finding, Table
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -78,6 +82,67 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def group_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("group")
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(12, 14, 10))
+    affine = np.diag([2.0, 2.0, 3.0, 1.0])
+    maps = [Volume(array, affine) for array in (values, values < 9, abs(values) > 1)]
+    effect = Effect("FA, als - hc", "d", *maps, 0.001, 0.05, ("als > hc", "als < hc"))
+    figures = {
+        "effect.webp": draw_effect(effect, maps[0], background_label="FA", n_slices=3),
+        "significant.webp": draw_significant(effect, maps[0], background_label="FA", n_slices=3),
+        "regions.svg": draw_groups(
+            [GroupPanel("CST", "FA", {"als": [0.4], "hc": [0.5]})], title="R"
+        ),
+    }
+    for name, figure in figures.items():
+        save_figure(figure, folder / name)
+    regions = pd.DataFrame(
+        {
+            "region": [f"region {n} {'of a long name ' * 5}" for n in range(80)],
+            "t": values[:8, :10, 0].ravel(),
+        }
+        | {f"column {n}": rng.random(80) for n in range(12)}
+    )
+    section = Section(
+        "als - hc",
+        "FA",
+        "done",
+        figures=(
+            Figure("Effect", "c", (folder / "effect.webp", folder / "significant.webp"), "flicker"),
+            Figure("Regions", "c", (folder / "regions.svg",)),
+        ),
+        tables=(
+            Table("Short", HOSTILE, pd.DataFrame({"who": [HOSTILE], "t": [1.5]})),
+            Table("Long", "c", regions),
+        ),
+    )
+    findings = [
+        Finding("FA", contrast, side, 3, 5000, 0.001, 4.2, 1.1)
+        for contrast in ("als - hc", "fast - hc", "slow - hc", "fast - slow")
+        for side in ("higher", "lower")
+    ]
+    page = Page(
+        *(
+            "Group analysis",
+            "bids_alsmri",
+            "0.1.0",
+            datetime(2024, 5, 2, tzinfo=UTC),
+            "bids_alsmri",
+        ),
+        status="done",
+        sections=(section,),
+        kind="group",
+        findings=tuple(findings),
+    )
+    write_page(page, folder / "group.html")
+    for name in figures:
+        (folder / name).unlink()
+    return folder / "group.html"
+
+
+@pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     browser, agent = shutil.which("chromium"), shutil.which("chromedriver")
     if browser is None or agent is None:
@@ -99,12 +164,28 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.fixture
 def opened(driver: Any, page_file: Path) -> Any:
     """The browser with the page freshly loaded, 1280 pixels wide, with empty logs."""
+    return load(driver, page_file)
+
+
+@pytest.fixture
+def group(driver: Any, group_file: Path) -> Any:
+    """The same with the page of a group."""
+    return load(driver, group_file)
+
+
+@pytest.fixture(params=["opened", "group"])
+def either(request: pytest.FixtureRequest) -> Any:
+    """The one and the other."""
+    return request.getfixturevalue(request.param)
+
+
+def load(driver: Any, file: Path) -> Any:
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
     resize(driver, 1280)
     driver.get("about:blank")
     for log in ("browser", "performance"):
         driver.get_log(log)
-    driver.get(page_file.as_uri())
+    driver.get(file.as_uri())
     return driver
 
 
@@ -128,19 +209,19 @@ def shown_opacity(driver: Any) -> float:
     return float(frame.value_of_css_property("opacity"))
 
 
-def test_console_stays_empty(opened: Any) -> None:
-    assert opened.get_log("browser") == []
+def test_console_stays_empty(either: Any) -> None:
+    assert either.get_log("browser") == []
 
 
-def test_only_the_file_itself_is_requested(opened: Any) -> None:
-    events = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
+def test_only_the_file_itself_is_requested(either: Any) -> None:
+    events = [json.loads(entry["message"])["message"] for entry in either.get_log("performance")]
     urls = [
         event["params"]["request"]["url"]
         for event in events
         if event["method"] == "Network.requestWillBeSent"
     ]
     outer = [url for url in urls if not url.startswith("data:")]
-    assert outer == [opened.current_url]
+    assert outer == [either.current_url]
 
 
 def test_policy_stops_a_fetch(opened: Any) -> None:
@@ -152,8 +233,8 @@ def test_policy_stops_a_fetch(opened: Any) -> None:
     assert blocked.startswith("http://127.0.0.1:9")
 
 
-def test_every_picture_is_there(opened: Any) -> None:
-    widths = opened.execute_script(
+def test_every_picture_is_there(either: Any) -> None:
+    widths = either.execute_script(
         "return [...document.querySelectorAll('figure img')]"
         ".map(image => image.complete ? image.naturalWidth : 0)"
     )
@@ -167,9 +248,10 @@ def test_script_in_the_data_does_not_run(opened: Any) -> None:
 
 
 @pytest.mark.parametrize("width", [1280, 768, 420, 320])
-def test_page_never_scrolls_sideways(opened: Any, width: int) -> None:
-    resize(opened, width)
-    assert opened.execute_script("return document.documentElement.scrollWidth") <= width
+def test_page_never_scrolls_sideways(either: Any, width: int) -> None:
+    resize(either, width)
+    either.execute_script("document.querySelectorAll('details').forEach(part => part.open = true)")
+    assert either.execute_script("return document.documentElement.scrollWidth") <= width
 
 
 def test_buttons_and_click_flip_the_picture(opened: Any) -> None:
@@ -265,3 +347,59 @@ def test_without_script_both_pictures_are_shown(opened: Any, page_file: Path) ->
         assert frames[1].value_of_css_property("opacity") == "1"
     finally:
         opened.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+def test_script_in_a_table_does_not_run(group: Any) -> None:
+    assert group.execute_script("return typeof window.hacked") == "undefined"
+    assert HOSTILE in find(group, "#p1-s1-t1 tbody").text
+
+
+def test_findings_are_on_the_first_screen_and_lead_to_their_section(group: Any) -> None:
+    link = find(group, ".findings td a")
+    assert link.rect["y"] + link.rect["height"] < 900
+    link.click()
+    assert group.current_url.endswith("#p1-s1")
+    top = group.execute_script(
+        "return document.getElementById('p1-s1').getBoundingClientRect().top"
+    )
+    assert abs(top) < 60
+
+
+def test_long_table_opens_at_a_click_and_keeps_its_head_in_sight(group: Any) -> None:
+    table = "#p1-s1-t2"
+    assert not find(group, f"{table} table").is_displayed()
+    find(group, f"{table} summary").click()
+    assert find(group, f"{table} table").is_displayed()
+    scrolled = (
+        "const box = document.querySelector(arguments[0] + ' .scroll'); box.scrollTop = 1e6;"
+        "box.scrollLeft = 1e6; const top = box.getBoundingClientRect();"
+        "const place = s => document.querySelector(arguments[0] + s).getBoundingClientRect();"
+        "return [box.scrollTop, box.scrollLeft, place(' thead th').top - top.top,"
+        "place(' tbody tr:last-child td').left - top.left];"
+    )
+    down, right, head_top, name_left = group.execute_script(scrolled, table)
+    assert down > 100
+    assert right > 100
+    assert abs(head_top) <= 1
+    assert abs(name_left) <= 1
+
+
+def test_numbers_end_where_their_heading_ends(group: Any) -> None:
+    find(group, "#p1-s1-t2 summary").click()
+    rights = group.execute_script(
+        "return [...document.querySelectorAll('#p1-s1-t2 tr')].map(row => { const range ="
+        "document.createRange(); range.selectNodeContents(row.children[1]);"
+        "return range.getBoundingClientRect().right; })"
+    )
+    assert len(rights) == 81
+    assert max(rights) - min(rights) < 1
+
+
+def test_print_shows_all_rows_of_a_long_table(group: Any) -> None:
+    group.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    group.execute_script("dispatchEvent(new Event('beforeprint'))")
+    hidden = group.execute_script(
+        "const box = document.querySelector('#p1-s1-t2 .scroll');"
+        "return box.scrollHeight - box.clientHeight;"
+    )
+    assert hidden <= 1
