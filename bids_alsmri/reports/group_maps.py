@@ -255,7 +255,7 @@ class Effect:
         if not self.thickness_mm:
             return ""
         return (
-            f"For display, values are spread to what lies within {self.thickness_mm:g} mm of tested "
+            f"For display, values are spread to what is within {self.thickness_mm:g} mm of tested "
             "voxels: each place shows the value of the nearest one, and was not tested itself. "
             "(FSL's tbss_fill serves the same end by another rule.)"
         )
