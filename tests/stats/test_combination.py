@@ -424,7 +424,7 @@ def rates():
     rng = np.random.default_rng(11)
     groups = two_groups(np.arange(16) < 7)
     found = dict.fromkeys([*METHODS, "one map: fisher", "one map: conjunction"], 0)
-    how = {"exchange": Exchange(), "permutation": Permutation(n_permutations=100)}
+    how = {"exchange": Exchange(), "permutation": Permutation(n_permutations=40)}
     for _ in range(100):
         shared = rng.normal(size=(16, *mask.shape))
         noise = [shared + rng.normal(size=shared.shape) for _ in NAMES]
