@@ -594,21 +594,25 @@ def null_statistics(
     largest, largest_enhanced = np.zeros((2, len(chosen), 2))
     largest_extent = np.zeros((0 if cluster_height is None else len(chosen), 2), np.int64)
 
+    yardsticks = [_yardstick(values) for values in (observed[0], observed_enhanced)]
+
     def work(parts: Sequence[range]) -> NDArray[np.int64]:
         enhancer = Enhancer(neighbourhood, **powers)
         statistics = np.empty((_AT_ONCE, n_features), np.float32)
-        counts = np.zeros((2, 2, n_features), np.int64)
+        counts = np.zeros((2, 2, n_features), np.int32)
         for part in parts:
             relabelled = [relabellings[chosen[k]] for k in part]
             _fill_statistics(single, partition, groups, relabelled, statistics)
             for k, statistic in zip(part, statistics, strict=False):
-                largest[k] = _compare(statistic, observed[0], *counts[0])
+                largest[k] = _largest(statistic)
+                _count_reached(statistic, *yardsticks[0], *counts[0])
                 if cluster_height is None:
                     enhanced = enhancer.map(statistic)
                 else:
                     enhanced, largest_extent[k] = enhancer.map_and_widest(statistic, cluster_height)
-                largest_enhanced[k] = _compare(enhanced, observed_enhanced, *counts[1])
-        return counts
+                largest_enhanced[k] = _largest(enhanced)
+                _count_reached(enhanced, *yardsticks[1], *counts[1])
+        return counts.astype(np.int64)
 
     parts = [
         range(start, min(start + _AT_ONCE, len(chosen)))
@@ -659,22 +663,28 @@ def _fill_statistics(
         relabelled_f(unit, regressors, n_effects, freedom, out)
 
 
+def _largest(values: NDArray[np.floating]) -> tuple[float, float]:
+    return max(float(values.max()), 0.0), max(-float(values.min()), 0.0)
+
+
+def _yardstick(observed: NDArray[np.floating]) -> tuple[NDArray[Any], NDArray[Any]]:
+    # what a value, turned to the side of the observed one, must reach to count
+    side = np.copysign(np.ones_like(observed), observed)
+    reach = np.abs(observed) * observed.dtype.type(1.0 - _TOLERANCE)
+    return side, np.where(observed == 0.0, -np.inf, reach).astype(observed.dtype)
+
+
 @kernel
-def _compare(
+def _count_reached(
     values: NDArray[np.floating],
-    observed: NDArray[np.floating],
-    counts: NDArray[np.int64],
-    either: NDArray[np.int64],
-) -> tuple[float, float]:
-    high, low = 0.0, 0.0
+    side: NDArray[np.floating],
+    reach: NDArray[np.floating],
+    counts: NDArray[np.int32],
+    either: NDArray[np.int32],
+) -> None:
     for i in range(values.shape[0]):
-        value, seen = np.float64(values[i]), np.float64(observed[i])
-        high = max(high, value)
-        low = min(low, value)
-        reached = seen * (1.0 - _TOLERANCE)
-        counts[i] += (seen >= 0.0 and value >= reached) or (seen <= 0.0 and value <= reached)
-        either[i] += abs(value) >= abs(reached)
-    return high, -low
+        counts[i] += values[i] * side[i] >= reach[i]
+        either[i] += abs(values[i]) >= reach[i]
 
 
 def p_values(observed: ArrayLike, null: NDArray[np.floating]) -> _Array:

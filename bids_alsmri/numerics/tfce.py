@@ -150,15 +150,13 @@ class _Clusters(NamedTuple):
     following: _Labels  # the labels of one root, as a linked list
     last: _Labels
     size: _Cells
-    best: _Table  # largest enhanced value so far, as if the statistic fell to 0 here
 
 
 class _Powers(NamedTuple):
-    """The two exponents, one of them as tables over the extent."""
+    """The two exponents, one of them as a table over the extent."""
 
     of_height: float
     of_extent: _Table  # extent ** E
-    gain: _Table  # what one more voxel adds to it
 
 
 class _Trace(NamedTuple):
@@ -235,14 +233,8 @@ def _power(height: float, exponent: float) -> float:
 
 
 @kernel
-def _merge(
-    root: np.uint64, other: np.uint64, c: _Clusters, extent: _Table, level: float
-) -> np.uint64:
+def _merge(root: np.uint64, other: np.uint64, c: _Clusters) -> np.uint64:
     n, m = c.size[root], c.size[other]
-    whole = extent[n + m]
-    best = max(
-        c.best[root] + (whole - extent[n]) * level, c.best[other] + (whole - extent[m]) * level
-    )
     if m > n:
         root, other = other, root
     label = other
@@ -252,76 +244,11 @@ def _merge(
     c.following[c.last[root]] = other
     c.last[root] = c.last[other]
     c.size[root] = n + m
-    c.best[root] = best
     return root
 
 
-@kernel
-def _sweep(
-    pairs: _Pairs,
-    start: int,
-    stop: int,
-    steps: NDArray[np.int64],
-    lowest: float,
-    powers: _Powers,
-    c: _Clusters,
-) -> tuple[float, int]:
-    # From the largest height down each element joins the clusters next to it. While a cluster of
-    # n elements falls from h1 to h2, its elements gain n^E (g(h1) - g(h2)) with g(h) = h^(H+1);
-    # summed the other way round, each new element at h adds ((n + 1)^E - n^E) g(h) to all others.
-    # Only the largest value of each cluster is kept. Returns -1 where labels do not suffice.
-    cells, heights = pairs.view(np.uint32), pairs.view(np.float32)
-    direction = 1 if stop > start else -1
-    one, none = np.uint64(1), np.uint64(0)
-    degree = np.uint64(steps.shape[1])
-    row_of = np.uint64(0 if steps.shape[0] == 1 else 1)
-    n_labels = none
-    most = np.uint64(c.root.shape[0] - 1)
-    c.of_cell[:] = 0
-    c.root[none] = 0
-    for k in range(start, stop, direction):
-        height = np.float64(heights[np.uint64(2 * k + 1)])
-        if height <= 0.0 or height < lowest:
-            break
-        cell = np.uint64(cells[np.uint64(2 * k)])
-        level = _power(height, powers.of_height)
-        row = steps[cell * row_of]
-        high, low = none, np.uint64(0xFFFFFFFFFFFFFFFF)
-        for j in range(degree):
-            root = np.uint64(c.root[np.uint64(c.of_cell[cell + np.uint64(row[np.uint64(j)])])])
-            high = max(high, root)
-            low = min(low, root - one)  # 0, no cluster, becomes the largest number
-        if high == none:
-            if n_labels == most:
-                return -1.0, 0
-            n_labels += one
-            c.root[n_labels] = n_labels
-            c.following[n_labels] = 0
-            c.last[n_labels] = n_labels
-            c.size[n_labels] = 1
-            c.best[n_labels] = level
-            c.of_cell[cell] = n_labels
-            continue
-        own = high
-        if low + one != high:
-            for j in range(degree):
-                root = np.uint64(c.root[np.uint64(c.of_cell[cell + np.uint64(row[np.uint64(j)])])])
-                if root not in (none, own):
-                    own = _merge(own, root, c, powers.of_extent, level)
-        n = np.uint64(c.size[own])
-        c.best[own] += powers.gain[n] * level
-        c.size[own] = n + one
-        c.of_cell[cell] = own
-    best, widest = 0.0, 0
-    for label in range(1, np.int64(n_labels) + 1):
-        if c.root[label] == label:
-            best = max(best, c.best[label])
-            widest = max(widest, int(c.size[label]))
-    return best, widest
-
-
 class Enhancer:
-    """Largest enhanced value of many maps on one neighbourhood, with memory taken once.
+    """Enhanced values of many maps on one neighbourhood, with memory taken once.
 
     Parameters
     ----------
@@ -338,8 +265,8 @@ class Enhancer:
     Examples
     --------
     >>> line = graph_neighbourhood(3, np.array([[0, 1], [1, 2]]))
-    >>> Enhancer(line, height_power=2.0, extent_power=0.5).largest(np.array([0, 3, -3], "f4"))
-    (9.0, 9.0)
+    >>> Enhancer(line, height_power=2.0, extent_power=0.5).map(np.array([0, 3, -3], "f4"))
+    array([ 0.,  9., -9.])
     """
 
     def __init__(
@@ -351,44 +278,8 @@ class Enhancer:
         self._pairs, self._spare = np.empty((2, n), np.uint64)
         self._counts = np.empty((3, 1 << _BITS_LOW), np.int64)
         self._clusters = _make_clusters(neighbourhood, min(n, _FEWEST_LABELS))
-        self._trace: _Trace | None = None
+        self._trace = _make_trace(neighbourhood, self._clusters)
         self._by_cell, self._map = np.zeros(neighbourhood.n_cells), np.zeros(n)
-
-    def largest(self, statistic: _Image) -> tuple[float, float]:
-        """Largest enhanced value of either sign.
-
-        Parameters
-        ----------
-        statistic : (n,) array of float32
-            Without NaN.
-
-        Returns
-        -------
-        positive, negative : float
-            Largest value where the statistic is positive, and where it is negative; 0 where it
-            never is.
-        """
-        (positive, _), (negative, _) = self._both(statistic, 0.0)
-        scale = self._powers.of_height
-        return positive / scale, negative / scale
-
-    def widest(self, statistic: _Image, height: float) -> tuple[int, int]:
-        """Extent of the largest cluster of either sign above a height.
-
-        Parameters
-        ----------
-        statistic : (n,) array of float32
-            Without NaN.
-        height : float
-            Forming threshold: elements at or beyond it count, and beyond its negative.
-
-        Returns
-        -------
-        positive, negative : int
-            Number of elements; 0 where there are none.
-        """
-        (_, positive), (_, negative) = self._both(statistic, height)
-        return int(positive), int(negative)
 
     def map(self, statistic: _Image) -> _Table:
         """Enhanced value of every element, with the sign of the statistic.
@@ -406,7 +297,7 @@ class Enhancer:
         return self.map_and_widest(statistic, np.inf)[0]
 
     def map_and_widest(self, statistic: _Image, height: float) -> tuple[_Table, tuple[int, int]]:
-        """What :meth:`map` and :meth:`widest` give, from one sweep.
+        """What :meth:`map` gives, and the largest clusters above a height.
 
         Parameters
         ----------
@@ -420,35 +311,36 @@ class Enhancer:
         enhanced : (n,) array of float64
             As of :meth:`map`; overwritten by the next call.
         extents : (int, int)
-            As of :meth:`widest`.
+            Elements of the largest cluster at or above the height, and at or beyond its negative;
+            0 where there are none.
         """
         n_negative = self._sort(statistic)
         cells, heights = self._pairs.view(np.uint32)[::2], self._pairs.view(np.float32)[1::2]
-        self._by_cell[:] = 0.0
+        self._by_cell[self._neighbourhood.cells] = 0.0  # all that a map ever writes
         positive = self._fill_map(cells[n_negative:][::-1], heights[n_negative:][::-1], height)
         negative = self._fill_map(cells[:n_negative], heights[:n_negative], height)
         np.copysign(self._by_cell[self._neighbourhood.cells], statistic, out=self._map)
         return self._map, (positive, negative)
 
     def _fill_map(self, cells: _Cells, heights: _Image, height: float) -> int:
-        steps = self._neighbourhood.steps
-        while True:
-            if self._trace is None:
-                self._trace = _make_trace(self._neighbourhood, self._clusters)
-            arguments = (steps, self._powers, self._clusters, self._trace, self._by_cell)
-            if _fill_map(cells, heights, *arguments):
-                break
-            self._take_more_labels()
+        near, powers = self._neighbourhood, self._powers
+        while not _fill_map(
+            cells,
+            heights,
+            near.steps,
+            powers,
+            self._clusters,
+            self._trace,
+            self._by_cell,
+        ):
+            # only maps as rough as noise have so many peaks
+            self._clusters = _make_clusters(near, near.n_elements)
+            self._trace = _make_trace(near, self._clusters)
         if not np.isfinite(height):
             return 0
         # clusters only grow: the largest at a height is the largest that any element above joined
         n_above = np.count_nonzero(heights >= np.float64(height))
         return int(self._trace.extent[:n_above].max(initial=0))
-
-    def _take_more_labels(self) -> None:
-        # only maps as rough as noise have so many peaks
-        self._clusters = _make_clusters(self._neighbourhood, self._neighbourhood.n_elements)
-        self._trace = None
 
     def _sort(self, statistic: _Image) -> int:
         if statistic.dtype != np.float32 or statistic.shape != (self._neighbourhood.n_elements,):
@@ -459,29 +351,12 @@ class Enhancer:
         cells = self._neighbourhood.cells
         return int(_sort(statistic, cells, self._spare, self._pairs, self._counts))
 
-    def _both(
-        self, statistic: _Image, lowest: float
-    ) -> tuple[tuple[float, int], tuple[float, int]]:
-        n_negative = self._sort(statistic)
-        upper = self._sweep(len(statistic) - 1, n_negative - 1, lowest)
-        return upper, self._sweep(0, n_negative, lowest)
-
-    def _sweep(self, start: int, stop: int, lowest: float) -> tuple[float, int]:
-        steps = self._neighbourhood.steps
-        if start == stop:
-            return 0.0, 0
-        found = _sweep(self._pairs, start, stop, steps, lowest, self._powers, self._clusters)
-        if found[0] < 0.0:
-            self._take_more_labels()
-            found = _sweep(self._pairs, start, stop, steps, lowest, self._powers, self._clusters)
-        return found
-
 
 def _make_powers(n: int, height_power: float, extent_power: float) -> _Powers:
     require_range("height_power", height_power, 0.0, 10.0, open_low=True)
     require_range("extent_power", extent_power, 0.0, 10.0, open_low=True)
     extent = np.arange(n + 2, dtype=np.float64) ** extent_power
-    return _Powers(height_power + 1.0, extent, np.diff(extent))
+    return _Powers(height_power + 1.0, extent)
 
 
 def _make_clusters(neighbourhood: Neighbourhood, most: int) -> _Clusters:
@@ -489,7 +364,7 @@ def _make_clusters(neighbourhood: Neighbourhood, most: int) -> _Clusters:
     of_cell = np.zeros(neighbourhood.n_cells, small)
     root, following, last = (np.zeros(most + 1, small) for _ in range(3))
     size = np.zeros(most + 1, np.uint32)
-    return _Clusters(of_cell, root, following, last, size, np.zeros(most + 1))
+    return _Clusters(of_cell, root, following, last, size)
 
 
 @kernel
@@ -502,10 +377,12 @@ def _fill_map(
     t: _Trace,
     values: _Table,
 ) -> bool:
-    # As _sweep, but each element remembers the next one that changes its cluster, and the extent
-    # until then. From the lowest up, its value is that of the next plus what lies between: no
-    # difference of large sums, so that small values are exact too. `values` is by cell. False
-    # where labels do not suffice.
+    # From the largest height down each element joins the clusters next to it, and remembers the
+    # next one that changes its cluster, and the extent until then: while a cluster of n elements
+    # falls from h1 to h2, its elements gain n^E (g(h1) - g(h2)) with g(h) = h^(H+1). From the
+    # lowest up, the value of each is that of the next plus what lies between: no difference of
+    # large sums, so that small values are exact too. `values` is by cell. False where labels do
+    # not suffice.
     one, none = np.uint64(1), np.uint64(0)
     degree = np.uint64(steps.shape[1])
     row_of = np.uint64(0 if steps.shape[0] == 1 else 1)
@@ -521,7 +398,7 @@ def _fill_map(
         for j in range(degree):
             root = np.uint64(c.root[np.uint64(c.of_cell[cell + np.uint64(row[np.uint64(j)])])])
             high = max(high, root)
-            low = min(low, root - one)
+            low = min(low, root - one)  # 0, no cluster, becomes the largest number
         own = high
         if high == none:
             if n_labels == most:
@@ -541,7 +418,7 @@ def _fill_map(
                     )
                     if root not in (none, own):
                         t.following[t.newest[root]] = n
-                        own = _merge(own, root, c, powers.of_extent, 0.0)
+                        own = _merge(own, root, c)
         c.size[own] += one
         t.extent[n] = c.size[own]
         t.newest[own] = n
