@@ -1,4 +1,4 @@
-"""Size of a difference between two groups at every feature, beside its p-value."""
+"""Size of an effect at every feature, beside its p-value."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ _Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Effects:
-    """Size of a difference, first group less second, each an array over m features.
+    """Size of a difference, each an array over m features.
 
     Attributes
     ----------
     difference : (m,) array
-        Difference of the means, adjusted for covariates, in the unit of the data.
+        First group less second, adjusted for covariates, or the mean of one group, in the unit of
+        the data.
     low, high : (m,) array
         Ends of its confidence interval, in the same unit; for each feature by itself.
     percent : (m,) array
-        Difference in per cent of the adjusted mean of the second group; NaN where that is 0.
+        Difference in per cent of the adjusted mean of the second group; NaN where that is 0 or
+        there is no second group.
     cohen_d : (m,) array
         Difference over the standard deviation within groups; 0 without variance or difference.
     hedges_g : (m,) array
@@ -134,6 +136,60 @@ def two_group_effects(
         percent=100.0 * _ratio(difference, estimates[1], missing=np.nan),
         cohen_d=cohen_d,
         hedges_g=small_sample_factor(dof) * cohen_d,
+        d_low=cohen_d - d_reach,
+        d_high=cohen_d + d_reach,
+    )
+
+
+def one_group_effects(data: NDArray[np.floating], *, level: float) -> Effects:
+    r"""Mean of one group against 0, such as that of changes between two visits.
+
+    Parameters
+    ----------
+    data : (n, m) array
+        Observations in rows, at least two, features in columns, finite.
+    level : float
+        Of the confidence intervals, such as 0.95, above 0 to 0.9999.
+
+    Returns
+    -------
+    Effects
+        d and g are by the standard deviation of the observations: of changes, where those are
+        what is given, not of the values that changed.
+
+    Raises
+    ------
+    NumericsError
+        If there are fewer than two observations or a value is not finite.
+
+    Notes
+    -----
+    :math:`d = \bar y / s`, with :math:`\mathrm{var}(d) = 1/n + d^2 / (2 n)` taken as normal
+    (Hedges and Olkin 1985); the interval of the mean is Student's.
+
+    Examples
+    --------
+    >>> found = one_group_effects(np.array([[1.0], [2.0], [3.0]]), level=0.95)
+    >>> [float(x[0].round(3)) for x in (found.difference, found.low, found.cohen_d)]
+    [2.0, -0.484, 2.0]
+    """
+    values = as_float("data", data, ndim=2)
+    require_finite("data", values)
+    require_range("level", level, 0.0, 0.9999, open_low=True)
+    n = len(values)
+    if n < 2:
+        raise NumericsError(f"data has {n} observations; a variance takes two or more")
+    difference, sd = values.mean(axis=0), values.std(axis=0, ddof=1)
+    reach = stats.t.ppf((1 + level) / 2, n - 1) * sd / np.sqrt(n)
+    cohen_d = _ratio(difference, sd, missing=0.0)
+    d_reach = stats.norm.ppf((1 + level) / 2) * np.sqrt(1 / n + cohen_d**2 / (2 * n))
+    return Effects(
+        difference=difference,
+        low=difference - reach,
+        high=difference + reach,
+        percent=np.full(len(difference), np.nan),
+        cohen_d=cohen_d,
+        hedges_g=small_sample_factor(n - 1) * cohen_d,
         d_low=cohen_d - d_reach,
         d_high=cohen_d + d_reach,
     )

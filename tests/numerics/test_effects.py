@@ -9,7 +9,11 @@ from numpy.testing import assert_allclose
 from scipy import stats
 
 from bids_alsmri.errors import NumericsError
-from bids_alsmri.numerics.effects import small_sample_factor, two_group_effects
+from bids_alsmri.numerics.effects import (
+    one_group_effects,
+    small_sample_factor,
+    two_group_effects,
+)
 from bids_alsmri.stats.design import group_design
 
 N = (13, 24)
@@ -98,6 +102,31 @@ def test_interval_of_d_holds_the_truth_in_19_of_20_studies(true_d):
     share = np.mean((found.d_low <= true_d) & (true_d <= found.d_high))
     # the normal interval is approximate; a wrong variance misses by far more than a hundredth
     assert abs(share - 0.95) < 0.012
+
+
+def test_mean_of_one_group_has_the_interval_of_the_one_sample_test():
+    data = np.random.default_rng(7).normal(0.4, 2.0, size=(16, 5))
+    found = one_group_effects(data, level=0.9)
+    expected = stats.ttest_1samp(data, 0.0).confidence_interval(0.9)
+    assert_allclose(found.low, expected.low)
+    assert_allclose(found.high, expected.high)
+    # d is t over the root of n
+    assert_allclose(found.cohen_d, stats.ttest_1samp(data, 0.0).statistic / 4.0)
+    assert np.isnan(found.percent).all()
+
+
+def test_interval_of_d_of_one_group_holds_the_truth_in_19_of_20_studies():
+    data = np.random.default_rng(8).normal(0.8, 1.0, size=(24, 4000))
+    found = one_group_effects(data, level=0.95)
+    share = np.mean((found.d_low <= 0.8) & (found.d_high >= 0.8))
+    assert abs(share - 0.95) < 0.012  # as for two groups
+    error = found.hedges_g.std() / np.sqrt(data.shape[1])
+    assert abs(found.hedges_g.mean() - 0.8) < 4 * error
+
+
+def test_single_observation_has_no_effect_size():
+    with pytest.raises(NumericsError, match="data has 1 observations"):
+        one_group_effects(np.ones((1, 2)), level=0.95)
 
 
 def test_feature_without_variance_has_no_effect():
