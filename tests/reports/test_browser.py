@@ -119,7 +119,7 @@ def group_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
     )
     findings = [
-        Finding("FA", contrast, side, 3, 5000, 0.001, 4.2, 1.1)
+        Finding("FA", contrast, side, 12345, 235910, 0.0002, 12.34, -1.28)
         for contrast in ("als - hc", "fast - hc", "slow - hc", "fast - slow")
         for side in ("higher", "lower")
     ]
@@ -363,6 +363,14 @@ def test_findings_are_on_the_first_screen_and_lead_to_their_section(group: Any) 
         "return document.getElementById('p1-s1').getBoundingClientRect().top"
     )
     assert abs(top) < 60
+
+
+def test_matrix_of_four_contrasts_fits_the_screen(group: Any) -> None:
+    hidden = group.execute_script(
+        "const box = document.querySelector('.findings .scroll');"
+        "return box.scrollWidth - box.clientWidth;"
+    )
+    assert hidden == 0
 
 
 def test_long_table_opens_at_a_click_and_keeps_its_head_in_sight(group: Any) -> None:
