@@ -162,10 +162,10 @@ def build_truth(settings: MapSettings) -> MapTruth:
     sodium = (white * TSC_WHITE + grey * TSC_GREY + fluid * TSC_FLUID) / total
     healthy = {"fa": fa, "md": (along + 2 * across) / 3, "tsc": _blurred(sodium, mask, settings)}
     is_white = mask & (white >= PLANTED_WHITE)
-    planted = {
-        "fast": is_white & (at_grid(tracts.fast_fa / FAST_FA) >= PLANTED_WEIGHT),
-        "slow": is_white & (at_grid(tracts.slow_fa / SLOW_FA) >= PLANTED_WEIGHT),
-    }
+    fast = is_white & (at_grid(tracts.fast_fa / FAST_FA) >= PLANTED_WEIGHT)
+    # inside the other, so that slow progressors are nowhere worse than fast ones
+    slow = fast & (at_grid(tracts.slow_fa / SLOW_FA) >= PLANTED_WEIGHT)
+    planted = {"fast": fast, "slow": slow}
     return MapTruth(
         affine=affine,
         mask=mask,
