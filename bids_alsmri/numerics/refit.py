@@ -25,7 +25,6 @@ _SMALLEST_FREEDOM = 1e-6  # of a variance group
 _COLUMNS_AT_ONCE = 128  # with their regressors they stay in the second cache
 
 _Array = NDArray[np.float64]
-_Single = NDArray[np.float32]
 _Floats = NDArray[np.floating]
 _Order = NDArray[np.intp]
 
@@ -180,15 +179,15 @@ def _without(values: _Floats, nuisance: _Array, rows: list[_Array]) -> _Array:
 
 @kernel
 def _fill_refit(
-    unit: _Floats,
-    shared: _Floats,
-    own: _Floats,
+    unit: _Array,
+    shared: _Array,
+    own: _Array,
     n_effects: int,
     groups: _Order,
     n_groups: int,
     orders: _Order,
     signs: _Array,
-    out: _Floats,
+    out: _Array,
 ) -> None:
     # Regressors are orthonormal, effects first: those of the feature's own, with the shared ones
     # between its effects and its covariates, or shared ones only. Of each part of the columns the
@@ -197,14 +196,14 @@ def _fill_refit(
     n_own = own.shape[0]
     n_rows = n_own + shared.shape[0]
     width = min(_COLUMNS_AT_ONCE, m)
-    rows = np.zeros((n_rows, n, width), unit.dtype)
+    rows = np.zeros((n_rows, n, width))
     grams = np.zeros((n_groups, n_rows, n_rows, width))
     freedom = np.zeros((n_groups, width))
     size = np.zeros(n_groups)
     for j in range(n):
         size[groups[j]] += 1.0
-    fit = np.zeros((n_rows, width), unit.dtype)
-    rest = np.zeros(width, unit.dtype)
+    fit = np.zeros((n_rows, width))
+    rest = np.zeros(width)
     squares = np.zeros((n_groups, width))
     weight = np.zeros(n_groups)
     triangle = np.zeros((n_rows, n_rows))
@@ -226,7 +225,7 @@ def _fill_refit(
                 for j in range(n):
                     gram = grams[groups[j], row, other]
                     for i in range(stop - start):
-                        gram[i] += np.float64(rows[row, j, i]) * np.float64(rows[other, j, i])
+                        gram[i] += rows[row, j, i] * rows[other, j, i]
         for g in range(n_groups):
             freedom[g] = size[g]
             for row in range(n_rows):
@@ -234,7 +233,7 @@ def _fill_refit(
         for k in range(orders.shape[0]):
             fit[:] = 0.0
             for j in range(n):
-                sign = unit.dtype.type(signs[k, j])
+                sign = signs[k, j]
                 values = unit[orders[k, j], start:stop]
                 for row in range(n_rows):
                     regressor, coefficient = rows[row, j], fit[row]
@@ -242,7 +241,7 @@ def _fill_refit(
                         coefficient[i] += regressor[i] * (sign * values[i])
             squares[:] = 0.0
             for j in range(n):
-                sign = unit.dtype.type(signs[k, j])
+                sign = signs[k, j]
                 values = unit[orders[k, j], start:stop]
                 for i in range(stop - start):
                     rest[i] = sign * values[i]
@@ -252,7 +251,7 @@ def _fill_refit(
                         rest[i] -= regressor[i] * coefficient[i]
                 total = squares[groups[j]]
                 for i in range(stop - start):
-                    total[i] += np.float64(rest[i]) * np.float64(rest[i])
+                    total[i] += rest[i] * rest[i]
             for i in range(stop - start):
                 out[k, start + i] = _weighted(
                     i, fit, squares, freedom, size, grams, n_effects, weight, triangle
@@ -262,7 +261,7 @@ def _fill_refit(
 @kernel
 def _weighted(
     i: int,
-    fit: _Floats,
+    fit: _Array,
     squares: _Array,
     freedom: _Array,
     size: _Array,
@@ -318,14 +317,13 @@ def refitted(
     groups: VarianceGroups,
     orders: NDArray[np.integer],
     signs: NDArray[np.floating],
-    out: NDArray[np.floating],
-) -> None:
+) -> _Array:
     r"""t, F, Welch's v or G of several relabellings, with regressors and weights of each feature.
 
     Parameters
     ----------
     data : Residuals
-        In the precision that is wanted, rows following each other in memory.
+        In float64, rows following each other in memory.
     partition : Partition
         Of one effect (t or v) or several (F or G).
     groups : VarianceGroups
@@ -334,8 +332,11 @@ def refitted(
         Observation that stands at each place after each relabelling.
     signs : (k, n) array
         1 or -1: sign of each place after it.
-    out : (k, m) array
-        Takes the statistics, in the precision of `data`; 0 for features without one.
+
+    Returns
+    -------
+    (k, m) array
+        0 for features without a statistic.
 
     Notes
     -----
@@ -362,29 +363,26 @@ def refitted(
     >>> first = np.array([True, True, False, False, False])
     >>> split = partition_design(*two_groups(first))
     >>> data = residuals(np.array([[1.0], [2.0], [3.0], [5.0], [9.0]]), split)
-    >>> out = np.empty((1, 1))
-    >>> refitted(
-    ...     data, split, make_variance_groups(first, split), np.arange(5)[np.newaxis],
-    ...     np.ones((1, 5)), out,
-    ... )
-    >>> out.round(4)
+    >>> groups = make_variance_groups(first, split)
+    >>> refitted(data, split, groups, np.arange(5)[np.newaxis], np.ones((1, 5))).round(4)
     array([[-2.2727]])
     """
-    dtype = data.unit.dtype
     nuisance = partition.nuisance.T
     shared = nuisance if data.own is not None else np.vstack([effect_rows(partition), nuisance])
-    own = np.empty((0, *data.unit.shape), dtype) if data.own is None else data.own
+    n, m = data.unit.shape
+    out: _Array = np.empty((len(orders), m))
     _fill_refit(
-        data.unit,
-        np.ascontiguousarray(shared, dtype),
-        own,
+        as_float("data", data.unit),
+        as_float("nuisance", shared),
+        np.empty((0, n, m)) if data.own is None else as_float("own", data.own),
         partition.effect.shape[1],
         groups.labels,
         groups.n_groups,
         np.ascontiguousarray(orders, np.intp),
-        np.ascontiguousarray(signs, np.float64),
+        as_float("signs", signs),
         out,
     )
+    return out
 
 
 def observed_statistic(data: Residuals, partition: Partition, groups: VarianceGroups) -> _Array:
@@ -415,7 +413,6 @@ def observed_statistic(data: Residuals, partition: Partition, groups: VarianceGr
     if data.own is None and groups.n_groups == 1:
         is_t = partition.effect.shape[1] == 1
         return t_statistic(data, partition) if is_t else f_statistic(data, partition)
-    n, m = data.unit.shape
-    found: _Array = np.empty(m)
-    refitted(data, partition, groups, np.arange(n)[np.newaxis], np.ones((1, n)), found[np.newaxis])
+    n = len(data.unit)
+    found: _Array = refitted(data, partition, groups, np.arange(n)[np.newaxis], np.ones((1, n)))[0]
     return found

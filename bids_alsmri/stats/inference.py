@@ -14,6 +14,7 @@ from bids_alsmri.numerics.permutation import (
     Exchange,
     NullStatistics,
     Relabellings,
+    join_blocks,
     null_statistics,
     p_values,
     tail_p_values,
@@ -257,7 +258,6 @@ def make_problem(
     --------
     >>> from bids_alsmri.numerics.linear import two_groups
     >>> from bids_alsmri.numerics.tfce import graph_neighbourhood
-    >>> from bids_alsmri.numerics.permutation import join_blocks
     >>> design, contrast = two_groups(np.arange(8) < 4)
     >>> data = np.random.default_rng(0).normal(size=(8, 3))
     >>> problem = make_problem(
@@ -305,6 +305,7 @@ def conclude(problem: Problem, null: NullStatistics) -> Inference:
     NumericsError
         If relabellings are missing.
     """
+    null = join_blocks([null])  # in order: the tail leaves the observed labelling, the first, out
     n = len(problem.relabellings)
     missing = np.setdiff1d(np.arange(n), null.numbers)
     if missing.size or len(null.numbers) != n:

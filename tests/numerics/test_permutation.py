@@ -21,10 +21,13 @@ from bids_alsmri.numerics.linear import (
 from bids_alsmri.numerics.permutation import (
     Exchange,
     Relabellings,
+    anderson_darling,
     count_relabellings,
+    fit_tail,
     make_exchange,
     null_statistics,
     p_values,
+    pareto_moments,
     tail_p_values,
 )
 from bids_alsmri.numerics.tfce import enhance, image_neighbourhood
@@ -385,6 +388,38 @@ def test_tail_of_500_gives_the_small_p_values_of_the_closed_form(draw, value_at)
         ratios.append(p / wanted)
         assert not is_counted.all()
     assert 0.8 < np.median(ratios) < 1.25
+
+
+@pytest.mark.parametrize(("shape", "scale"), [(0.2, 1.5), (-0.3, 2.0), (0.0, 1.0)])
+def test_distance_from_a_pareto_distribution_is_that_of_scipy(shape, scale):
+    drawn = stats.genpareto.rvs(shape, scale=scale, size=60, random_state=22)
+    expected = stats.goodness_of_fit(
+        stats.genpareto,
+        drawn,
+        known_params={"c": shape, "loc": 0.0, "scale": scale},
+        statistic="ad",
+        n_mc_samples=1,
+    ).statistic
+    assert_allclose(anderson_darling(drawn, np.array(shape), np.array(scale)), expected)
+
+
+@pytest.mark.parametrize("shape", [0.2, -0.2])
+def test_moments_give_back_the_pareto_distribution_that_was_drawn_from(shape):
+    drawn = stats.genpareto.rvs(shape, scale=3.0, size=(300, 2000), random_state=23)
+    found_shape, found_scale = pareto_moments(drawn)
+    assert_allclose(found_shape.mean(), shape, atol=0.02)  # bias of the moments
+    assert_allclose(found_scale.mean(), 3.0, atol=0.06)
+
+
+@pytest.mark.slow
+def test_nineteen_of_twenty_pareto_tails_are_accepted_at_the_first_threshold():
+    first = 0
+    for seed in range(200):
+        null = stats.genpareto.rvs(0.1, size=401, random_state=seed)
+        tail = fit_tail(null)
+        first += tail is not None and tail.share > 0.24
+    low, high = stats.binom.interval(0.999, 200, 0.95)
+    assert low <= first <= high
 
 
 def test_tail_takes_no_part_where_counting_is_exact_enough():

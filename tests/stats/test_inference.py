@@ -356,6 +356,25 @@ def test_blocks_survive_being_saved_as_arrays(data, tmp_path):
             assert_array_equal(one, other)
 
 
+def test_tail_does_not_depend_on_the_order_in_which_relabellings_come(data):
+    rng = np.random.default_rng(13)
+    more = np.concatenate([data, rng.normal(100, 5, (8, data.shape[1]))])
+    more[:7, :20] += 9.0
+    problem = make_problem(
+        more,
+        *two_groups(np.arange(16) < 7),
+        NEAR,
+        exchange=Exchange(),
+        permutation=Permutation(n_permutations=400, tail=True),
+    )
+    forth, back = (
+        conclude(problem, problem.block(numbers)).positive
+        for numbers in (range(400), range(399, -1, -1))
+    )
+    assert not forth.is_counted_enhanced.all()
+    assert_array_equal(forth.p_enhanced_fwe, back.p_enhanced_fwe)
+
+
 @pytest.mark.parametrize(
     ("act", "words"),
     [
