@@ -132,7 +132,7 @@ class PrepareFa(AlsInterface):
 
     input_spec = PrepareFaInputSpec
     output_spec = PrepareFaOutputSpec
-    memory_gb = 0.4
+    memory_gb = 0.3
 
     def _run_interface(self, runtime: Any) -> Any:
         maps = [
@@ -167,8 +167,8 @@ class BringMaps(AlsInterface):
 
     input_spec = BringMapsInputSpec
     output_spec = MapsOutputSpec
-    memory_gb = 0.4
-    memory_gb_at_1mm = 0.8
+    memory_gb = 0.45
+    memory_gb_at_1mm = 0.4
 
     def _run_interface(self, runtime: Any) -> Any:
         paths = _maps_given(self.inputs)
@@ -258,7 +258,7 @@ class RefineFa(AlsInterface):
 
     input_spec = RefineFaInputSpec
     output_spec = RefineFaOutputSpec
-    memory_gb = 1.0
+    memory_gb = 0.6
 
     def _run_interface(self, runtime: Any) -> Any:
         target = Path(self.inputs.target)
@@ -297,8 +297,8 @@ class ProjectParticipant(AlsInterface):
 
     input_spec = ProjectParticipantInputSpec
     output_spec = MapsOutputSpec
-    memory_gb = 0.3
-    memory_gb_at_1mm = 0.8
+    memory_gb = 0.25
+    memory_gb_at_1mm = 0.65
 
     def _run_interface(self, runtime: Any) -> Any:
         maps = {name: read_image(path, ndim=3) for name, path in _maps_given(self.inputs).items()}
@@ -344,7 +344,7 @@ class SmoothMap(AlsInterface):
     input_spec = SmoothMapInputSpec
     output_spec = SmoothMapOutputSpec
     memory_gb = 0.2
-    memory_gb_at_1mm = 0.5
+    memory_gb_at_1mm = 0.45
 
     def _run_interface(self, runtime: Any) -> Any:
         image = read_image(Path(self.inputs.image), ndim=3, nonfinite="keep")
@@ -379,7 +379,8 @@ class MeanFa(AlsInterface):
 
     input_spec = MeanFaInputSpec
     output_spec = MeanFaOutputSpec
-    memory_gb = 0.3
+    memory_gb = 0.2
+    memory_gb_at_1mm = 0.4
 
     def _run_interface(self, runtime: Any) -> Any:
         first = read_image(Path(self.inputs.maps[0]), ndim=3)
@@ -479,7 +480,8 @@ class CentreWarps(AlsInterface):
 
     input_spec = CentreWarpsInputSpec
     output_spec = CentreWarpsOutputSpec
-    memory_gb = 0.6
+    memory_gb = 0.3
+    memory_gb_at_1mm = 2.0
 
     def _run_interface(self, runtime: Any) -> Any:
         paths = [Path(path) for path in self.inputs.warps]
@@ -532,8 +534,8 @@ class GroupSkeleton(AlsInterface):
 
     input_spec = GroupSkeletonInputSpec
     output_spec = GroupSkeletonOutputSpec
-    memory_gb = 0.4
-    memory_gb_at_1mm = 1.5
+    memory_gb = 0.25
+    memory_gb_at_1mm = 0.8
 
     def _run_interface(self, runtime: Any) -> Any:
         paths = [Path(path) for path in self.inputs.maps]
@@ -682,8 +684,8 @@ class StackMaps(AlsInterface):
 
     input_spec = StackMapsInputSpec
     output_spec = StackMapsOutputSpec
-    memory_gb = 0.4
-    memory_gb_at_1mm = 0.5
+    memory_gb = 0.2
+    memory_gb_at_1mm = 0.2
 
     def _run_interface(self, runtime: Any) -> Any:
         paths = [Path(path) for path in self.inputs.maps]
@@ -1018,10 +1020,14 @@ def _refine(plan: _Plan, prepared: Mapping[str, pe.Node], fa_target: Path | None
             current = plan.bring(
                 f"before_{turn}", prepared, region, warps, names=("fa",), resolution_mm=edge_mm
             )
-        mean = builder.add(f"mean_{turn}", MeanFa(), maps=_outputs(current, "fa"))
+        mean = builder.add(
+            f"mean_{turn}", MeanFa(), resolution_mm=edge_mm, maps=_outputs(current, "fa")
+        )
         # always from the start, so that errors of a round are not built upon
         found = plan.register(f"round_{turn}", start, (mean, "mean_fa"), region)
-        centred = builder.add(f"centre_{turn}", CentreWarps(), warps=list(found.values()))
+        centred = builder.add(
+            f"centre_{turn}", CentreWarps(), resolution_mm=edge_mm, warps=list(found.values())
+        )
         facts.append((centred, "facts"))
         warps = {label: ((centred, "correction"), warp) for label, warp in found.items()}
     return _Refined(warps, tuple(facts))
