@@ -19,10 +19,12 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup
-	$(BIN)/python -m bids_alsmri.phantom $(DEMO)/raw --participants 10 --seed 1 \
+	$(BIN)/python -m bids_alsmri.phantom $(DEMO)/raw --controls 4 --fast 3 --slow 3 --seed 1 \
 	  --t1w-mm 2 --dwi-mm 3 --n-directions 12
 	$(BIN)/bids_alsmri $(DEMO)/raw $(DEMO)/derivatives participant -w $(DEMO)/work \
 	  --diffusion-template-resolution-mm 2
+	$(BIN)/bids_alsmri $(DEMO)/raw $(DEMO)/derivatives group -w $(DEMO)/work \
+	  --group-resolution-mm 2 --group-maps fa md
 	@echo
 	@echo "Reports:"; ls $(DEMO)/derivatives/*.html
 

@@ -19,10 +19,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from bids_alsmri.comparisons.settings import GroupSettings
 from bids_alsmri.engine.pipeline import registry
 from bids_alsmri.errors import AlsMriError, ExitCode, RunError, SettingsError, StopRequest
-from bids_alsmri.options import Option, add_to_parser, options_of
-from bids_alsmri.settings import LEVELS, RunSettings, make_run_settings, read_settings_file
+from bids_alsmri.options import Option, SettingsModel, add_to_parser, options_of
+from bids_alsmri.settings import GROUP, LEVELS, RunSettings, make_run_settings, read_settings_file
 from bids_alsmri.version import VERSION
 
 if TYPE_CHECKING:
@@ -68,17 +69,25 @@ def run_options() -> list[Option]:
 
 
 def pipeline_options() -> dict[str, list[Option]]:
-    """Options of each pipeline, by its name.
+    """Options of each pipeline and of the group level, by its name.
 
     Returns
     -------
     dict of list of Option
-        In the order of the registry.
+        In the order of the registry, the group level last.
     """
-    return {
-        name: options_of(pipeline.settings, prefix=name, group=name)
-        for name, pipeline in registry().items()
-    }
+    return {name: options_of(model, prefix=name, group=name) for name, model in models().items()}
+
+
+def models() -> dict[str, type[SettingsModel]]:
+    """Settings models of the pipelines and of the group level, by name.
+
+    Returns
+    -------
+    dict of type
+        In the order of the registry, the group level last.
+    """
+    return {**{name: p.settings for name, p in registry().items()}, GROUP: GroupSettings}
 
 
 def make_parser(*, is_lenient: bool = False) -> argparse.ArgumentParser:
@@ -117,7 +126,8 @@ def make_parser(*, is_lenient: bool = False) -> argparse.ArgumentParser:
     for option in run_options():
         add_to_parser(parser, option, dest=f"run.{option.name}")
     for name, options in pipeline_options().items():
-        group = parser.add_argument_group(registry()[name].title)
+        title = "Group level" if name == GROUP else registry()[name].title
+        group = parser.add_argument_group(title)
         for option in options:
             add_to_parser(group, option, dest=f"{name}.{option.name}")
     return parser
@@ -171,8 +181,7 @@ def parse(arguments: Sequence[str]) -> RunSettings:
         raise SettingsError(f"{', '.join(missing)} not given; see bids_alsmri --help")
     for name in ("bids_dir", "output_dir"):
         run[name] = Path(os.path.abspath(run[name]))
-    models = {name: pipeline.settings for name, pipeline in registry().items()}
-    return make_run_settings(run, pipelines, models)
+    return make_run_settings(run, pipelines, models())
 
 
 def _from_file(path: Path | None) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
@@ -360,7 +369,7 @@ def _run_level(settings: RunSettings, command_line: str) -> ExitCode:
     if settings.level == "group":
         from bids_alsmri.group import run_group_level
 
-        return run_group_level(settings, command_line)
+        return run_group_level(settings, command_line, console)
     from bids_alsmri.participant import run_participant_level
 
     return run_participant_level(settings, command_line, console)

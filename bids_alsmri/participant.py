@@ -108,7 +108,7 @@ def run_participant_level(settings: RunSettings, command_line: str, console: Con
         return ExitCode.DONE
     from bids_alsmri.summary import write_reports
 
-    _describe_dataset(settings)
+    describe_dataset(settings)
     write_text(folder / "settings.json", settings.as_json(VERSION))
     outcomes: dict[tuple[str, str], Outcome] = {}
     try:
@@ -142,7 +142,14 @@ def _graphs_of_work(
     return graphs
 
 
-def _describe_dataset(settings: RunSettings) -> None:
+def describe_dataset(settings: RunSettings) -> None:
+    """Write what OUTPUT_DIR is and what its files hold.
+
+    Parameters
+    ----------
+    settings : RunSettings
+        Settings of the run.
+    """
     write_description(settings.output_dir, settings.bids_dir, settings.derivatives, VERSION)
     specs = {name: pipeline.io_spec for name, pipeline in registry().items()}
     write_descriptions(settings.output_dir, specs)
@@ -157,7 +164,7 @@ def _report_faults(settings: RunSettings, result: Result, folder: Path, command_
         return
     # what cannot be written must not hide why nothing can be done
     with contextlib.suppress(AlsMriError):
-        _describe_dataset(settings)
+        describe_dataset(settings)
         write_reports(settings, replace(result, plan=plan), folder, command_line)
 
 

@@ -14,6 +14,8 @@ from bids_alsmri.errors import ExitCode, SettingsError
 from bids_alsmri.options import Mode, SettingsModel, absolute_path, resolve, setting
 
 LEVELS = ("participant", "group")
+# stands beside the pipelines' settings, and is none of them
+GROUP = "group"
 
 
 class RunSettings(SettingsModel):
@@ -219,7 +221,7 @@ def make_run_settings(
     pipelines_given : mapping of mapping
         Values for each pipeline's settings.
     models : mapping of type
-        Settings model of each pipeline.
+        Settings model of each pipeline, and of the group level under `GROUP`.
 
     Returns
     -------
@@ -242,11 +244,12 @@ def make_run_settings(
         raise SettingsError(f"settings for unknown pipelines: {', '.join(sorted(unknown))}")
     run = resolve(RunSettings, "best", given)
     assert isinstance(run, RunSettings)
-    unknown = set(run.pipeline_names) - set(models)
+    known = set(models) - {GROUP}
+    unknown = set(run.pipeline_names) - known
     if unknown:
         raise SettingsError(
             f"--pipelines: {', '.join(sorted(unknown))} unknown; there are "
-            f"{', '.join(sorted(models))}"
+            f"{', '.join(sorted(known))}"
         )
     chosen = {
         name: resolve(model, run.mode, pipelines_given.get(name, {}), prefix=name)

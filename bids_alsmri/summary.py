@@ -301,7 +301,7 @@ def _page(
         sections=shown,
         methods=text,
         references=tuple(Reference(k, references()[k].text, references()[k].doi) for k in keys),
-        settings=tuple(_setting_rows(settings, used)),
+        settings=tuple(setting_rows(settings, used)),
         errors=tuple(_errors(parts)),
         outputs=tuple(_outputs(settings, parts)),
     )
@@ -425,7 +425,21 @@ def _number(value: Any, absent: Any) -> Any:
     return absent if pd.isna(value) else float(value)
 
 
-def _setting_rows(settings: RunSettings, pipelines: Iterable[str]) -> Iterable[SettingRow]:
+def setting_rows(settings: RunSettings, pipelines: Iterable[str]) -> Iterable[SettingRow]:
+    """Settings of a run as a report shows them.
+
+    Parameters
+    ----------
+    settings : RunSettings
+        Of the run.
+    pipelines : iterable of str
+        Pipelines, or the group level, whose own settings are shown after those of the run.
+
+    Yields
+    ------
+    SettingRow
+        In the order of their declaration.
+    """
     models = [("", settings), *((name, settings.pipelines[name]) for name in pipelines)]
     for prefix, model in models:
         values = model.model_dump(mode="json")

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,9 @@ class FolderScheduling(LoadFileScheduling):
     """Hands the tests of a file to one worker, and of a folder that shares a dear run likewise."""
 
     def _split_scope(self, nodeid: str) -> str:
-        shared = next((f for f in ("tests/pipelines/", "tests/data/") if f in nodeid), "")
+        shared = next(
+            (f for f in ("tests/pipelines/", "tests/data/", "tests/group/") if f in nodeid), ""
+        )
         return shared or str(super()._split_scope(nodeid))
 
 
@@ -57,3 +62,30 @@ def test_data() -> Path:
     if not (folder / "README.md").is_file():
         pytest.skip(f"no real images at {folder}; set ALSMRI_TEST_DATA to their folder")
     return folder
+
+
+def errors_of_validator(root: Path, *, newest_schema: bool) -> list[str]:
+    validator = Path(sys.executable).with_name("bids-validator-deno")
+    if not validator.exists():
+        pytest.skip("bids-validator-deno is not installed beside this Python")
+    environment = dict(os.environ)
+    if newest_schema:
+        import bidsschematools
+
+        schema = Path(bidsschematools.__file__).parent / "data" / "schema.json"
+        environment["BIDS_SCHEMA"] = schema.as_uri()
+    done = subprocess.run(
+        [validator, str(root), "--format", "json"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    issues = json.loads(done.stdout)["issues"]["issues"]
+    return [f"{i['code']} {i.get('location')}" for i in issues if i["severity"] == "error"]
+
+
+@pytest.fixture(scope="session")
+def validator_errors() -> Callable[..., list[str]]:
+    """Errors of the BIDS validator in a dataset, for tests."""
+    return errors_of_validator

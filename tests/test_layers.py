@@ -49,6 +49,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         },
         {"numpy", "scipy", "pandas", "nibabel", "nipype", "statsmodels"},
     ),
+    "comparisons.settings": ({"options", "settings"}, {"pydantic"}),
     "phantom": (
         {"errors", "bids", "spaces", "version"},
         {"numpy", "scipy", "nibabel", "nilearn"},
@@ -65,6 +66,10 @@ TOP = {
     "planning",
     "participant",
     "summary",
+    "collection",
+    "group_planning",
+    "group_graphs",
+    "group_summary",
     "group",
     "cli",
     "descriptor",

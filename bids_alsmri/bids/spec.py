@@ -16,6 +16,10 @@ from bids_alsmri.errors import SettingsError
 _PLACEHOLDER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 # Suffixes of images that need no SkullStripped (BIDS 1.11.2, rules.sidecars.derivatives).
 _SEGMENTATIONS = frozenset({"mask", "dseg", "probseg"})
+_COMPARED = {"analysis", "map"}
+# how the group level compares maps: those of diffusion along tracts, with a skeleton or smoothed,
+# and others as volumes that are smooth already
+ANALYSES = ("tracts", "volume")
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,9 @@ class OutputSpec:
         Fixed keys of the sidecar, such as SkullStripped; texts may hold placeholders.
     optional : bool
         Whether a complete run may lack it.
+    compared : dict
+        How groups are compared on it, empty where they are not: ``analysis`` (one of `ANALYSES`)
+        and ``map``, its short name there.
     """
 
     name: str
@@ -127,6 +134,7 @@ class OutputSpec:
     group: bool = False
     sidecar: Mapping[str, Any] = field(default_factory=dict)
     optional: bool = False
+    compared: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -461,6 +469,13 @@ def _check_output(path: Path, output: OutputSpec) -> None:
     the BIDS schema 1.11.2.
     """
     where = f"{path}: outputs.{output.name}"
+    if output.compared:
+        _refuse_unknown(path, f"outputs.{output.name}.compared", output.compared, _COMPARED)
+        if set(output.compared) != _COMPARED or output.compared["analysis"] not in ANALYSES:
+            raise SettingsError(
+                f"{where}.compared is {dict(output.compared)}; give a map and as its analysis one "
+                f"of {', '.join(ANALYSES)}"
+            )
     if not output.extension.startswith("."):
         raise SettingsError(f"{where}.extension is {output.extension!r}; it must start with a dot")
     if output.extension not in {".nii", ".nii.gz"}:

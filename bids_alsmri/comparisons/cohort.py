@@ -28,8 +28,9 @@ NO_SCAN = "no scan"
 EXCLUDED = "excluded"
 FAILED = "failed"
 MISSING_COVARIATE = "missing covariate"
+TOO_FEW_VISITS = "too few visits"
 REPEATED = "another scan was taken"
-REASONS = (NO_SCAN, EXCLUDED, FAILED, MISSING_COVARIATE, REPEATED)
+REASONS = (NO_SCAN, EXCLUDED, FAILED, MISSING_COVARIATE, TOO_FEW_VISITS, REPEATED)
 _FLOW = (
     *("modality", "contrast", "participant_id", "session_id", "scan"),
     *("group", "is_included", "reason", "detail"),

@@ -263,7 +263,7 @@ class Graph:
         spec = self.spec.outputs.get(name)
         if spec is None:
             raise RunError(f"{self.scan.pipeline}/io_spec.json declares no output {name!r}")
-        path = output_path(self.surroundings.output_dir, self.scan, spec, self.surroundings.values)
+        path = self.path_of(spec)
         text = "" if path.suffix in NO_SIDECAR else json.dumps(self._sidecar(spec), sort_keys=True)
         self._save(name, source, path, text, facts)
 
@@ -287,8 +287,16 @@ class Graph:
         spec = self.spec.figures.get(name)
         if spec is None:
             raise RunError(f"{self.scan.pipeline}/io_spec.json declares no figure {name!r}")
-        path = figure_file(self.surroundings.output_dir, self.scan, spec, part)
+        path = self.figure_path_of(spec, part)
         self._save(f"figure_{name}{part}", source, path, "", None)
+
+    def path_of(self, spec: OutputSpec) -> Path:
+        """Final path of an output."""
+        return output_path(self.surroundings.output_dir, self.scan, spec, self.surroundings.values)
+
+    def figure_path_of(self, spec: FigureSpec, part: str) -> Path:
+        """Final path of a figure, or of one of the two parts of a pair."""
+        return figure_file(self.surroundings.output_dir, self.scan, spec, part)
 
     def _save(
         self, name: str, source: Ref | Path, path: Path, sidecar_text: str, facts: Ref | None

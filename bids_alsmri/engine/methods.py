@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from bids_alsmri.engine.pipeline import Pipeline
@@ -91,20 +92,46 @@ def methods_text(pipeline: Pipeline, settings: SettingsModel, facts: Mapping[str
     SettingsError
         If the template asks for something that is not there, or cites an unknown work.
     """
+    return render_methods(pipeline.folder / "methods.md", pipeline.name, settings, facts)
+
+
+def render_methods(path: Path, name: str, settings: SettingsModel, facts: Mapping[str, Any]) -> str:
+    """Methods text of a template, for the settings that ran.
+
+    Parameters
+    ----------
+    path : Path
+        The template.
+    name : str
+        What it is of, for messages.
+    settings : SettingsModel
+        The settings that ran, as ``cfg`` in the template.
+    facts : mapping
+        What else the template may ask for.
+
+    Returns
+    -------
+    str
+        Markdown with citations ``[@key]``.
+
+    Raises
+    ------
+    SettingsError
+        If the template asks for something that is not there, or cites an unknown work.
+    """
     from jinja2 import Environment, StrictUndefined, TemplateError
 
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
     )
-    path = pipeline.folder / "methods.md"
     try:
         text = environment.from_string(path.read_text("utf-8")).render(cfg=settings, **facts)
     except TemplateError as error:
-        raise SettingsError(f"{pipeline.name}/methods.md: {error}") from None
+        raise SettingsError(f"{name}/{path.name}: {error}") from None
     unknown = [key for key in cited_keys([text]) if key not in references()]
     if unknown:
         raise SettingsError(
-            f"{pipeline.name}/methods.md cites {', '.join(unknown)}, not in references.json"
+            f"{name}/{path.name} cites {', '.join(unknown)}, not in references.json"
         )
     return re.sub(r"\n{3,}", "\n\n", text).strip()
 

@@ -1,0 +1,672 @@
+"""The steps of the group level: from a plan to one workflow, in graphs that can fail alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nipype.pipeline.engine as pe
+import numpy as np
+
+from bids_alsmri.bids.spec import IoSpec, load_io_spec
+from bids_alsmri.collection import Finished
+from bids_alsmri.comparisons import __path__ as comparisons_path
+from bids_alsmri.comparisons.cohort import Contrast
+from bids_alsmri.comparisons.pictures import (
+    DrawComparison,
+    DrawIndividuals,
+    DrawSkeleton,
+    Overlap,
+)
+from bids_alsmri.comparisons.places import MeasureRegions, PrepareAtlases, TabulateClusters
+from bids_alsmri.comparisons.settings import GroupSettings, group_settings
+from bids_alsmri.comparisons.skeleton import (
+    ParticipantMaps,
+    SkeletonChoices,
+    SkeletonNodes,
+    build_skeleton,
+    build_smoothed,
+)
+from bids_alsmri.comparisons.voxelwise import Conclude, Model, Permute, exchange_of, memory_gb
+from bids_alsmri.engine.graph import Ref, Step, Surroundings
+from bids_alsmri.engine.group_graph import GroupGraph, make_analysis
+from bids_alsmri.engine.pipeline import registry
+from bids_alsmri.errors import DataError, SettingsError
+from bids_alsmri.group_planning import Comparison, GroupPlan
+from bids_alsmri.interfaces.node import AlsInterface
+from bids_alsmri.numerics.linear import partition_design
+from bids_alsmri.numerics.permutation import count_relabellings
+from bids_alsmri.participant import label_of
+from bids_alsmri.settings import RunSettings
+from bids_alsmri.stats.design import group_design, visit_weights
+from bids_alsmri.version import VERSION
+
+# of the templates in use, brain with its fluid, and about the share of it that is skeleton; only
+# memory is derived from them
+BRAIN_MM3 = 1.9e6
+SKELETON_SHARE = 0.08
+# a skeleton of one voxel is too thin to be seen
+THICKNESS_MM = 2.5
+THICKENED = (
+    " The skeleton is thickened to 2.5 mm for display: each place takes the value nearest to it."
+)
+# ends of the scales on which single participants are shown, in the units of the maps
+SCALES = {"fa": (0.0, 0.8), "md": (0.0, 2e-3), "ad": (0.0, 2e-3), "rd": (0.0, 2e-3)}
+PAIR = re.compile(r"([a-z0-9]+)([+-])([a-z0-9]+)([+-])")
+TITLES = {"skeleton": "skeleton", "vba": "VBA", "volume": "volume"}
+IN_WORDS = {"skeleton": "on the skeleton of tracts", "vba": "smoothed, without a skeleton"}
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Maps of all scans that take part in anything, as one array.
+
+    Parameters
+    ----------
+    map, analysis : str
+        Such as ``fa`` and ``skeleton``.
+    unit : str
+        Of the map.
+    modality : str
+        Pipeline.
+    labels : tuple of str
+        Scans, in the order of the rows.
+    paths : tuple of Path
+        Their maps.
+    array, mask, background, atlases : Ref
+        The array, its voxels, the image that figures show beneath, and atlases on its grid.
+    """
+
+    map: str
+    analysis: str
+    unit: str
+    modality: str
+    labels: tuple[str, ...]
+    paths: tuple[Path, ...]
+    array: Ref
+    mask: Ref
+    background: Ref
+    atlases: Ref
+
+    @property
+    def name(self) -> str:
+        """Such as ``fa skeleton``."""
+        return f"{self.map} {self.analysis}"
+
+    @property
+    def desc(self) -> str:
+        """Such as ``faSkeleton``, for file names."""
+        return f"{self.map}{self.analysis.capitalize()}"
+
+    @property
+    def title(self) -> str:
+        """Such as ``FA, skeleton``."""
+        return f"{self.map.upper()}, {TITLES[self.analysis]}"
+
+    @property
+    def thickness_mm(self) -> float:
+        """To which its voxels are thickened in figures, in mm."""
+        return THICKNESS_MM if self.analysis == "skeleton" else 0.0
+
+    @property
+    def background_label(self) -> str:
+        """What figures show beneath."""
+        return "mean FA" if self.analysis in ("skeleton", "vba") else "template"
+
+
+@dataclass(frozen=True)
+class MapTest:
+    """One contrast of one stack.
+
+    Parameters
+    ----------
+    stack : Stack
+        Maps.
+    comparison : Comparison
+        Groups.
+    graph : GroupGraph
+        Its steps.
+    found : Step
+        The one that makes maps of p-values and effects.
+    """
+
+    stack: Stack
+    comparison: Comparison
+    graph: GroupGraph
+    found: Step
+
+
+@dataclass(frozen=True)
+class OverlapTest:
+    """Two maps of one contrast, each in a direction.
+
+    Parameters
+    ----------
+    first, second : MapTest
+        The maps.
+    directions : (str, str)
+        Each + (first group above second) or -.
+    graph : GroupGraph
+        Its steps.
+    """
+
+    first: MapTest
+    second: MapTest
+    directions: tuple[str, str]
+    graph: GroupGraph
+
+
+@dataclass(frozen=True)
+class GroupGraphs:
+    """All steps of a run.
+
+    Parameters
+    ----------
+    preparations : tuple of GroupGraph
+        Those that make the stacks.
+    tests : tuple of MapTest
+        Those that compare groups.
+    regions : tuple of GroupGraph
+        Those that measure the regions of atlases.
+    overlaps : tuple of OverlapTest
+        Those that look where two maps differ.
+    """
+
+    preparations: tuple[GroupGraph, ...]
+    tests: tuple[MapTest, ...]
+    regions: tuple[GroupGraph, ...]
+    overlaps: tuple[OverlapTest, ...]
+
+    @property
+    def all(self) -> list[GroupGraph]:
+        """Every graph, each after those that it builds on."""
+        tests = [test.graph for test in self.tests]
+        overlaps = [test.graph for test in self.overlaps]
+        return [*self.preparations, *self.regions, *tests, *overlaps]
+
+
+def io_spec() -> IoSpec:
+    """What the group level saves.
+
+    Returns
+    -------
+    IoSpec
+        Of ``comparisons/io_spec.json``.
+    """
+    return load_io_spec(Path(str(comparisons_path[0])) / "io_spec.json")
+
+
+def build_graphs(settings: RunSettings, plan: GroupPlan, workflow: pe.Workflow) -> GroupGraphs:
+    """Add the steps of all comparisons to a workflow.
+
+    Parameters
+    ----------
+    settings : RunSettings
+        What was asked for.
+    plan : GroupPlan
+        Who is compared.
+    workflow : nipype Workflow
+        Takes the steps.
+
+    Returns
+    -------
+    GroupGraphs
+        Each with what it saves.
+    """
+    builder = _Builder(settings, plan, workflow)
+    _require_maps(builder.cfg.maps, plan.modalities)
+    stacks: list[Stack] = []
+    for modality in plan.modalities:
+        stacks += builder.stacks_of(modality)
+    tests = [
+        builder.test(stack, comparison)
+        for stack in stacks
+        for comparison in plan.comparisons
+        if comparison.modality == stack.modality
+    ]
+    regions = tuple(builder.regions(stack) for stack in stacks)
+    overlaps = builder.overlaps(tests)
+    return GroupGraphs(tuple(builder.preparations), tuple(tests), regions, tuple(overlaps))
+
+
+def _require_maps(asked: Sequence[str], modalities: Sequence[str]) -> None:
+    outputs = [s for name in modalities for s in registry()[name].io_spec.outputs.values()]
+    known = [spec.compared["map"] for spec in outputs if spec.compared]
+    unknown = [name for name in asked if name not in known]
+    if unknown:
+        raise SettingsError(
+            f"--group-maps: {unknown[0]!r} is no map of {', '.join(modalities)}; expected some of "
+            f"{', '.join(known)}"
+        )
+
+
+class _Builder:
+    """Adds graphs to one workflow."""
+
+    def __init__(self, settings: RunSettings, plan: GroupPlan, workflow: pe.Workflow) -> None:
+        self.settings, self.plan, self.workflow = settings, plan, workflow
+        self.cfg = group_settings(settings)
+        self.spec = io_spec()
+        self.preparations: list[GroupGraph] = []
+
+    def graph(
+        self, pipeline: str, name: str, maps: Sequence[Path], values: Mapping[str, str]
+    ) -> GroupGraph:
+        settings = self.settings
+        roots = {"raw": settings.bids_dir, "": settings.output_dir, **settings.derivatives}
+        filled = {
+            "template": settings.template,
+            "res": label_of(self.cfg.resolution_mm),
+            **values,
+        }
+        place = Surroundings(
+            settings.output_dir, roots, filled, settings.seed, settings.omp_nthreads, VERSION
+        )
+        shown = self.cfg.model_dump(mode="json")
+        stages = {"fit": {"seed": settings.seed, **shown}, "apply": {}}
+        analysis = make_analysis(pipeline, name, tuple(maps))
+        return GroupGraph(self.workflow, analysis, self.spec, stages, place)
+
+    def stacks_of(self, modality: str) -> list[Stack]:
+        """Stacks of the maps of one modality, and the graph that makes them."""
+        specs = registry()[modality].io_spec.outputs.values()
+        kinds = {spec.compared["analysis"] for spec in specs if spec.compared}
+        return self.tract_stacks(modality) if "tracts" in kinds else []
+
+    def tract_stacks(self, modality: str) -> list[Stack]:
+        scans = self.scans_of(modality)
+        outputs = registry()[modality].io_spec.outputs
+        names = {s.compared["map"]: s.name for s in outputs.values() if s.compared}
+        people = [self.maps_of(scan, names) for scan in scans]
+        paths = [getattr(person, name) for person in people for name in names]
+        graph = self.graph(f"{modality} maps", "all", paths, {"desc": "fa", "map_title": "FA"})
+        before = set(self.workflow._graph.nodes())
+        nodes = build_skeleton(self.workflow, people, self.choices(), fa_target=self.cfg.fa_target)
+        made = {"skeleton": nodes.stacks}
+        mask = (nodes.group, "mask")
+        if "vba" in self.cfg.analyses:
+            wanted = {
+                label: {n: m for n, m in maps.items() if not self.cfg.maps or n in self.cfg.maps}
+                for label, maps in nodes.maps.items()
+            }
+            made["vba"] = build_smoothed(
+                self.workflow,
+                wanted,
+                mask,
+                fwhm_mm=self.cfg.vba_fwhm_mm,
+                resolution_mm=self.cfg.resolution_mm,
+                prefix="vba",
+            )
+        graph.nodes += [node for node in self.workflow._graph.nodes() if node not in before]
+        self.save_skeleton(graph, nodes)
+        atlases = self.atlases(graph, Ref(*mask))
+        self.draw_preparation(graph, nodes, people)
+        self.preparations.append(graph)
+        masks = {"skeleton": Ref(nodes.group, "skeleton_mask"), "vba": Ref(*mask)}
+        return [
+            Stack(
+                map=name,
+                analysis=analysis,
+                unit=outputs[names[name]].units,
+                modality=modality,
+                labels=tuple(person.label for person in people),
+                paths=tuple(getattr(person, name) for person in people),
+                array=Ref(*made[analysis][name]),
+                mask=masks[analysis],
+                background=Ref(nodes.group, "mean_fa"),
+                atlases=atlases,
+            )
+            for analysis in self.cfg.analyses
+            for name in names
+            if not self.cfg.maps or name in self.cfg.maps
+        ]
+
+    def atlases(self, graph: GroupGraph, reference: Ref) -> Ref:
+        folder = self.cfg.atlas_dir
+        node = PrepareAtlases(
+            template=self.settings.template,
+            resolution_mm=self.cfg.resolution_mm,
+            atlas_dir="" if folder is None else str(folder),
+            threshold_percent=self.cfg.atlas_threshold_percent,
+        )
+        return graph.step("atlases", node, reference=reference).atlases
+
+    def save_skeleton(self, graph: GroupGraph, nodes: SkeletonNodes) -> None:
+        facts = Ref(nodes.group, "facts")
+        made = {"mean_fa": "mean_fa", "skeleton": "skeleton_mask"}
+        graph.save_all({name: Ref(nodes.group, made[name]) for name in made}, facts=facts)
+
+    def draw_preparation(
+        self, graph: GroupGraph, nodes: SkeletonNodes, people: Sequence[ParticipantMaps]
+    ) -> None:
+        drawn = graph.step(
+            "draw_skeleton",
+            DrawSkeleton(threshold_fa=self.cfg.skeleton_threshold_fa, n_participants=len(people)),
+            mean_fa=Ref(nodes.group, "mean_fa"),
+            skeleton=Ref(nodes.group, "skeleton_mask"),
+        )
+        graph.save_all({"skeleton": drawn.figure}, figures=True)
+        labels = self.one_of_each_group(graph.scan.pipeline.split()[0])
+        low, high = SCALES["fa"]
+        node = DrawIndividuals(
+            labels=[f"{group}: {scan}" for group, scan in labels.items()],
+            name="FA",
+            unit="1",
+            low=low,
+            high=high,
+            title="FA of one participant of each group",
+        )
+        shown = graph.step(
+            "draw_individuals",
+            node,
+            images=[Ref(*nodes.maps[scan]["fa"]) for scan in labels.values()],
+            mask=Ref(nodes.group, "mask"),
+        )
+        graph.save_all({"individuals": shown.figure}, figures=True)
+
+    def one_of_each_group(self, modality: str) -> dict[str, str]:
+        """First scan that takes part, of controls, slow and fast (paper 1, figure 1)."""
+        names, flow = self.plan.names, self.plan.flow
+        own = flow[flow["is_included"] & (flow["modality"] == modality)]
+        found: dict[str, str] = {}
+        for group in (names.control, names.slow, names.fast, names.patient):
+            scans = own.loc[own["group"] == group, "scan"]
+            is_new = len(scans) > 0 and scans.iloc[0] not in found.values()
+            if is_new and not (group == names.patient and len(found) > 1):
+                found[group] = scans.iloc[0]
+        return found
+
+    def choices(self) -> SkeletonChoices:
+        cfg = self.cfg
+        return SkeletonChoices(
+            template=self.settings.template,
+            resolution_mm=cfg.resolution_mm,
+            least_share=cfg.least_share,
+            refinement_iterations=cfg.refinement_iterations,
+            refinement_resolution_mm=cfg.refinement_resolution_mm,
+            refinement_stages=tuple(cfg.refinement_stages),
+            winsor_percentiles=cfg.winsor_percentiles,
+            registration_threads=cfg.registration_threads,
+            threshold_fa=cfg.skeleton_threshold_fa,
+            most_removed_share=cfg.most_removed_share,
+            weight_sd_voxels=cfg.projection_weight_sd_voxels,
+            seed=self.settings.seed,
+        )
+
+    def scans_of(self, modality: str) -> list[Finished]:
+        """Scans that take part in any contrast, in the order of the flow."""
+        by_label = {scan.label: scan for scan in self.plan.finished[modality]}
+        flow = self.plan.flow
+        is_in = flow["is_included"] & (flow["modality"] == modality)
+        return [by_label[label] for label in dict.fromkeys(flow.loc[is_in, "scan"])]
+
+    def maps_of(self, scan: Finished, names: Mapping[str, str]) -> ParticipantMaps:
+        root, outputs = self.settings.output_dir, scan.record.outputs
+        missing = [name for name in (*names.values(), "brain_mask") if name not in outputs]
+        if missing:
+            raise DataError(
+                f"{scan.label}: the participant level left no {', '.join(missing)}; expected the "
+                "maps that groups are compared on; run the participant level again for it"
+            )
+        return ParticipantMaps(
+            label=scan.label,
+            mask=root / outputs["brain_mask"],
+            transforms=(self.way_to_template(scan),),
+            **{name: root / outputs[output] for name, output in names.items()},
+        )
+
+    def way_to_template(self, scan: Finished) -> Path:
+        """Transform from the space of a scan's maps, by the T1w that it was aligned to."""
+        root, upstream = self.settings.output_dir, scan.record.identity.upstream
+        own = scan.record.outputs.get("fa_to_template")
+        if own is not None:
+            return root / own
+        digest = upstream.get("anatomical")
+        for other in self.plan.anatomical:
+            if other.record.identity.digest() == digest and other.participant == scan.participant:
+                return root / other.record.outputs["t1w_to_template"]
+        raise DataError(
+            f"{scan.label}: the T1w that its maps are aligned to was processed again, or its "
+            "results are gone; expected the transform to the template that the maps go with; run "
+            "the participant level again for it"
+        )
+
+    def test(self, stack: Stack, comparison: Comparison) -> MapTest:
+        """Steps of one contrast on one stack."""
+        contrast = comparison.contrast
+        graph = self.graph(
+            stack.name, contrast.name, stack.paths, values_of(contrast, stack, self.cfg)
+        )
+        model = self.model_of(stack, comparison)
+        shared: dict[str, Any] = {
+            "model": model.text,
+            "n_permutations": self.cfg.n_permutations,
+            "tail": self.cfg.tail,
+            "cluster_height": self.cfg.cluster_forming_t,
+            "n_threads": self.settings.omp_nthreads,
+            **self.enhancement(stack.analysis),
+        }
+        # the run's own seed: one derived from the step's name would make relabellings depend on how
+        # they are cut into jobs
+        inputs: dict[str, Any] = {
+            "stack": stack.array,
+            "mask": stack.mask,
+            "seed": self.settings.seed,
+        }
+        n = self.n_relabellings(model)
+        blocks = []
+        for start in range(0, n, self.cfg.permutations_per_job):
+            stop = min(start + self.cfg.permutations_per_job, n)
+            node = self.sized(Permute(start=start, stop=stop, **shared), stack, model)
+            blocks.append(graph.step(f"permute_{start}", node, **inputs).null)
+        last = Conclude(
+            alpha=self.cfg.alpha, level=self.cfg.interval_level, space="mni152", **shared
+        )
+        found = graph.step("conclude", self.sized(last, stack, model), nulls=blocks, **inputs)
+        made = [
+            name
+            for name in last.output_spec().copyable_trait_names()
+            if name in self.spec.outputs
+            and (self.cfg.cluster_forming_t or not name.endswith("_p_cluster"))
+        ]
+        graph.save_all({name: getattr(found, name) for name in made}, facts=found.facts)
+        self.tables(graph, stack, model, found)
+        self.pictures(graph, stack, contrast, found)
+        return MapTest(stack, comparison, graph, found)
+
+    def pictures(self, graph: GroupGraph, stack: Stack, contrast: Contrast, found: Step) -> None:
+        first, second = contrast.first, contrast.second
+        node = DrawComparison(
+            title=f"{stack.title}: {first} against {second}",
+            sides=(f"{first} > {second}", f"{first} < {second}"),
+            background_label=stack.background_label,
+            alpha=self.cfg.alpha,
+            thickness_mm=stack.thickness_mm,
+        )
+        drawn = graph.step(
+            "draw",
+            node,
+            d=found.d,
+            mask=stack.mask,
+            up_p_fwe=found.up_p_fwe,
+            down_p_fwe=found.down_p_fwe,
+            background=stack.background,
+        )
+        names = ("significant", "effect", "glass")
+        graph.save_all({name: getattr(drawn, name) for name in names}, figures=True)
+
+    def overlaps(self, tests: Sequence[MapTest]) -> list[OverlapTest]:
+        """Pairs of maps that were asked for and are there, on one set of voxels."""
+        by_place = {
+            (test.stack.analysis, test.comparison.contrast.name, test.stack.map): test
+            for test in tests
+        }
+        found = []
+        for text in self.cfg.overlaps:
+            parts = PAIR.fullmatch(text)
+            assert parts is not None  # the settings have checked it
+            for analysis, contrast in dict.fromkeys(place[:2] for place in by_place):
+                pair = [by_place.get((analysis, contrast, parts[i])) for i in (1, 3)]
+                if pair[0] is not None and pair[1] is not None:
+                    found.append(self.overlap(pair[0], pair[1], (parts[2], parts[4])))
+        return found
+
+    def overlap(self, first: MapTest, second: MapTest, directions: tuple[str, str]) -> OverlapTest:
+        stack, contrast = first.stack, first.comparison.contrast
+        sides = {"+": "up", "-": "down"}
+        words = {"+": "higher", "-": "lower"}
+        names = [
+            f"{test.stack.map.upper()} {words[side]} in {contrast.first}"
+            for test, side in zip((first, second), directions, strict=True)
+        ]
+        pair = "".join(
+            test.stack.map.capitalize() + sides[side].capitalize()
+            for test, side in zip((first, second), directions, strict=True)
+        )
+        values = {
+            **values_of(contrast, stack, self.cfg),
+            "desc": f"overlap{pair}{stack.analysis.capitalize()}",
+            "pair_in_words": f"{names[0]} and {names[1]} than in {contrast.second}",
+        }
+        paths = [*first.stack.paths, *second.stack.paths]
+        graph = self.graph(f"overlap {pair} {stack.analysis}", contrast.name, paths, values)
+        node = Overlap(
+            title=values["pair_in_words"],
+            names=tuple(names),
+            background_label=stack.background_label,
+            alpha=self.cfg.alpha,
+            thickness_mm=stack.thickness_mm,
+            space="mni152",
+        )
+        found = graph.step(
+            "overlap",
+            node,
+            first=getattr(first.found, f"{sides[directions[0]]}_p_fwe"),
+            second=getattr(second.found, f"{sides[directions[1]]}_p_fwe"),
+            mask=stack.mask,
+            background=stack.background,
+        )
+        graph.save_all({"overlap": found.p_fwe}, facts=found.facts)
+        graph.save_all({"overlap": found.figure}, figures=True)
+        return OverlapTest(first, second, directions, graph)
+
+    def tables(self, graph: GroupGraph, stack: Stack, model: Model, found: Step) -> None:
+        node = TabulateClusters(
+            model=model.text,
+            unit=stack.unit,
+            alpha=self.cfg.alpha,
+            connectivity=int(self.cfg.cluster_connectivity),
+        )
+        names = ("t", "d", "difference", "up_p_fwe", "down_p_fwe")
+        tables = graph.step(
+            "tabulate",
+            node,
+            stack=stack.array,
+            mask=stack.mask,
+            atlases=stack.atlases,
+            **{name: getattr(found, name) for name in names},
+        )
+        graph.save_all({"clusters": tables.clusters, "cluster_regions": tables.regions})
+
+    def regions(self, stack: Stack) -> GroupGraph:
+        """Means of all regions in all scans, whatever differs."""
+        graph = self.graph(stack.name, "regions", stack.paths, {"desc": stack.desc})
+        node = MeasureRegions(labels=list(stack.labels), measure=stack.map, unit=stack.unit)
+        found = graph.step(
+            "measure", node, stack=stack.array, mask=stack.mask, atlases=stack.atlases
+        )
+        graph.save("region_means", found.table)
+        return graph
+
+    def model_of(self, stack: Stack, comparison: Comparison) -> Model:
+        included, cfg = comparison.included, self.cfg
+        contrast = comparison.contrast
+        rows = [stack.labels.index(label) for label in included["scan"]]
+        months = self.months_of(comparison)
+        people, weights = visit_weights(list(included["participant_id"]), months, cfg.visit)
+        first = included.drop_duplicates("participant_id").set_index("participant_id")
+        groups = list(first.loc[people, "group"])
+        covariates = comparison.covariates.to_numpy() if comparison.covariates.shape[1] else None
+        design = group_design(groups, contrast.first, contrast.second, covariates)
+        return Model(
+            scans=rows,
+            weights=weights.tolist(),
+            matrix=design.matrix.tolist(),
+            contrast=design.contrast.tolist(),
+            groups=design.groups.tolist(),
+            labels=[contrast.first, contrast.second],
+            has_unequal_variances=cfg.variance == "unequal",
+        )
+
+    def months_of(self, comparison: Comparison) -> list[float]:
+        column, included = self.cfg.time_column, comparison.included
+        if self.cfg.visit != "slope":
+            return [0.0] * len(included)
+        clinical = self.plan.clinical
+        found = []
+        for who, session in zip(included["participant_id"], included["session_id"], strict=True):
+            row = clinical.row_of(who, session)
+            found.append(np.nan if row is None else float(row[column]))
+        return found
+
+    def enhancement(self, analysis: str) -> dict[str, Any]:
+        cfg = self.cfg
+        if analysis == "skeleton":
+            powers = cfg.skeleton_height_power, cfg.skeleton_extent_power
+            connectivity = cfg.skeleton_connectivity
+        else:
+            powers = cfg.volume_height_power, cfg.volume_extent_power
+            connectivity = cfg.volume_connectivity
+        names = ("height_power", "extent_power", "connectivity")
+        return dict(zip(names, (*powers, int(connectivity)), strict=True))
+
+    def n_relabellings(self, model: Model) -> int:
+        partition = partition_design(np.asarray(model.matrix), np.asarray(model.contrast))
+        possible = count_relabellings(partition.effect, exchange_of(model))
+        return min(possible, self.cfg.n_permutations)
+
+    def sized(self, node: AlsInterface, stack: Stack, model: Model) -> AlsInterface:
+        n_voxels = BRAIN_MM3 / self.cfg.resolution_mm**3
+        share = SKELETON_SHARE if stack.analysis == "skeleton" else 1.0
+        node.memory_gb = memory_gb(len(model.matrix), int(share * n_voxels))
+        return node
+
+
+def values_of(contrast: Contrast, stack: Stack, cfg: GroupSettings) -> dict[str, str]:
+    """What fills the placeholders of the spec for one contrast of one stack.
+
+    Parameters
+    ----------
+    contrast : Contrast
+        Groups.
+    stack : Stack
+        Maps.
+    cfg : GroupSettings
+        Settings of the group level.
+
+    Returns
+    -------
+    dict of str
+        Labels of file names and words of descriptions.
+    """
+    first, second = label_of(contrast.first), label_of(contrast.second)
+    second = second[:1].upper() + second[1:]
+    words = IN_WORDS.get(stack.analysis, "as a volume")
+    return {
+        "up": f"{first}Gt{second}",
+        "down": f"{first}Lt{second}",
+        "contrast": f"{first}Vs{second}",
+        "desc": stack.desc,
+        "first": contrast.first,
+        "second": contrast.second,
+        "unit": stack.unit,
+        "map_in_words": f"{stack.map.upper()} {words}",
+        "map_title": stack.title,
+        "statistic": "Student's t" if cfg.variance == "equal" else "Welch's v",
+        "alpha": f"{cfg.alpha:g}",
+        "background": stack.background_label,
+        "thickened": THICKENED if stack.thickness_mm else "",
+    }

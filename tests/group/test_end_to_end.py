@@ -1,0 +1,180 @@
+"""The group level from the participants' maps to its page, as a user calls it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose
+
+from bids_alsmri.errors import ExitCode
+
+pytestmark = pytest.mark.slow
+ONE = ("--group-contrasts", "als-hc", "fast-hc", "--n-procs", "1")
+
+
+@pytest.fixture(scope="module")
+def finished(template_cohort, tmp_path_factory):
+    cohort = template_cohort.copied_to(tmp_path_factory.mktemp("finished") / "cohort")
+    assert cohort.run(*ONE) == 0
+    return cohort
+
+
+def results(cohort) -> dict[str, bytes]:
+    folders = [cohort.out / "group", *cohort.out.glob("tpl-*")]
+    return {
+        path.relative_to(cohort.out).as_posix(): path.read_bytes()
+        for folder in folders
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def t_map(cohort, contrast: str, name: str = "faSkeleton", stat: str = "t") -> Path:
+    (path,) = (cohort.out / "group").glob(
+        f"*_contrast-{contrast}_stat-{stat}_desc-{name}_statmap.nii.gz"
+    )
+    return path
+
+
+def test_names_are_those_of_derivatives(finished):
+    found = set(results(finished))
+    stem = "group/space-MNI152NLin2009aSym_res-4_contrast-{}_stat-{}_desc-{}Skeleton_statmap.nii.gz"
+    for name in ("fa", "md"):
+        for contrast in ("als", "fast"):
+            for stat in ("t", "d", "g", "difference", "percent", "tfce", "p", "pFwe", "pFweT"):
+                assert stem.format(f"{contrast}GtHc", stat, name) in found
+            for stat in ("tfce", "p", "pFwe", "pFweT"):
+                assert stem.format(f"{contrast}LtHc", stat, name) in found
+    assert "tpl-MNI152NLin2009aSym/dwi/tpl-MNI152NLin2009aSym_res-4_desc-mean_FA.nii.gz" in found
+    for table in ("labels", "participation", "demographics", "quality", "qualityTests"):
+        assert f"group/desc-{table}_stats.tsv" in found
+    assert "group/contrast-alsVsHc_desc-faSkeletonClusters_stats.tsv" in found
+
+
+@pytest.mark.parametrize("newest_schema", [False, True])
+def test_validator_finds_no_error(finished, validator_errors, newest_schema):
+    assert validator_errors(finished.out, newest_schema=newest_schema) == []
+
+
+def test_difference_is_that_of_the_groups_projected_maps(finished):
+    # the work folder holds what the maps were made from
+    stacks = list((finished.root / "work").rglob("skeleton_stack_fa/stack.npy"))
+    values = np.load(stacks[0])
+    people = pd.read_csv(finished.raw / "participants.tsv", sep="\t")
+    is_als = (people["group"] == "als").to_numpy()
+    flow = pd.read_csv(finished.out / "group" / "desc-participation_stats.tsv", sep="\t")
+    order = flow.loc[flow["is_included"], "participant_id"].drop_duplicates()
+    first = is_als[[list(people["participant_id"]).index(who) for who in order]]
+    difference = values[first].mean(axis=0) - values[~first].mean(axis=0)
+    mask = nib.load(next((finished.out / "tpl-MNI152NLin2009aSym").rglob("*skeleton_mask.nii.gz")))
+    image = nib.load(t_map(finished, "alsGtHc", stat="difference"))
+    found = image.get_fdata()[mask.get_fdata() > 0]
+    assert_allclose(found, difference, atol=1e-6)
+
+
+def test_sidecar_tells_maps_settings_and_relabellings(finished):
+    path = t_map(finished, "alsGtHc", "mdSkeleton", "difference")
+    content = json.loads(Path(str(path).replace(".nii.gz", ".json")).read_text())
+    assert content["Units"] == "mm2/s"
+    assert content["NumberOfRelabellings"] == 60
+    assert content["Settings"]["seed"] == 20221
+    assert len(content["Sources"]) == 9
+    assert all("param-md" in source for source in content["Sources"])
+
+
+def test_page_shows_every_comparison_and_needs_nothing_else(finished):
+    text = (finished.out / "group.html").read_text()
+    for words in (
+        "als − hc",
+        "fast − hc",
+        "FA, skeleton",
+        "MD, skeleton",
+        "FA ↓ and MD ↑, skeleton",
+    ):
+        assert words in text
+    assert "Demographics" in text
+    assert not re.search(r'(src|href)="https?://(?!doi\.org)', text)
+    # skeleton, individuals, and the effect of each comparison, whether significant or not
+    assert text.count("data:image/webp") >= 2 + 4
+
+
+def test_second_run_and_other_numbers_of_processes_give_the_same_bytes(finished):
+    before = results(finished)
+    blocks = {p: p.stat().st_mtime_ns for p in (finished.root / "work").rglob("null.npz")}
+    assert finished.run(*ONE) == 0
+    assert results(finished) == before
+    assert {p: p.stat().st_mtime_ns for p in blocks} == blocks  # no relabelling was done again
+    shutil.rmtree(finished.root / "work")
+    shutil.rmtree(finished.out / "group")
+    flags = [*ONE[:-1], "2", "--group-permutations-per-job", "60"]
+    assert finished.run(*flags) == 0
+    again = results(finished)
+    # settings stand in the sidecars
+    different = {name for name in before if before[name] != again[name]}
+    assert all(name.endswith(".json") for name in different)
+    assert set(again) == set(before)
+
+
+def test_killed_run_keeps_its_finished_blocks_and_ends_alike(finished, cohort):
+    command = [sys.executable, "-m", "bids_alsmri", *cohort.cheap_words(*ONE)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    work, end = cohort.root / "work", time.monotonic() + 300
+    while time.monotonic() < end and not list(work.rglob("*permute_25/result_*.pklz")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = {p: p.stat().st_mtime_ns for p in work.rglob("*permute_0/null.npz")}
+    assert kept
+    assert cohort.run(*ONE) == 0
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept
+    maps = {n: b for n, b in results(finished).items() if n.endswith((".nii.gz", ".tsv"))}
+    found = results(cohort)
+    assert {n: found[n] for n in maps} == maps
+
+
+def spoil(cohort, who: str, values) -> Path:
+    path = next((cohort.out / who).rglob("*space-T1w_model-tensor_param-fa_dwimap.nii.gz"))
+    image = nib.load(path)
+    data = np.asarray(image.dataobj).copy()
+    nib.save(nib.Nifti1Image(values(data), image.affine, image.header), path)
+    return path
+
+
+def test_participant_without_values_is_named_and_the_page_written(cohort, capsys):
+    spoil(cohort, "sub-04", lambda data: np.zeros_like(data))
+    assert cohort.run(*ONE) == ExitCode.BAD_DATA
+    assert "sub-04" in capsys.readouterr().err
+    text = (cohort.out / "group.html").read_text()
+    assert "sub-04" in text
+    assert "failed" in text
+    assert not list((cohort.out / "group").glob("*statmap.nii.gz"))
+
+
+def test_maps_of_another_grid_are_refused_by_name(cohort, capsys):
+    path = spoil(cohort, "sub-05", lambda data: data[:-1])
+    assert cohort.run(*ONE) == ExitCode.BAD_DATA
+    error = capsys.readouterr().err
+    assert path.name in error
+    assert "expected one grid" in error
+
+
+def test_group_level_opens_no_network_socket(cohort):
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("only root may take the network away")
+    flags = cohort.cheap_words("--group-contrasts", "als-hc", "--n-procs", "1")
+    command = ["unshare", "-n", sys.executable, "-m", "bids_alsmri", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
