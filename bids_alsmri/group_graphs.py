@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -55,6 +56,9 @@ THICKENED = (
 )
 # ends of the scales on which single participants are shown, in the units of the maps
 SCALES = {"fa": (0.0, 0.8), "md": (0.0, 2e-3), "ad": (0.0, 2e-3), "rd": (0.0, 2e-3)}
+SIDES = {"+": "up", "-": "down"}
+WORDS = {"+": "higher", "-": "lower"}
+ARROWS = {"+": "↑", "-": "↓"}
 PAIR = re.compile(r"([a-z0-9]+)([+-])([a-z0-9]+)([+-])")
 TITLES = {"skeleton": "skeleton", "vba": "VBA", "volume": "volume"}
 IN_WORDS = {"skeleton": "on the skeleton of tracts", "vba": "smoothed, without a skeleton"}
@@ -148,15 +152,18 @@ class OverlapTest:
     first, second : MapTest
         The maps.
     directions : (str, str)
-        Each + (first group above second) or -.
+        Each + (first group above second) or -, or ± for either.
     graph : GroupGraph
         Its steps.
+    title : str
+        In short.
     """
 
     first: MapTest
     second: MapTest
     directions: tuple[str, str]
     graph: GroupGraph
+    title: str
 
 
 @dataclass(frozen=True)
@@ -228,7 +235,7 @@ def build_graphs(settings: RunSettings, plan: GroupPlan, workflow: pe.Workflow) 
         if comparison.modality == stack.modality
     ]
     regions = tuple(builder.regions(stack) for stack in stacks)
-    overlaps = builder.overlaps(tests)
+    overlaps = [*builder.overlaps(tests), *builder.agreements(tests)]
     return GroupGraphs(tuple(builder.preparations), tuple(tests), regions, tuple(overlaps))
 
 
@@ -284,7 +291,9 @@ class _Builder:
         paths = [getattr(person, name) for person in people for name in names]
         graph = self.graph(f"{modality} maps", "all", paths, {"desc": "fa", "map_title": "FA"})
         before = set(self.workflow._graph.nodes())
-        nodes = build_skeleton(self.workflow, people, self.choices(), fa_target=self.cfg.fa_target)
+        nodes = build_skeleton(
+            self.workflow, people, self.choices(), fa_target=fa_target(self.settings)
+        )
         made = {"skeleton": nodes.stacks}
         mask = (nodes.group, "mask")
         if "vba" in self.cfg.analyses:
@@ -515,43 +524,78 @@ class _Builder:
         return found
 
     def overlap(self, first: MapTest, second: MapTest, directions: tuple[str, str]) -> OverlapTest:
-        stack, contrast = first.stack, first.comparison.contrast
-        sides = {"+": "up", "-": "down"}
-        words = {"+": "higher", "-": "lower"}
-        names = [
-            f"{test.stack.map.upper()} {words[side]} in {contrast.first}"
-            for test, side in zip((first, second), directions, strict=True)
-        ]
-        pair = "".join(
-            test.stack.map.capitalize() + sides[side].capitalize()
-            for test, side in zip((first, second), directions, strict=True)
+        """Where two maps of one contrast both differ, each in its direction."""
+        contrast, analysis = first.comparison.contrast, first.stack.analysis
+        pair = list(zip((first, second), directions, strict=True))
+        names = [f"{one.stack.map.upper()} {WORDS[d]} in {contrast.first}" for one, d in pair]
+        label = "".join(one.stack.map.capitalize() + SIDES[d].capitalize() for one, d in pair)
+        arrows = " and ".join(f"{one.stack.map.upper()} {ARROWS[d]}" for one, d in pair)
+        return self.both(
+            first,
+            second,
+            directions,
+            names=(names[0], names[1]),
+            desc=f"overlap{label}{analysis.capitalize()}",
+            words=f"{names[0]} and {names[1]} than in {contrast.second}",
+            title=f"{arrows}, {TITLES[analysis]}",
         )
-        values = {
-            **values_of(contrast, stack, self.cfg),
-            "desc": f"overlap{pair}{stack.analysis.capitalize()}",
-            "pair_in_words": f"{names[0]} and {names[1]} than in {contrast.second}",
+
+    def agreements(self, tests: Sequence[MapTest]) -> list[OverlapTest]:
+        """Where a map differs both on the skeleton and without one."""
+        by_place = {
+            (test.stack.map, test.comparison.contrast.name, test.stack.analysis): test
+            for test in tests
         }
+        return [
+            self.both(
+                test,
+                by_place[name, contrast, "vba"],
+                ("±", "±"),
+                names=("on the skeleton", "smoothed, without one"),
+                desc=f"agreement{name.capitalize()}",
+                words=f"{name.upper()} on the skeleton and smoothed, without one, either direction",
+                title=f"{name.upper()}, skeleton and VBA",
+            )
+            for (name, contrast, analysis), test in by_place.items()
+            if analysis == "skeleton" and (name, contrast, "vba") in by_place
+        ]
+
+    def both(
+        self,
+        first: MapTest,
+        second: MapTest,
+        directions: tuple[str, str],
+        *,
+        names: tuple[str, str],
+        desc: str,
+        words: str,
+        title: str,
+    ) -> OverlapTest:
+        """Conjunction of two tests on the voxels of the first."""
+        stack, contrast = first.stack, first.comparison.contrast
+        values = {**values_of(contrast, stack, self.cfg), "desc": desc, "pair_in_words": words}
         paths = [*first.stack.paths, *second.stack.paths]
-        graph = self.graph(f"overlap {pair} {stack.analysis}", contrast.name, paths, values)
+        graph = self.graph(desc, contrast.name, paths, values)
         node = Overlap(
-            title=values["pair_in_words"],
-            names=tuple(names),
+            title=f"{words} ({contrast.first} against {contrast.second})",
+            names=names,
             background_label=stack.background_label,
             alpha=self.cfg.alpha,
             thickness_mm=stack.thickness_mm,
             space="mni152",
         )
+        outputs = [f"{SIDES[d]}_p_fwe" if d in SIDES else "p_two_sided" for d in directions]
         found = graph.step(
             "overlap",
             node,
-            first=getattr(first.found, f"{sides[directions[0]]}_p_fwe"),
-            second=getattr(second.found, f"{sides[directions[1]]}_p_fwe"),
+            first=getattr(first.found, outputs[0]),
+            second=getattr(second.found, outputs[1]),
             mask=stack.mask,
             background=stack.background,
         )
         graph.save_all({"overlap": found.p_fwe}, facts=found.facts)
         graph.save_all({"overlap": found.figure}, figures=True)
-        return OverlapTest(first, second, directions, graph)
+        return OverlapTest(first, second, directions, graph, title)
 
     def tables(self, graph: GroupGraph, stack: Stack, model: Model, found: Step) -> None:
         node = TabulateClusters(
@@ -633,6 +677,29 @@ class _Builder:
         share = SKELETON_SHARE if stack.analysis == "skeleton" else 1.0
         node.memory_gb = memory_gb(len(model.matrix), int(share * n_voxels))
         return node
+
+
+def fa_target(settings: RunSettings, environment: Mapping[str, str] = os.environ) -> Path | None:
+    """FA image to which all are registered, or None for the cohort's own mean.
+
+    Parameters
+    ----------
+    settings : RunSettings
+        What was asked for.
+    environment : mapping of str
+        Of the process.
+
+    Returns
+    -------
+    Path or None
+        The one that was given; in the mode ``paper`` FSL's FMRIB58_FA, where FSLDIR holds it
+        (El Mendili 2022).
+    """
+    given = group_settings(settings).fa_target
+    fsl = Path(environment.get("FSLDIR") or ".") / "data" / "standard" / "FMRIB58_FA_1mm.nii.gz"
+    if given is None and settings.mode == "paper" and environment.get("FSLDIR") and fsl.is_file():
+        return fsl
+    return given
 
 
 def values_of(contrast: Contrast, stack: Stack, cfg: GroupSettings) -> dict[str, str]:

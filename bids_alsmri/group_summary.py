@@ -22,7 +22,7 @@ from bids_alsmri.engine.group_graph import FIGURES, GroupGraph
 from bids_alsmri.engine.methods import cited_keys, references, render_methods
 from bids_alsmri.engine.progress import PLUMBING
 from bids_alsmri.engine.runner import Outcome, scan_title, write_timing
-from bids_alsmri.group_graphs import TITLES, MapTest, OverlapTest, Stack
+from bids_alsmri.group_graphs import MapTest, OverlapTest, Stack, fa_target
 from bids_alsmri.group_planning import rule_of
 from bids_alsmri.reports.figures import save_figure
 from bids_alsmri.reports.group_plots import GroupPanel, draw_groups, draw_participation
@@ -254,7 +254,7 @@ class _Report:
             "rule": rule_of(cfg).text,
             "covariates": covariates,
             "has_tracts": any("skeleton" in s or "vba" in s for s in self.analyses()),
-            "fa_target": cfg.fa_target is not None,
+            "fa_target": fa_target(self.settings) is not None,
         }
         path = Path(str(comparisons_path[0])) / "methods.md"
         return render_methods(path, "comparisons", cfg, facts)
@@ -501,9 +501,8 @@ class _Report:
                 f"{facts['SignificantVoxelsSecond']} in the second; smallest p "
                 f"{facts['SmallestP']:.3g}).",
             )
-        analysis = TITLES[test.first.stack.analysis]
-        part = f"{test.graph.surroundings.values['pair_in_words']}, {analysis}"
-        return self.section(test.graph, titled(test.first.comparison.contrast), part, notes=notes)
+        contrast = test.first.comparison.contrast
+        return self.section(test.graph, titled(contrast), test.title, notes=notes)
 
     def regions(self, graph: GroupGraph, stack: Stack) -> Section:
         tables = []

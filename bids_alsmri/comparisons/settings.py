@@ -148,8 +148,8 @@ class GroupSettings(SettingsModel):
         None,
         stage="run",
         flags=("--diffusion-fa-target",),
-        help="FA image to which all are registered, such as FSL's FMRIB58_FA; without it, the "
-        "cohort's own mean.",
+        help="FA image to which all are registered. Without it, the cohort's own mean, or in paper "
+        "mode FSL's FMRIB58_FA where FSLDIR holds it.",
     )
     refinement_iterations: int = setting(
         2,

@@ -14,7 +14,13 @@ from bids_alsmri.comparisons.voxelwise import memory_gb
 from bids_alsmri.engine.methods import cited_keys, references, render_methods
 from bids_alsmri.engine.runner import new_workflow
 from bids_alsmri.errors import AlsMriError
-from bids_alsmri.group_graphs import BRAIN_MM3, SKELETON_SHARE, build_graphs, io_spec
+from bids_alsmri.group_graphs import (
+    BRAIN_MM3,
+    SKELETON_SHARE,
+    build_graphs,
+    fa_target,
+    io_spec,
+)
 from bids_alsmri.group_planning import plan_comparisons
 from bids_alsmri.group_summary import comparisons_path
 from bids_alsmri.options import options_of
@@ -202,3 +208,24 @@ def test_cohort_of_53_at_1_mm_fits_into_a_small_computer():
     # 29 patients and 24 controls: the paper's
     assert memory_gb(53, int(SKELETON_SHARE * BRAIN_MM3)) < 1.0
     assert memory_gb(53, int(BRAIN_MM3)) < 8.0
+
+
+def test_agreement_is_told_where_a_map_is_compared_in_both_ways(built, tmp_path):
+    settings = built.settings({"analyses": ("skeleton", "vba"), "overlaps": ()})
+    plan = plan_comparisons(settings, find_finished(settings, []), [])
+    workflow = new_workflow(tmp_path, tmp_path, stop_on_first_crash=False)
+    found = build_graphs(settings, plan, workflow).overlaps
+    pairs = [(one.first.stack.name, one.second.stack.name) for one in found]
+    assert pairs == [("fa skeleton", "fa vba"), ("md skeleton", "md vba")]
+
+
+@pytest.mark.parametrize(("mode", "is_taken"), [("paper", True), ("best", False)])
+def test_fsls_target_is_taken_in_paper_mode_where_there_is_one(built, tmp_path, mode, is_taken):
+    path = tmp_path / "data" / "standard" / "FMRIB58_FA_1mm.nii.gz"
+    settings = built.settings({}).model_copy(update={"mode": mode})
+    environment = {"FSLDIR": str(tmp_path)}
+    assert fa_target(settings, environment) is None
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert fa_target(settings, environment) == (path if is_taken else None)
+    assert fa_target(settings, {}) is None
