@@ -353,7 +353,9 @@ def refitted(
     covariates G is Welch's analysis of variance (1951, doi:10.1093/biomet/38.3-4.330), and with
     one variance group it is t or F. Relabelled residuals (Freedman and Lane 1983) meet the
     design, and the variance groups, in their places. Where variances do differ, observations of
-    different variance groups are not exchangeable: the test is then asymptotic, not exact.
+    different variance groups are not exchangeable: permuted, the test is asymptotic, not exact, and
+    slow to become so for the largest of many features, since permuting mixes the variances that
+    the data keep apart. Sign flips leave each observation in its group; prefer them.
 
     Each row of the result is the same to the last bit whichever others are asked for with it.
 

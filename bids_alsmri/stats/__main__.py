@@ -75,7 +75,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="a number for each volume, equal where noise is of one variance: Welch's t instead of "
         "Student's, the G statistic instead of F. With groups of unlike variance the test is "
-        "asymptotic, not exact",
+        "asymptotic, not exact, and holds its rate best with --sign-flips",
+    )
+    add(
+        "--sign-flips",
+        action="store_true",
+        help="flip signs, as -1 does, instead of exchanging volumes: noise needs to be symmetric, "
+        "not of one variance",
     )
     add(
         "--voxelwise-covariate",
@@ -139,7 +145,8 @@ def _run(chosen: argparse.Namespace) -> None:
             exit_code=ExitCode.CANNOT_WRITE,
         )
     study = _read(chosen)
-    if study.blocks is not None and not chosen.permute_blocks:
+    flips = chosen.one_sample or chosen.sign_flips
+    if study.blocks is not None and not chosen.permute_blocks and not flips:
         n_largest = int(np.unique(study.blocks, return_counts=True)[1].max())
         if n_largest > 2:
             log.warning(
@@ -150,8 +157,8 @@ def _run(chosen: argparse.Namespace) -> None:
             )
     exchange = make_exchange(
         len(study.data),
-        permutes=not chosen.one_sample,
-        flips=chosen.one_sample,
+        permutes=not flips,
+        flips=flips,
         blocks=study.blocks,
         moves_whole_blocks=chosen.permute_blocks,
         assumes_compound_symmetry=True,

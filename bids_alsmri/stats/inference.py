@@ -386,8 +386,9 @@ def infer(
     Freedman and Lane 1983 (doi:10.2307/1391660) as in Winkler 2014
     (doi:10.1016/j.neuroimage.2014.01.060); enhancement of Smith and Nichols 2009
     (doi:10.1016/j.neuroimage.2008.03.061), its integral exact. Under free permutation the test is
-    exact where all observations are exchangeable; with several variance groups, or covariates, it
-    is so only asymptotically, and Welch's v then holds its rate far better than t. Inference on
+    exact where all observations are exchangeable; with covariates, or groups of unequal variance,
+    it is so only asymptotically. Welch's v then holds its rate far better than t, and best by sign
+    flips, which need noise that is symmetric and leave it in its group. Inference on
     the extent of clusters (Friston 1994, doi:10.1002/hbm.460010306) takes smoothness to be the
     same everywhere, which skeletons are not.
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import product
 
 import nibabel as nib
 import numpy as np
@@ -195,6 +196,20 @@ def test_variance_groups_give_welchs_t(study):
     mask, data = inside(study)
     expected = stats.ttest_ind(data[FIRST], data[~FIRST], equal_var=False).statistic
     assert_allclose(image(study, "tstat1")[mask], expected, rtol=1e-5)
+
+
+def test_sign_flips_take_the_place_of_permutations(study):
+    assert run(study, "-x", "--sign-flips") == 0
+    mask, data = inside(study)
+    p = 1 - image(study, "vox_p_tstat1").astype(float)[mask]
+    # nine signs: 512 relabellings; those of one voxel by brute force
+    assert_allclose(p * 512, np.round(p * 512), atol=1e-3)
+    values = data[:, 0] - data[:, 0].mean()
+    signs = np.array(list(product((1, -1), repeat=9)))
+    flipped = (signs * values).T
+    t = stats.ttest_ind(flipped[FIRST], flipped[~FIRST]).statistic
+    assert t[0] > 0
+    assert_allclose(p[0], np.mean(t >= t[0] - 1e-9))
 
 
 def test_voxelwise_covariate_is_fitted_voxel_by_voxel(study):
