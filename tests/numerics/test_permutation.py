@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy import stats
+from scipy import ndimage, stats
 
 from bids_alsmri.errors import NumericsError
 from bids_alsmri.numerics.linear import (
@@ -286,10 +286,12 @@ def small_study():
 def test_maxima_are_those_of_the_enhanced_maps_of_each_relabelling(small_study):
     data, split, near = small_study
     relabellings = Relabellings(split.effect, Exchange(), 30, seed=14)
-    found = null_statistics(data, split, relabellings, range(30), near, n_threads=1, **POWERS)
+    found = null_statistics(
+        data, split, relabellings, range(30), near, n_threads=1, cluster_height=1.5, **POWERS
+    )
     observed_t = t_statistic(data, split)
     observed = enhance(observed_t, near, **POWERS)
-    n_t, n_enhanced = np.zeros((2, len(observed)), int)
+    n_t, n_enhanced, n_t_either, n_enhanced_either = np.zeros((4, len(observed)), int)
     for k in range(30):
         one = relabellings[k]
         rows = relabelled_regressors(split, one.order, one.signs)
@@ -298,12 +300,20 @@ def test_maxima_are_those_of_the_enhanced_maps_of_each_relabelling(small_study):
         enhanced = enhance(t, near, **POWERS)
         assert_allclose(found.largest[k], (t.max(), -t.min()), rtol=1e-5)
         assert_allclose(found.largest_enhanced[k], (enhanced.max(), -enhanced.min()), rtol=1e-5)
+        for side, values in enumerate((t, -t)):
+            labels = ndimage.label(values.reshape(9, 8, 7) >= 1.5)[0]
+            extents = np.bincount(labels.ravel())[1:]
+            assert found.largest_extent[k, side] == extents.max(initial=0)
+        n_t_either += np.abs(t) >= np.abs(observed_t) * (1 - 1e-5)
+        n_enhanced_either += np.abs(enhanced) >= np.abs(observed) * (1 - 1e-5)
         n_t += np.abs(t) * np.sign(t * observed_t) >= np.abs(observed_t) * (1 - 1e-5)
         n_enhanced += np.abs(enhanced) * np.sign(enhanced * observed) >= np.abs(observed) * (
             1 - 1e-5
         )
     assert_array_equal(found.n_reached, n_t)
     assert_array_equal(found.n_reached_enhanced, n_enhanced)
+    assert_array_equal(found.n_reached_either, n_t_either)
+    assert_array_equal(found.n_reached_enhanced_either, n_enhanced_either)
     assert_allclose(found.largest[0], (observed_t.max(), -observed_t.min()), rtol=1e-5)
 
 
