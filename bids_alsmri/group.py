@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bids_alsmri.bids.sink import sidecar_path, write_text
 from bids_alsmri.collection import collect_tables, find_finished
 from bids_alsmri.comparisons.settings import group_settings
 from bids_alsmri.errors import DataError, ExitCode
@@ -137,7 +140,6 @@ def _compare(
     command_line: str,
     console: Console,
 ) -> ExitCode:
-    from bids_alsmri.bids.sink import write_text
     from bids_alsmri.engine.runner import Keeper, new_workflow, require_resources, run
     from bids_alsmri.group_graphs import build_graphs
     from bids_alsmri.group_summary import write_group_report, write_tables
@@ -162,8 +164,38 @@ def _compare(
     keeper = Keeper(lambda graph: None, lambda outcome: None)
     outcomes = run(workflow, graphs.all, resources, console, keeper)
     result = GroupResult(plan, graphs, outcomes, tuple(faults), started)
+    forget_others(settings.output_dir, graphs)
     write_group_report(settings, result, folder, command_line)
     return _exit_code(outcomes)
+
+
+def forget_others(output_dir: Path, graphs: GroupGraphs) -> None:
+    """Remove what an earlier run saved and this one does not: it is of other groups or settings.
+
+    Parameters
+    ----------
+    output_dir : Path
+        Folder of the derivatives; ``logs/group.json`` lists the files of the last run.
+    graphs : GroupGraphs
+        What this run saves.
+    """
+    path = output_dir / "logs" / "group.json"
+    own = {
+        str(file.relative_to(output_dir))
+        for graph in graphs.all
+        for saved in graph.destinations.values()
+        for file in (saved, sidecar_path(saved))
+    }
+    try:
+        earlier = [str(name) for name in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError):
+        earlier = []
+    for name in sorted(set(earlier) - own):
+        file = output_dir / name
+        # a list that was written by hand must not lead out of the results
+        if file.resolve().is_relative_to(output_dir.resolve()):
+            file.unlink(missing_ok=True)
+    write_text(path, json.dumps(sorted(own), indent=1) + "\n")
 
 
 def _exit_code(outcomes: list[Outcome]) -> ExitCode:

@@ -178,3 +178,12 @@ def test_group_level_opens_no_network_socket(cohort):
     command = ["unshare", "-n", sys.executable, "-m", "bids_alsmri", *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_maps_of_contrasts_that_are_no_longer_asked_for_go(finished):
+    assert [name for name in results(finished) if "contrast-fast" in name]
+    assert finished.run("--group-contrasts", "als-hc", "--n-procs", "1") == 0
+    found = results(finished)
+    assert not [name for name in found if "contrast-fast" in name]
+    assert [name for name in found if "contrast-als" in name]
+    assert "group/desc-labels_stats.tsv" in found
