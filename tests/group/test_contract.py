@@ -150,11 +150,7 @@ def test_same_settings_give_the_same_steps(built):
     assert built.build({}) == built.build({})
 
 
-@pytest.mark.parametrize(
-    "option",
-    [o for o in OPTIONS if o.name not in ("compare", "exclude_flagged")],
-    ids=lambda o: o.name,
-)
+@pytest.mark.parametrize("option", NUMERIC, ids=lambda option: option.name)
 def test_setting_changes_what_is_computed(built, option, tmp_path):
     beside = dict(BESIDE.get(option.name, {}))
     if option.name.startswith(("refinement_", "winsor", "registration")):
