@@ -1,7 +1,8 @@
 """Tests of several maps: how often they are wrong, what they find, and what a relabelling costs.
 
 Run as ``python benchmarks/combination.py [--studies 1000] [--relabellings 100]
-[--parts across tests cost]``. Prints three markdown tables, of
+[--parts across tests cost] [--scenes neither "tsc only" both] [--seed 2]``. Prints three markdown
+tables, of
 
 - ``across``: a rough and a smooth map of the same participants, without effect. Share of studies
   with a significant voxel in either map, and in which, where the maxima of both are compared as
@@ -44,6 +45,11 @@ MASK = np.ones((9, 9, 9), bool)
 N, N_FIRST = 20, 9
 GROUPS = two_groups(np.arange(N) < N_FIRST)
 DIRECTIONS = {"tsc": 1, "fa": -1}
+SCENES: dict[str, tuple[str, ...]] = {
+    "neither": (),
+    "tsc only": ("tsc",),
+    "both": ("tsc", "fa"),
+}
 EFFECT_D = 2.0  # in the middle of a cube of 5 voxels' edge, before smoothing
 
 
@@ -124,18 +130,17 @@ def significant(maps: dict[str, Float], permutation: Permutation) -> dict[str, N
     return found
 
 
-def tests(n_studies: int, n_relabellings: int) -> None:
+def tests(n_studies: int, n_relabellings: int, scenes: list[str], seed: int) -> None:
     """Print how often each test is significant, without effect, with one and with two."""
-    scenes = {"neither": (), "tsc only": ("tsc",), "both": ("tsc", "fa")}
     found: dict[str, Counter[str]] = {name: Counter() for name in scenes}
-    for scene, changed in scenes.items():
+    for scene in scenes:
         for study in range(n_studies):
-            maps = two_maps(np.random.default_rng([2, study]), changed)
+            maps = two_maps(np.random.default_rng([seed, study]), SCENES[scene])
             permutation = Permutation(n_permutations=n_relabellings, seed=study)
             for test, voxels in significant(maps, permutation).items():
                 found[scene][test] += bool(voxels.any())
-    print(f"| test | {' % | '.join(scenes)} % |\n|---|---|---|---|")
-    for test in found["both"]:
+    print(f"| test | {' % | '.join(scenes)} % |\n|---{'|---' * len(scenes)}|")
+    for test in found[scenes[0]]:
         cells = [share(found[scene][test], n_studies) for scene in scenes]
         print(f"| {test} | {' | '.join(cells)} |", flush=True)
 
@@ -178,11 +183,13 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=1000)
     parser.add_argument("--relabellings", type=int, default=100)
     parser.add_argument("--parts", nargs="+", default=["across", "tests", "cost"])
+    parser.add_argument("--scenes", nargs="+", default=list(SCENES), choices=list(SCENES))
+    parser.add_argument("--seed", type=int, default=2, help="of the studies of `tests`")
     chosen = parser.parse_args()
     if "across" in chosen.parts:
         across(chosen.studies, chosen.relabellings)
     if "tests" in chosen.parts:
-        tests(chosen.studies, chosen.relabellings)
+        tests(chosen.studies, chosen.relabellings, chosen.scenes, chosen.seed)
     if "cost" in chosen.parts:
         cost()
 
