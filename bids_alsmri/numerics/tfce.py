@@ -15,6 +15,7 @@ from bids_alsmri.numerics.compile import kernel
 
 _BITS_HIGH = 10  # of the 32 of a height; the sort takes them in three goes
 _BITS_LOW = 11
+_FEW_CELLS = 8  # for each element: so many are cleared faster as a whole
 _FEWEST_LABELS = 65535  # what two bytes hold: as long as they do, labels stay in the cache
 
 _Image = NDArray[np.float32]
@@ -316,11 +317,18 @@ class Enhancer:
         """
         n_negative = self._sort(statistic)
         cells, heights = self._pairs.view(np.uint32)[::2], self._pairs.view(np.float32)[1::2]
-        self._by_cell[self._neighbourhood.cells] = 0.0  # all that a map ever writes
+        self._clear()
         positive = self._fill_map(cells[n_negative:][::-1], heights[n_negative:][::-1], height)
         negative = self._fill_map(cells[:n_negative], heights[:n_negative], height)
-        np.copysign(self._by_cell[self._neighbourhood.cells], statistic, out=self._map)
+        _gather(self._by_cell, self._neighbourhood.cells, statistic, self._map)
         return self._map, (positive, negative)
+
+    def _clear(self) -> None:
+        near = self._neighbourhood
+        if near.n_cells > _FEW_CELLS * near.n_elements:
+            self._by_cell[near.cells] = 0.0  # all that a map ever writes
+        else:
+            self._by_cell.fill(0.0)
 
     def _fill_map(self, cells: _Cells, heights: _Image, height: float) -> int:
         near, powers = self._neighbourhood, self._powers
@@ -435,6 +443,12 @@ def _fill_map(
         t.value[k] = below + powers.of_extent[t.extent[k]] * gain
         values[np.uint64(cells[k])] = t.value[k] / powers.of_height
     return True
+
+
+@kernel
+def _gather(by_cell: _Table, cells: _Cells, statistic: _Image, out: _Table) -> None:
+    for i in range(cells.shape[0]):
+        out[i] = np.copysign(by_cell[np.uint64(cells[i])], np.float64(statistic[i]))
 
 
 def _make_trace(neighbourhood: Neighbourhood, clusters: _Clusters) -> _Trace:
