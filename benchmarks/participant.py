@@ -23,7 +23,7 @@ import psutil
 DEAR = (
     *("register", "extract_brain", "correct_bias", "segment_tissues", "denoise", "unring"),
     *("correct_motion", "fit_tensor", "template_maps", "start_to_anatomy", "register_to_anatomy"),
-    "resample",
+    *("resample", "to_template"),  # transforms applied
 )
 
 

@@ -76,6 +76,10 @@ class SteadyMultiProcPlugin(MultiProcPlugin):
     In nipype's own plugin a worker that is killed, mostly for want of memory, leaves the run
     waiting for ever, and takes the steps with it that ran beside it. Here every step that was
     under way is started once more in a process of its own; the one that dies again has failed.
+
+    While steps run and none can be started, nipype's own plugin searches its graph and collects
+    garbage at every look, which takes most of a core from the steps. Here it looks again when
+    something has changed.
     """
 
     def __init__(self, arguments: Mapping[str, Any], callback: Callback) -> None:
@@ -87,6 +91,7 @@ class SteadyMultiProcPlugin(MultiProcPlugin):
         self._status_callback = callback
         self._nodes: dict[int, tuple[pe.Node, bool]] = {}
         self._alone: set[int] = set()
+        self._seen: tuple[int, ...] | None = None
 
     def _new_pool(self, n_workers: int) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(
@@ -109,6 +114,20 @@ class SteadyMultiProcPlugin(MultiProcPlugin):
         finally:
             for pool in self._pools:
                 pool.shutdown(wait=True, cancel_futures=True)
+
+    def _send_procs_to_workers(self, updatehash: bool = False, graph: Any = None) -> None:
+        before = self._state()
+        if before == self._seen:
+            return
+        super()._send_procs_to_workers(updatehash=updatehash, graph=graph)
+        # a step that was started, or found done in the work folder, may make room for another
+        self._seen = before if self._state() == before else None
+
+    def _state(self) -> tuple[int, int, int, int]:
+        """What decides whether a step can be started: how many there are, run and have ended."""
+        # a step over items becomes several when it is reached
+        n_steps, n_done, n_running = len(self.procs), self.proc_done.sum(), self.proc_pending.sum()
+        return n_steps, len(self.pending_tasks), int(n_done), int(n_running)
 
     def _postrun_check(self) -> None:
         """Leave the pools to :meth:`run`."""

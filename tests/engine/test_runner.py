@@ -9,6 +9,7 @@ from pathlib import Path
 import nipype.pipeline.engine as pe
 import pytest
 from nipype.interfaces.base import File
+from nipype.pipeline.plugins.multiproc import MultiProcPlugin
 from rich.console import Console
 from toy_nodes import Jitter, Join, Scale
 
@@ -314,6 +315,25 @@ def test_want_of_memory_is_told_before_anything_runs(runs):
     slurm = runs.folder / "slurm.json"
     slurm.write_text('{"plugin": "SLURM"}')
     require_resources(graph.workflow, Resources(1, 4.0, slurm, False))
+
+
+@pytest.mark.slow
+def test_waiting_for_a_step_searches_no_graph(runs, monkeypatch):
+    """Each search collects garbage, and took most of a core from the steps."""
+    monkeypatch.setenv("TOY_SLEEP_S", "1.5")
+    searches = []
+    search = MultiProcPlugin._send_procs_to_workers
+
+    def counted(self, *args, **kwargs):
+        searches.append(len(self.pending_tasks))
+        return search(self, *args, **kwargs)
+
+    monkeypatch.setattr(MultiProcPlugin, "_send_procs_to_workers", counted)
+    graph = runs.chain(runs.workflow(), "01", "1 2 3")
+    (outcome,) = runs.run(graph, resources=TWO)
+    assert outcome.is_done
+    # two steps of 1.5 s, some 15 looks each, and two saves: each starts, is waited for, and ends
+    assert len(searches) <= 3 * len(graph.nodes)
 
 
 def test_plugin_follows_from_the_processes():
