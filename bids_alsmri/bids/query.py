@@ -776,6 +776,9 @@ def _rules(spec: InputSpec) -> str:
     rules += [
         f"{key} absent or {'/'.join(allowed)}" for key, allowed in spec.metadata_allowed.items()
     ]
+    marks = [f"{key}- in {{{', '.join(m)}}}" for key, m in spec.marks_in_name.items()]
+    marks += [f"{key} {'/'.join(m)}" for key, m in spec.marks_in_sidecar.items()]
+    rules += [" or ".join(marks)] if marks else []
     return "".join(f", {rule}" for rule in rules)
 
 
@@ -892,6 +895,8 @@ def _select(
             continue
         if spec.metadata_allowed and not _metadata_fits(search, own, file, spec):
             continue
+        if not _is_marked(search, own, file, spec):
+            continue
         _require_own_name(search, own, file)
         found.append(file)
     return tuple(found)
@@ -951,6 +956,20 @@ def _metadata_fits(search: _Search, own: _Participant, file: BidsFile, spec: Inp
     return all(
         key not in content or str(content[key]).upper() in {item.upper() for item in allowed}
         for key, allowed in spec.metadata_allowed.items()
+    )
+
+
+def _is_marked(search: _Search, own: _Participant, file: BidsFile, spec: InputSpec) -> bool:
+    """Whether name or sidecar says what the file is, where a spec wants that said."""
+    if not spec.marks_in_name and not spec.marks_in_sidecar:
+        return True
+    labels = file.name.entities
+    if any(labels.get(key) in marks for key, marks in spec.marks_in_name.items()):
+        return True
+    content = _metadata(search.root, own, file)
+    return any(
+        str(content.get(key, "")).upper() in {mark.upper() for mark in marks}
+        for key, marks in spec.marks_in_sidecar.items()
     )
 
 

@@ -68,6 +68,9 @@ class InputSpec:
         entity fails the first and passes the second.
     metadata_allowed : dict
         Values that a sidecar key may have where it is present, compared without case.
+    marks_in_name, marks_in_sidecar : dict
+        Values of entities, and of sidecar keys compared without case, of which one must hold, in
+        the name or in the sidecar; empty where nothing needs to mark the file.
     companions : tuple of str
         Extensions of files that must stand beside each image, such as bval and bvec.
     other_session : bool
@@ -87,6 +90,8 @@ class InputSpec:
     entities: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     excluded: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     metadata_allowed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    marks_in_name: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    marks_in_sidecar: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     companions: tuple[str, ...] = ()
     other_session: bool = False
     description: str = ""
@@ -410,7 +415,7 @@ def _checked(where: str, key: str, kind: Any, value: Any) -> Any:
         Mapping[str, Any]: _object,
     }
     read = readers[kind](where, value)
-    if key in {"entities", "excluded"}:
+    if key in {"entities", "excluded", "marks_in_name"}:
         return {short_key(entity): allowed for entity, allowed in read.items()}
     if key in {"absent", "dropped"}:
         return tuple(short_key(entity) for entity in read)

@@ -79,6 +79,38 @@ def test_body_part_of_the_sidecar_decides(raw, add, t1w_only, part, n_found):
     assert len(t1w_only(root)[0]) == n_found
 
 
+SODIUM = InputSpec(
+    "sodium",
+    ("PDw", "T2starw", "MEGRE"),
+    ("anat",),
+    many=True,
+    marks_in_name={"acq": ("sodium", "23Na", "Na")},
+    marks_in_sidecar={"ResonantNucleus": ("23Na",), "ImagedNucleus": ("23Na",)},
+    description="sodium image",
+)
+
+
+@pytest.mark.parametrize(
+    ("stem", "sidecar", "is_found"),
+    [
+        ("sub-01_acq-sodium_PDw", {}, True),
+        ("sub-01_acq-Na_T2starw", {}, True),
+        ("sub-01_PDw", {"ResonantNucleus": "23Na"}, True),
+        ("sub-01_acq-radial_PDw", {"ImagedNucleus": "23NA"}, True),
+        ("sub-01_PDw", {"ResonantNucleus": "1H"}, False),
+        ("sub-01_PDw", {}, False),
+        ("sub-01_acq-sodium_T1w", {}, False),
+    ],
+)
+def test_name_or_sidecar_marks_a_sodium_image(raw, add, find, stem, sidecar, is_found):
+    root = raw(f"sub-01/anat/{stem}.nii.gz")
+    add(root, f"sub-01/anat/{stem}.json", sidecar)
+    scans, skips = find(root, primary="sodium", inputs=(SODIUM,))
+    assert [scan.inputs["sodium"][0].name for scan in scans] == [f"{stem}.nii.gz"] * is_found
+    if not is_found:
+        assert "acq- in {sodium, 23Na, Na} or ResonantNucleus 23Na" in skips[0].reason
+
+
 def test_body_part_tells_two_t1w_apart(raw, add, t1w_only):
     root = raw("sub-01/anat/sub-01_T1w.nii.gz", "sub-01/anat/sub-01_acq-x_T1w.nii.gz")
     add(root, "sub-01/anat/sub-01_acq-x_T1w.json", {"BodyPart": "FOOT"})
