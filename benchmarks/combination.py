@@ -85,7 +85,12 @@ def across(n_studies: int, n_relabellings: int) -> None:
         nulls = [problem.block(range(n_relabellings)) for problem in problems]
         maxima = [null.largest_enhanced[:, 0] for null in nulls]
         raw = [p_values(values[:1], np.max(maxima, axis=0))[0] for values in maxima]
-        ranks = [p.positive.min() for p in correct_across(problems, nulls, both_directions=False)]
+        ranks = [
+            p.positive.min()
+            for p in correct_across(
+                [p.relabellings for p in problems], nulls, both_directions=False
+            )
+        ]
         for name, p in (("raw maxima", raw), ("ranks", ranks)):
             found[f"{name}, rough"] += bool(p[0] <= LEVEL)
             found[f"{name}, smooth"] += bool(p[1] <= LEVEL)

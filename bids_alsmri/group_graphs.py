@@ -31,6 +31,7 @@ from bids_alsmri.comparisons.skeleton import (
     build_skeleton,
     build_smoothed,
 )
+from bids_alsmri.comparisons.together import ConcludeTogether, CorrectAcross, PermuteTogether
 from bids_alsmri.comparisons.voxelwise import Conclude, Model, Permute, exchange_of, memory_gb
 from bids_alsmri.engine.graph import Ref, Step, Surroundings
 from bids_alsmri.engine.group_graph import GroupGraph, make_analysis
@@ -42,7 +43,7 @@ from bids_alsmri.numerics.linear import partition_design
 from bids_alsmri.numerics.permutation import count_relabellings
 from bids_alsmri.participant import label_of
 from bids_alsmri.settings import RunSettings
-from bids_alsmri.stats.design import group_design, visit_weights
+from bids_alsmri.stats.design import change_design, group_design, visit_weights
 from bids_alsmri.version import VERSION
 
 # of the templates in use, brain with its fluid, and about the share of it that is skeleton; only
@@ -60,6 +61,15 @@ SIDES = {"+": "up", "-": "down"}
 WORDS = {"+": "higher", "-": "lower"}
 ARROWS = {"+": "↑", "-": "↓"}
 PAIR = re.compile(r"([a-z0-9]+)([+-])([a-z0-9]+)([+-])")
+PART = re.compile(r"([a-z0-9]+)([+-])")
+SIGNS = {"+": 1, "-": -1}
+# what stands for a participant with several visits, as part of a description
+VISITS = {
+    "first": "",
+    "mean": ", mean of visits",
+    "change": ", change from first to last visit",
+    "slope": ", change per month",
+}
 TITLES = {"skeleton": "skeleton", "vba": "VBA", "volume": "volume"}
 IN_WORDS = {"skeleton": "on the skeleton of tracts", "vba": "smoothed, without a skeleton"}
 
@@ -135,12 +145,23 @@ class MapTest:
         Its steps.
     found : Step
         The one that makes maps of p-values and effects.
+    model : Model
+        Who is compared, and how.
+    nulls : tuple of Ref
+        Blocks of relabellings.
     """
 
     stack: Stack
     comparison: Comparison
     graph: GroupGraph
     found: Step
+    model: Model
+    nulls: tuple[Ref, ...]
+
+    @property
+    def people(self) -> frozenset[str]:
+        """Participants."""
+        return frozenset(self.comparison.included["participant_id"])
 
 
 @dataclass(frozen=True)
@@ -167,6 +188,47 @@ class OverlapTest:
 
 
 @dataclass(frozen=True)
+class AcrossTest:
+    """One contrast of one stack, corrected for several tests.
+
+    Parameters
+    ----------
+    test : MapTest
+        Whose p-values are corrected.
+    family : tuple of MapTest
+        All for which they are, itself among them.
+    graph : GroupGraph
+        Its steps.
+    """
+
+    test: MapTest
+    family: tuple[MapTest, ...]
+    graph: GroupGraph
+
+
+@dataclass(frozen=True)
+class CombinedTest:
+    """Several maps of one contrast, of which at least one is to change in its direction.
+
+    Parameters
+    ----------
+    tests : tuple of MapTest
+        The maps, each by itself.
+    directions : tuple of str
+        Each + (first group above second) or -.
+    graph : GroupGraph
+        Its steps.
+    title : str
+        In short.
+    """
+
+    tests: tuple[MapTest, ...]
+    directions: tuple[str, ...]
+    graph: GroupGraph
+    title: str
+
+
+@dataclass(frozen=True)
 class GroupGraphs:
     """All steps of a run.
 
@@ -180,19 +242,27 @@ class GroupGraphs:
         Those that measure the regions of atlases.
     overlaps : tuple of OverlapTest
         Those that look where two maps differ.
+    across : tuple of AcrossTest
+        Those that correct for several tests.
+    combined : tuple of CombinedTest
+        Those that combine maps.
     """
 
     preparations: tuple[GroupGraph, ...]
     tests: tuple[MapTest, ...]
     regions: tuple[GroupGraph, ...]
     overlaps: tuple[OverlapTest, ...]
+    across: tuple[AcrossTest, ...] = ()
+    combined: tuple[CombinedTest, ...] = ()
 
     @property
     def all(self) -> list[GroupGraph]:
         """Every graph, each after those that it builds on."""
         tests = [test.graph for test in self.tests]
         overlaps = [test.graph for test in self.overlaps]
-        return [*self.preparations, *self.regions, *tests, *overlaps]
+        across = [test.graph for test in self.across]
+        combined = [test.graph for test in self.combined]
+        return [*self.preparations, *self.regions, *tests, *overlaps, *across, *combined]
 
 
 def io_spec() -> IoSpec:
@@ -236,7 +306,14 @@ def build_graphs(settings: RunSettings, plan: GroupPlan, workflow: pe.Workflow) 
     ]
     regions = tuple(builder.regions(stack) for stack in stacks)
     overlaps = [*builder.overlaps(tests), *builder.agreements(tests)]
-    return GroupGraphs(tuple(builder.preparations), tuple(tests), regions, tuple(overlaps))
+    return GroupGraphs(
+        tuple(builder.preparations),
+        tuple(tests),
+        regions,
+        tuple(overlaps),
+        tuple(builder.across(tests)),
+        tuple(builder.combinations(tests)),
+    )
 
 
 def _require_maps(asked: Sequence[str], modalities: Sequence[str]) -> None:
@@ -465,10 +542,8 @@ class _Builder:
             "mask": stack.mask,
             "seed": self.settings.seed,
         }
-        n = self.n_relabellings(model)
         blocks = []
-        for start in range(0, n, self.cfg.permutations_per_job):
-            stop = min(start + self.cfg.permutations_per_job, n)
+        for start, stop in self.jobs(model):
             node = self.sized(Permute(start=start, stop=stop, **shared), stack, model)
             blocks.append(graph.step(f"permute_{start}", node, **inputs).null)
         last = Conclude(
@@ -480,11 +555,18 @@ class _Builder:
             for name in last.output_spec().copyable_trait_names()
             if name in self.spec.outputs
             and (self.cfg.cluster_forming_t or not name.endswith("_p_cluster"))
+            # of a mean change near 0 a share means nothing
+            and (self.cfg.visit in ("first", "mean") or name != "percent")
         ]
         graph.save_all({name: getattr(found, name) for name in made}, facts=found.facts)
         self.tables(graph, stack, model, found)
         self.pictures(graph, stack, contrast, found)
-        return MapTest(stack, comparison, graph, found)
+        return MapTest(stack, comparison, graph, found, model, tuple(blocks))
+
+    def jobs(self, model: Model) -> list[tuple[int, int]]:
+        """Numbers of the relabellings of each job: its first, and the one after its last."""
+        n, size = self.n_relabellings(model), self.cfg.permutations_per_job
+        return [(start, min(start + size, n)) for start in range(0, n, size)]
 
     def pictures(self, graph: GroupGraph, stack: Stack, contrast: Contrast, found: Step) -> None:
         first, second = contrast.first, contrast.second
@@ -539,6 +621,118 @@ class _Builder:
             words=f"{names[0]} and {names[1]} than in {contrast.second}",
             title=f"{arrows}, {TITLES[analysis]}",
         )
+
+    def across(self, tests: Sequence[MapTest]) -> list[AcrossTest]:
+        """Tests with p-values for all voxels of several maps, or of several contrasts too."""
+        if self.cfg.correct_across == "none":
+            return []
+        families: dict[object, list[MapTest]] = {}
+        for test in tests:
+            contrast = test.comparison.contrast.name
+            # relabellings are the same only where participants are
+            own = contrast if self.cfg.correct_across == "maps" else test.model.flips_signs
+            families.setdefault((own, test.people), []).append(test)
+        return [
+            self.corrected(test, family)
+            for family in families.values()
+            for test in family
+            if len(family) > 1
+        ]
+
+    def corrected(self, test: MapTest, family: Sequence[MapTest]) -> AcrossTest:
+        """p-values of one test for all tests of its family."""
+        stack, contrast = test.stack, test.comparison.contrast
+        values = {**values_of(contrast, stack, self.cfg), "n_tests": str(len(family))}
+        graph = self.graph(f"{stack.name} across maps", contrast.name, stack.paths, values)
+        node = CorrectAcross(
+            n_blocks=[len(one.nulls) for one in family],
+            models=[one.model.text for one in family],
+            own=list(family).index(test),
+            n_permutations=self.cfg.n_permutations,
+            alpha=self.cfg.alpha,
+            space="mni152",
+        )
+        found = graph.step(
+            "correct",
+            node,
+            nulls=[null for one in family for null in one.nulls],
+            mask=stack.mask,
+            seed=self.settings.seed,
+        )
+        made = {name: getattr(found, name) for name in ("up_p_across", "down_p_across")}
+        graph.save_all(made, facts=found.facts)
+        return AcrossTest(test, tuple(family), graph)
+
+    def combinations(self, tests: Sequence[MapTest]) -> list[CombinedTest]:
+        """Sets of maps that were asked for and are all there, on the skeleton."""
+        by_place = {
+            (test.comparison.contrast.name, test.stack.map): test
+            for test in tests
+            if test.stack.analysis == "skeleton"
+        }
+        found = []
+        for text in self.cfg.combinations:
+            parts = PART.findall(text)
+            for contrast in dict.fromkeys(name for name, _ in by_place):
+                members = [by_place.get((contrast, name)) for name, _ in parts]
+                there = [test for test in members if test is not None]
+                if len(there) == len(parts):
+                    found.append(self.combined(there, [sign for _, sign in parts]))
+        return found
+
+    def combined(self, tests: Sequence[MapTest], directions: Sequence[str]) -> CombinedTest:
+        """Test whether at least one of several maps changes in its direction."""
+        stack, contrast = tests[0].stack, tests[0].comparison.contrast
+        names = [test.stack.map for test in tests]
+        signed = list(zip(names, directions, strict=True))
+        words = ", ".join(f"{name.upper()} {WORDS[sign]}" for name, sign in signed)
+        title = ", ".join(f"{name.upper()} {ARROWS[sign]}" for name, sign in signed)
+        desc = "combined" + "".join(n.capitalize() + SIDES[d].capitalize() for n, d in signed)
+        values = {**values_of(contrast, stack, self.cfg), "desc": desc, "set_in_words": words}
+        paths = [path for test in tests for path in test.stack.paths]
+        graph = self.graph(desc, contrast.name, paths, values)
+        model = tests[0].model
+        shared: dict[str, Any] = {
+            "names": names,
+            "signs": [SIGNS[sign] for sign in directions],
+            "models": [test.model.text for test in tests],
+            "method": self.cfg.combination_method,
+            "n_permutations": self.cfg.n_permutations,
+            "tail": self.cfg.tail,
+            "n_threads": self.settings.omp_nthreads,
+            **self.enhancement(stack.analysis),
+        }
+        inputs: dict[str, Any] = {
+            "stacks": [test.stack.array for test in tests],
+            "mask": stack.mask,
+            "seed": self.settings.seed,
+        }
+        blocks = []
+        for start, stop in self.jobs(model):
+            node = self.sized(
+                PermuteTogether(start=start, stop=stop, **shared), stack, model, len(tests)
+            )
+            blocks.append(graph.step(f"permute_{start}", node, **inputs).null)
+        node = ConcludeTogether(
+            alpha=self.cfg.alpha,
+            background_label=stack.background_label,
+            title=f"{title} together: {contrast.first} against {contrast.second}",
+            sides=(f"{title} in {contrast.first}", "the reverse"),
+            thickness_mm=stack.thickness_mm,
+            space="mni152",
+            **shared,
+        )
+        found = graph.step(
+            "conclude",
+            self.sized(node, stack, model, len(tests)),
+            nulls=blocks,
+            background=stack.background,
+            **inputs,
+        )
+        made = {"declared_p": found.declared_p, "reverse_p": found.reverse_p}
+        graph.save_all(made, facts=found.facts)
+        graph.save_all({"combined": found.figure}, figures=True)
+        return CombinedTest(tuple(tests), tuple(directions), graph, title)
 
     def agreements(self, tests: Sequence[MapTest]) -> list[OverlapTest]:
         """Where a map differs both on the skeleton and without one."""
@@ -600,7 +794,7 @@ class _Builder:
     def tables(self, graph: GroupGraph, stack: Stack, model: Model, found: Step) -> None:
         node = TabulateClusters(
             model=model.text,
-            unit=stack.unit,
+            unit=unit_of(stack, self.cfg),
             alpha=self.cfg.alpha,
             connectivity=int(self.cfg.cluster_connectivity),
         )
@@ -634,15 +828,21 @@ class _Builder:
         first = included.drop_duplicates("participant_id").set_index("participant_id")
         groups = list(first.loc[people, "group"])
         covariates = comparison.covariates.to_numpy() if comparison.covariates.shape[1] else None
-        design = group_design(groups, contrast.first, contrast.second, covariates)
+        if contrast.is_change:
+            design = change_design(len(people), covariates)
+        else:
+            design = group_design(groups, contrast.first, contrast.second, covariates)
         return Model(
             scans=rows,
             weights=weights.tolist(),
             matrix=design.matrix.tolist(),
             contrast=design.contrast.tolist(),
             groups=design.groups.tolist(),
-            labels=[contrast.first, contrast.second],
-            has_unequal_variances=cfg.variance == "unequal",
+            labels=list(contrast.groups),
+            # of one group there is one variance
+            has_unequal_variances=cfg.variance == "unequal" and not contrast.is_change,
+            flips_signs=contrast.is_change or cfg.relabelling == "sign_flips",
+            exchanges_all=cfg.correct_across == "contrasts",
         )
 
     def months_of(self, comparison: Comparison) -> list[float]:
@@ -672,8 +872,10 @@ class _Builder:
         possible = count_relabellings(partition.effect, exchange_of(model))
         return min(possible, self.cfg.n_permutations)
 
-    def sized(self, node: AlsInterface, stack: Stack, model: Model) -> AlsInterface:
-        n_voxels = BRAIN_MM3 / self.cfg.resolution_mm**3
+    def sized(
+        self, node: AlsInterface, stack: Stack, model: Model, n_maps: int = 1
+    ) -> AlsInterface:
+        n_voxels = n_maps * BRAIN_MM3 / self.cfg.resolution_mm**3
         share = SKELETON_SHARE if stack.analysis == "skeleton" else 1.0
         node.memory_gb = memory_gb(len(model.matrix), int(share * n_voxels))
         return node
@@ -702,6 +904,26 @@ def fa_target(settings: RunSettings, environment: Mapping[str, str] = os.environ
     return given
 
 
+def unit_of(stack: Stack, cfg: GroupSettings) -> str:
+    """Unit of what is compared.
+
+    Parameters
+    ----------
+    stack : Stack
+        Maps.
+    cfg : GroupSettings
+        Settings of the group level.
+
+    Returns
+    -------
+    str
+        Of the maps, or that per month for slopes.
+    """
+    if cfg.visit != "slope":
+        return stack.unit
+    return "1/month" if stack.unit == "1" else f"{stack.unit}/month"
+
+
 def values_of(contrast: Contrast, stack: Stack, cfg: GroupSettings) -> dict[str, str]:
     """What fills the placeholders of the spec for one contrast of one stack.
 
@@ -721,7 +943,7 @@ def values_of(contrast: Contrast, stack: Stack, cfg: GroupSettings) -> dict[str,
     """
     first, second = label_of(contrast.first), label_of(contrast.second)
     second = second[:1].upper() + second[1:]
-    words = IN_WORDS.get(stack.analysis, "as a volume")
+    words = IN_WORDS.get(stack.analysis, "as a volume") + VISITS[cfg.visit]
     return {
         "up": f"{first}Gt{second}",
         "down": f"{first}Lt{second}",
@@ -729,7 +951,7 @@ def values_of(contrast: Contrast, stack: Stack, cfg: GroupSettings) -> dict[str,
         "desc": stack.desc,
         "first": contrast.first,
         "second": contrast.second,
-        "unit": stack.unit,
+        "unit": unit_of(stack, cfg),
         "map_in_words": f"{stack.map.upper()} {words}",
         "map_title": stack.title,
         "statistic": "Student's t" if cfg.variance == "equal" else "Welch's v",

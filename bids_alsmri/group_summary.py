@@ -22,7 +22,14 @@ from bids_alsmri.engine.group_graph import FIGURES, GroupGraph
 from bids_alsmri.engine.methods import cited_keys, references, render_methods
 from bids_alsmri.engine.progress import PLUMBING
 from bids_alsmri.engine.runner import Outcome, scan_title, write_timing
-from bids_alsmri.group_graphs import MapTest, OverlapTest, Stack, fa_target
+from bids_alsmri.group_graphs import (
+    AcrossTest,
+    CombinedTest,
+    MapTest,
+    OverlapTest,
+    Stack,
+    fa_target,
+)
 from bids_alsmri.group_planning import rule_of
 from bids_alsmri.reports.figures import save_figure
 from bids_alsmri.reports.group_plots import GroupPanel, draw_groups, draw_participation
@@ -50,6 +57,9 @@ if TYPE_CHECKING:
     from bids_alsmri.group_planning import GroupPlan
 
 log = logging.getLogger(__name__)
+
+# figures that show significant voxels and nothing else
+EMPTY = ("significant", "glass", "overlap", "combined")
 
 COLUMNS: Mapping[str, str] = {
     "participant_id": "Participant",
@@ -253,6 +263,9 @@ class _Report:
             "template": self.settings.template,
             "rule": rule_of(cfg).text,
             "covariates": covariates,
+            "has_combinations": bool(self.result.graphs.combined),
+            "has_changes": any(contrast.is_change for contrast in self.plan.contrasts),
+            "has_groups": not all(contrast.is_change for contrast in self.plan.contrasts),
             "has_tracts": any("skeleton" in s or "vba" in s for s in self.analyses()),
             "fa_target": fa_target(self.settings) is not None,
         }
@@ -281,6 +294,12 @@ class _Report:
             for overlap in self.result.graphs.overlaps:
                 if overlap.first.comparison.contrast == contrast:
                     yield self.overlap(overlap)
+            for combined in self.result.graphs.combined:
+                if combined.tests[0].comparison.contrast == contrast:
+                    yield self.combined(combined)
+            for across in self.result.graphs.across:
+                if across.test.comparison.contrast == contrast:
+                    yield self.across(across)
         for graph, stack in zip(self.result.graphs.regions, self.stacks(), strict=True):
             yield self.regions(graph, stack)
 
@@ -318,9 +337,10 @@ class _Report:
 
     def figures(self, graph: GroupGraph) -> Iterator[Figure]:
         values, facts = graph.surroundings.values, self.facts(graph)
-        counts = [n for key, n in facts.items() if "SignificantVoxels" in key]
+        counts = [n for key, n in facts.items() if key.endswith("SignificantVoxels")]
+        counts += [n for key, n in facts.items() if key.startswith("SignificantVoxels")]
         # the figure of the effect, and the notes, say that there is nothing to be seen
-        empty = ("significant", "glass", "overlap") if counts and not any(counts) else ()
+        empty = EMPTY if counts and not any(counts) else ()
         for name, spec in graph.spec.figures.items():
             path = graph.destinations.get(f"figure_{name}")
             if path is not None and path.is_file() and name not in empty:
@@ -455,7 +475,7 @@ class _Report:
             n = facts["NumberOfRelabellings"]
             kind = f"All {n} possible" if facts["Exhaustive"] else f"{n} random"
             notes.append(
-                f"{kind} relabellings, "
+                f"{kind} {test.model.relabellings_in_words}, "
                 f"{facts['DegreesOfFreedom']} degrees of freedom, {facts['VoxelsTested']} voxels"
             )
             if facts["VoxelsWithoutVariance"]:
@@ -503,6 +523,41 @@ class _Report:
             )
         contrast = test.first.comparison.contrast
         return self.section(test.graph, titled(contrast), test.title, notes=notes)
+
+    def combined(self, test: CombinedTest) -> Section:
+        facts, notes = self.facts(test.graph), [MEANING["combination"]]
+        contrast = test.tests[0].comparison.contrast
+        if facts:
+            notes.insert(
+                0,
+                f"{facts['declaredSignificantVoxels']} of {facts['VoxelsTested']} voxels change in "
+                f"at least one map as declared (smallest p {facts['declaredSmallestP']:.3g}), "
+                f"{facts['reverseSignificantVoxels']} in the reverse directions (smallest p "
+                f"{facts['reverseSmallestP']:.3g}); {self.cfg.combination_method.capitalize()}'s "
+                "combination.",
+            )
+        return self.section(test.graph, titled(contrast), f"{test.title}, together", notes=notes)
+
+    def across(self, across: AcrossTest) -> Section:
+        facts, notes = self.facts(across.graph), [MEANING["correction across maps"]]
+        if facts:
+            members = ", ".join(
+                f"{one.stack.title} {titled(one.comparison.contrast)}" for one in across.family
+            )
+            notes.insert(
+                0,
+                f"Corrected for {facts['MapsTogether']} tests in either direction: "
+                f"{facts['upSignificantVoxels']} voxels above (smallest p "
+                f"{facts['upSmallestP']:.3g}), {facts['downSignificantVoxels']} below (smallest p "
+                f"{facts['downSmallestP']:.3g}). The tests: {members}.",
+            )
+        test = across.test
+        return self.section(
+            across.graph,
+            titled(test.comparison.contrast),
+            f"{test.stack.title}, for all tests",
+            notes=notes,
+        )
 
     def regions(self, graph: GroupGraph, stack: Stack) -> Section:
         tables = []
@@ -562,7 +617,7 @@ class _Report:
         """Findings of a graph that has ended well, from one of its sidecars."""
         if not self.outcome(graph).is_done:
             return {}
-        for name in ("t", "overlap", "mean_fa"):
+        for name in ("t", "overlap", "mean_fa", "up_p_across", "declared_p"):
             path = graph.destinations.get(name)
             if path is not None:
                 found: dict[str, Any] = json.loads(sidecar_path(path).read_text("utf-8"))

@@ -136,16 +136,30 @@ class ProgressionRule:
 
 @dataclass(frozen=True)
 class Contrast:
-    """Two groups to compare, by label.
+    """Two groups to compare, by label, or one group's change against none.
 
     Parameters
     ----------
     first, second : str
         The first less the second.
+    is_change : bool
+        Whether there is no second group: the first one's change is compared with 0, which `second`
+        says in words.
+
+    Examples
+    --------
+    >>> Contrast("als", "0", is_change=True).groups
+    ('als',)
     """
 
     first: str
     second: str
+    is_change: bool = False
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Labels of those who take part."""
+        return (self.first,) if self.is_change else (self.first, self.second)
 
     @property
     def name(self) -> str:
@@ -710,7 +724,7 @@ def _side(
     group, speed = cell_label(row["group"]), cell_label(row["progression"])
     if group is None:
         return None, f"{names.group} is n/a"
-    sides = (contrast.first, contrast.second)
+    sides = contrast.groups
     for label in (group, speed):
         if label in sides:
             return label, ""
@@ -866,7 +880,7 @@ def require_groups(
     small = []
     for modality in modalities:
         for contrast in contrasts:
-            for group in (contrast.first, contrast.second):
+            for group in contrast.groups:
                 is_own = (
                     (counts["modality"] == modality)
                     & (counts["contrast"] == contrast.name)
@@ -934,8 +948,9 @@ def covariate_columns(
     """
     _require_columns(clinical, covariates)
     comparison = f"{included['contrast'].iloc[0]} ({included['modality'].iloc[0]})"
-    is_second = (included["group"] != included["group"].iloc[0]).to_numpy(float)
-    basis = _unit_columns(np.column_stack([np.ones(len(included)), is_second]))
+    labels = list(dict.fromkeys(included["group"]))
+    members = [(included["group"] == label).to_numpy(float) for label in labels[1:]]
+    basis = _unit_columns(np.column_stack([np.ones(len(included)), *members]))
     columns: dict[str, NDArray[np.float64]] = {}
     for index, covariate in enumerate(covariates):
         cells = _cells(clinical, included, covariate)

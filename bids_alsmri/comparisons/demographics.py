@@ -188,18 +188,19 @@ def describe(
     >>> found.tests[["test", "dof"]].to_numpy().tolist()
     [["Student's t", 2.0]]
     """
-    groups = list(dict.fromkeys(g for c in contrasts for g in (c.first, c.second)))
+    groups = list(dict.fromkeys(g for c in contrasts for g in c.groups))
+    pairs = [contrast for contrast in contrasts if not contrast.is_change]
     members = {group: _members(participants, group) for group in groups}
     summary: list[dict[str, object]] = []
     tests: list[dict[str, object]] = []
     for variable in variables:
         _require_variable(clinical, participants, variable)
         describe_one = _describe_counts if variable.is_count else _describe_numbers
-        rows, results = describe_one(clinical, members, variable, contrasts)
+        rows, results = describe_one(clinical, members, variable, pairs)
         summary += [{"variable": variable.column, **row} for row in rows]
         tests += [
             {"variable": variable.column, "contrast": contrast.name, **asdict(result)}
-            for contrast, result in zip(contrasts, results, strict=True)
+            for contrast, result in zip(pairs, results, strict=True)
         ]
     return Demographics(
         pd.DataFrame(summary, columns=["variable", "level", "group", "n", "n_missing", *_NUMBERS]),

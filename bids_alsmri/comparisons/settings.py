@@ -75,8 +75,9 @@ class GroupSettings(SettingsModel):
         (),
         stage="run",
         source="elmendili2022",
-        help="Comparisons by label, such as als-hc: first less second. Without it, patients, fast "
-        "and slow against controls, and fast against slow.",
+        help="Comparisons by label, such as als-hc: first less second; or one label and 0, such as "
+        "als-0, for the change of one group. Without it, patients, fast and slow against controls, "
+        "and fast against slow.",
     )
     covariates: tuple[str, ...] = setting(
         (),
@@ -318,6 +319,14 @@ class GroupSettings(SettingsModel):
         source="winkler2014",
         help="Whether groups share a variance (Student's t) or each has its own (Welch's).",
     )
+    relabelling: Literal["permutations", "sign_flips"] = setting(
+        "permutations",
+        stage="run",
+        source="winkler2014",
+        help="How observations are relabelled: they change places, or signs, which holds the level "
+        "better where variances differ but needs noise that is symmetric. The change of one group "
+        "is always tested by signs.",
+    )
     model: Literal["two_groups", "all_groups"] = setting(
         "two_groups",
         stage="run",
@@ -404,6 +413,14 @@ class GroupSettings(SettingsModel):
     skeleton_connectivity: Literal["6", "18", "26"] = setting(
         "26", stage="run", source="winkler2014", help="Neighbours of a voxel of a skeleton."
     )
+    correct_across: Literal["none", "maps", "contrasts"] = setting(
+        "none",
+        stage="run",
+        source="winkler2016b",
+        help="Correct p-values also for the number of maps (and directions) of a contrast, or of "
+        "all contrasts too, beside those of each map. The latter exchanges members of all groups, "
+        "and takes the model all_groups.",
+    )
     cluster_forming_t: float = setting(
         0.0,
         stage="run",
@@ -443,6 +460,23 @@ class GroupSettings(SettingsModel):
         "each: + for first group above second. Pairs whose maps are not there are left out.",
     )
 
+    combinations: tuple[str, ...] = setting(
+        ("tsc+fa-md+",),
+        stage="run",
+        paper=(),
+        paper_source="elmendili2022",
+        source="winkler2016b",
+        help="Sets of maps of which at least one is to change, tested together by non-parametric "
+        "combination on the skeleton, with the direction of each; the reverse directions are "
+        "tested too. Sets whose maps are not all there are left out.",
+    )
+    combination_method: Literal["fisher", "stouffer", "tippett"] = setting(
+        "fisher",
+        stage="run",
+        source="winkler2016b",
+        help="How p-values of the maps are combined.",
+    )
+
     @property
     def refinement_stages(self) -> list[dict[str, Any]]:
         """SyN, by the names of the registration's record."""
@@ -476,6 +510,14 @@ class GroupSettings(SettingsModel):
         bad = [text for text in value if not re.fullmatch(r"[a-z0-9]+[+-][a-z0-9]+[+-]", text)]
         if bad:
             raise ValueError(f"{bad[0]!r} is no pair of maps with directions, such as tsc+fa-")
+        return value
+
+    @field_validator("combinations")
+    @classmethod
+    def _require_sets(cls, value: Any) -> Any:
+        bad = [text for text in value if not re.fullmatch(r"([a-z0-9]+[+-]){2,}", text)]
+        if bad:
+            raise ValueError(f"{bad[0]!r} is no set of maps with directions, such as tsc+fa-md+")
         return value
 
     @field_validator("analyses")

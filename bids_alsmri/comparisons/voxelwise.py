@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bids_alsmri.errors import DataError
 from bids_alsmri.interfaces.base import concerning, read_image, write_image
 from bids_alsmri.interfaces.node import AlsInterface, NodeInputSpec, NodeOutputSpec, write_facts
-from bids_alsmri.numerics.effects import two_group_effects
+from bids_alsmri.numerics.effects import one_group_effects, two_group_effects
 from bids_alsmri.numerics.permutation import (
     Exchange,
     NullStatistics,
@@ -50,9 +50,13 @@ class Model:
     groups : list of int
         0 for the first group, 1 for the second, then others, who only help to estimate.
     labels : list of str
-        Names of the two groups.
+        Names of the two groups, or of the one whose change is tested.
     has_unequal_variances : bool
         Whether each group has a variance of its own (Welch).
+    flips_signs : bool
+        Whether observations change signs and not places.
+    exchanges_all : bool
+        Whether members of other groups change places too.
     """
 
     scans: list[int]
@@ -62,6 +66,18 @@ class Model:
     groups: list[int]
     labels: list[str]
     has_unequal_variances: bool
+    flips_signs: bool = False
+    exchanges_all: bool = False
+
+    @property
+    def is_change(self) -> bool:
+        """Whether one group is compared with 0."""
+        return len(self.labels) == 1
+
+    @property
+    def relabellings_in_words(self) -> str:
+        """What changes."""
+        return "sign flips" if self.flips_signs else "permutations"
 
     @property
     def text(self) -> str:
@@ -206,7 +222,7 @@ def read_problem(inputs: Any) -> tuple[Problem, _Array, NDArray[np.bool_]]:
 
 
 def exchange_of(model: Model) -> Exchange:
-    """Who may change places: members of the two groups, with each other.
+    """What may change: places of the members of the two groups, or their signs.
 
     Parameters
     ----------
@@ -216,10 +232,15 @@ def exchange_of(model: Model) -> Exchange:
     Returns
     -------
     Exchange
-        Observations of other groups stay where they are.
+        Observations of other groups stay as they are, unless all are exchanged.
     """
-    is_compared = np.asarray(model.groups) < 2
-    return make_exchange(len(is_compared), movable=None if is_compared.all() else is_compared)
+    moves = (np.asarray(model.groups) < 2) | model.exchanges_all
+    return make_exchange(
+        len(moves),
+        permutes=not model.flips_signs,
+        flips=model.flips_signs,
+        movable=None if moves.all() else moves,
+    )
 
 
 class PermuteInputSpec(ComparisonInputSpec):
@@ -369,13 +390,17 @@ def effects_of(model: Model, maps: _Array, level: float) -> dict[str, _Array]:
     dict of (m,) array
         See `bids_alsmri.numerics.effects.Effects`.
     """
-    found = two_group_effects(
-        maps,
-        np.asarray(model.matrix),
-        np.asarray(model.groups),
-        level=level,
-        has_unequal_variances=model.has_unequal_variances,
-    )
+    matrix = np.asarray(model.matrix)
+    if model.is_change:
+        found = one_group_effects(maps, level=level, covariates=matrix[:, 1:])
+    else:
+        found = two_group_effects(
+            maps,
+            matrix,
+            np.asarray(model.groups),
+            level=level,
+            has_unequal_variances=model.has_unequal_variances,
+        )
     return {
         "d": found.cohen_d,
         "g": found.hedges_g,

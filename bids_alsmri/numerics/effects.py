@@ -141,7 +141,9 @@ def two_group_effects(
     )
 
 
-def one_group_effects(data: NDArray[np.floating], *, level: float) -> Effects:
+def one_group_effects(
+    data: NDArray[np.floating], *, level: float, covariates: ArrayLike | None = None
+) -> Effects:
     r"""Mean of one group against 0, such as that of changes between two visits.
 
     Parameters
@@ -150,17 +152,19 @@ def one_group_effects(data: NDArray[np.floating], *, level: float) -> Effects:
         Observations in rows, at least two, features in columns, finite.
     level : float
         Of the confidence intervals, such as 0.95, above 0 to 0.9999.
+    covariates : (n, c) array, optional
+        Nuisance; the mean is that at their means.
 
     Returns
     -------
     Effects
-        d and g are by the standard deviation of the observations: of changes, where those are
-        what is given, not of the values that changed.
+        d and g are by the standard deviation of what covariates leave of the observations: of
+        changes, where those are what is given, not of the values that changed.
 
     Raises
     ------
     NumericsError
-        If there are fewer than two observations or a value is not finite.
+        If there are not two observations more than covariates, or a value is not finite.
 
     Notes
     -----
@@ -177,10 +181,20 @@ def one_group_effects(data: NDArray[np.floating], *, level: float) -> Effects:
     require_finite("data", values)
     require_range("level", level, 0.0, 0.9999, open_low=True)
     n = len(values)
-    if n < 2:
-        raise NumericsError(f"data has {n} observations; a variance takes two or more")
-    difference, sd = values.mean(axis=0), values.std(axis=0, ddof=1)
-    reach = stats.t.ppf((1 + level) / 2, n - 1) * sd / np.sqrt(n)
+    others = as_float("covariates", np.zeros((n, 0)) if covariates is None else covariates, ndim=2)
+    require_finite("covariates", others)
+    dof = n - 1 - others.shape[1]
+    if dof < 1 or len(others) != n:
+        raise NumericsError(
+            f"data has {n} observations and covariates the shape {others.shape}; a variance takes "
+            "one row for each, and two observations more than columns"
+        )
+    difference = values.mean(axis=0)
+    centred = others - others.mean(axis=0)
+    rest = values - difference
+    rest -= centred @ np.linalg.lstsq(centred, rest, rcond=None)[0]
+    sd = np.sqrt(np.einsum("ij,ij->j", rest, rest) / dof)
+    reach = stats.t.ppf((1 + level) / 2, dof) * sd / np.sqrt(n)
     cohen_d = _ratio(difference, sd, missing=0.0)
     d_reach = stats.norm.ppf((1 + level) / 2) * np.sqrt(1 / n + cohen_d**2 / (2 * n))
     return Effects(
@@ -189,7 +203,7 @@ def one_group_effects(data: NDArray[np.floating], *, level: float) -> Effects:
         high=difference + reach,
         percent=np.full(len(difference), np.nan),
         cohen_d=cohen_d,
-        hedges_g=small_sample_factor(n - 1) * cohen_d,
+        hedges_g=small_sample_factor(dof) * cohen_d,
         d_low=cohen_d - d_reach,
         d_high=cohen_d + d_reach,
     )

@@ -35,7 +35,7 @@ from bids_alsmri.phantom.dataset import (
 )
 from bids_alsmri.phantom.geometry import gradient_directions, rigid_matrix, world_to_bvecs
 from bids_alsmri.phantom.map_settings import MapSettings
-from bids_alsmri.phantom.maps import TENSOR_MAPS, UNITS, MapTruth, build_truth, simulate_maps
+from bids_alsmri.phantom.maps import TENSOR_MAPS, UNITS, MapTruth, build_truth, draw_maps
 from bids_alsmri.phantom.records import Participant, SimulatedImage, Table
 from bids_alsmri.phantom.truth import IGNORED, folder
 from bids_alsmri.version import VERSION
@@ -168,10 +168,24 @@ def write_map_cohort(
     specs = {name: load_io_spec(_of_pipeline(name, "io_spec.json")) for name in PIPELINES}
     describe_derivatives(output_dir, raw_dir, {}, VERSION)
     write_descriptions(output_dir, specs)
-    drawn = simulate_maps(participants, settings, truth)
-    for person, maps in zip(participants, drawn, strict=True):
-        _write_person(raw_dir, output_dir, specs, person, maps, settings, truth)
+    for person in participants:
+        for visit, session in enumerate(settings.sessions or (None,)):
+            _write_visit(raw_dir, output_dir, specs, (person, session, visit), settings, truth)
+        if settings.sessions:
+            write_table(
+                raw_dir / f"sub-{person.label}" / f"sub-{person.label}_sessions.tsv",
+                _visits(settings),
+            )
     return truth
+
+
+def _visits(settings: MapSettings) -> Table:
+    months = [settings.months_per_visit * visit for visit in range(len(settings.sessions))]
+    rows = [(f"ses-{s}", f"{m:g}") for s, m in zip(settings.sessions, months, strict=True)]
+    described: dict[str, object] = {
+        "months": {"Description": "Time since the first visit", "Units": "month"}
+    }
+    return Table(("session_id", "months"), tuple(rows), described)
 
 
 def _of_pipeline(pipeline: str, name: str) -> Path:
@@ -237,7 +251,9 @@ def _save(values: NDArray[np.generic], affine: Floats, path: Path, *, space: str
     nib.save(image, path)
 
 
-def _write_raw(raw_dir: Path, person: Participant) -> dict[str, dict[Path, Mapping[str, object]]]:
+def _write_raw(
+    raw_dir: Path, person: Participant, session: str | None
+) -> dict[str, dict[Path, Mapping[str, object]]]:
     """Empty images of a participant: by pipeline, its input files and what their sidecars say."""
     affine = np.diag([RAW_VOXEL_MM, RAW_VOXEL_MM, RAW_VOXEL_MM, 1.0])
     scanner: dict[str, object] = {"Modality": "MR", "Manufacturer": "Simulated"}
@@ -266,8 +282,8 @@ def _write_raw(raw_dir: Path, person: Participant) -> dict[str, dict[Path, Mappi
         texts=texts,
         repetition_s=10.7,
     )
-    t1w_path = write_image(raw_dir, person.label, "", anatomy)
-    dwi_path = write_image(raw_dir, person.label, "", series)
+    t1w_path = write_image(raw_dir, person.label, session or "", anatomy)
+    dwi_path = write_image(raw_dir, person.label, session or "", series)
     stem = str(dwi_path).removesuffix(".nii.gz")
     return {
         "anatomical": {t1w_path: t1w},
@@ -275,21 +291,22 @@ def _write_raw(raw_dir: Path, person: Participant) -> dict[str, dict[Path, Mappi
     }
 
 
-def _write_person(
+def _write_visit(
     raw_dir: Path,
     output_dir: Path,
     specs: Mapping[str, IoSpec],
-    person: Participant,
-    maps: Mapping[str, NDArray[np.float32]],
+    of: tuple[Participant, str | None, int],
     settings: MapSettings,
     truth: MapTruth,
 ) -> None:
-    inputs = _write_raw(raw_dir, person)
+    person, session, visit = of
+    maps = draw_maps(person, settings, truth, visit)
+    inputs = _write_raw(raw_dir, person, session)
     anatomy, diffusion = (
         _Finished(
             raw_dir=raw_dir,
             output_dir=output_dir,
-            scan=Scan(name, person.label, None, entities, {}, {}),
+            scan=Scan(name, person.label, session, entities, {}, {}),
             spec=specs[name],
             inputs=inputs[name],
             voxel_mm=settings.voxel_mm,

@@ -45,6 +45,13 @@ class MapSettings:
         Standard deviation of what registration leaves, along each axis, in mm.
     registration_fwhm_mm : float
         Smoothness of that warp, in mm.
+    sessions : tuple of str
+        Labels of visits without ``ses-``; empty for a dataset without sessions.
+    growth_per_visit : float
+        By how much the planted differences grow from one visit to the next, as a share of those
+        of the first.
+    months_per_visit : float
+        Time between visits, in months.
 
     Raises
     ------
@@ -65,6 +72,9 @@ class MapSettings:
     global_share: float = 0.2
     registration_sd_mm: float = 0.6
     registration_fwhm_mm: float = 25.0
+    sessions: tuple[str, ...] = ()
+    growth_per_visit: float = 0.5
+    months_per_visit: float = 6.0
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -74,6 +84,8 @@ class MapSettings:
             ("global_share", 0, 1),
             ("registration_sd_mm", 0, 5),
             ("registration_fwhm_mm", 5, 100),
+            ("growth_per_visit", -10, 10),
+            ("months_per_visit", 0.1, 120),
         ):
             value = getattr(self, name)
             if not (np.isfinite(value) and low <= value <= high):

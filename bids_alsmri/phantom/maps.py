@@ -215,8 +215,10 @@ def simulate_maps(
         yield draw_maps(person, settings, truth)
 
 
-def draw_maps(person: Participant, settings: MapSettings, truth: MapTruth) -> dict[str, Single]:
-    """Draw the maps of one participant.
+def draw_maps(
+    person: Participant, settings: MapSettings, truth: MapTruth, visit: int = 0
+) -> dict[str, Single]:
+    """Draw the maps of one participant at one visit.
 
     Parameters
     ----------
@@ -226,6 +228,8 @@ def draw_maps(person: Participant, settings: MapSettings, truth: MapTruth) -> di
         How people differ.
     truth : MapTruth
         From `build_truth` with the same settings.
+    visit : int
+        From 0. Later ones have noise of their own, and the disease has grown.
 
     Returns
     -------
@@ -244,13 +248,18 @@ def draw_maps(person: Participant, settings: MapSettings, truth: MapTruth) -> di
     for name in DRAWN:
         mean = truth.healthy[name][box]
         if person.kind in truth.difference:
-            mean = mean + truth.difference[person.kind][name][box]
+            grown = 1 + visit * settings.growth_per_visit
+            mean = mean + grown * truth.difference[person.kind][name][box]
         values = ndimage.map_coordinates(mean, moved, order=1, mode="nearest")
         common = rng.standard_normal()
         own = smooth_field(rng, shape, settings.between_fwhm_mm / settings.voxel_mm)
         share = settings.global_share
         values += settings.between_sd[name] * (share**0.5 * common + (1 - share) ** 0.5 * own)
-        values += settings.noise_sd[name] * rng.standard_normal(shape, dtype=np.float32)
+        noise = rng.standard_normal(shape, dtype=np.float32)
+        if visit:
+            own_stream = stream(settings.seed, person, "visit", str(visit), name)
+            noise = own_stream.standard_normal(shape, dtype=np.float32)
+        values += settings.noise_sd[name] * noise
         maps[name] = np.clip(values, *RANGES[name])
     maps["ad"], maps["rd"] = axisymmetric(maps["fa"], maps["md"])
     whole = {}

@@ -31,7 +31,7 @@ from bids_alsmri.numerics.permutation import (
     tail_p_values,
 )
 from bids_alsmri.numerics.tfce import Neighbourhood, enhance
-from bids_alsmri.stats.inference import Direction, Permutation, Problem
+from bids_alsmri.stats.inference import Direction, Permutation
 
 Sign = Literal["positive", "negative"]
 Test = Literal["combination", "conjunction", "correction across maps"]
@@ -264,16 +264,19 @@ class CorrectedAcross:
 
 
 def correct_across(
-    problems: Sequence[Problem], nulls: Sequence[NullStatistics], *, both_directions: bool
+    relabellings: Sequence[Relabellings],
+    nulls: Sequence[NullStatistics],
+    *,
+    both_directions: bool,
 ) -> list[CorrectedAcross]:
     """Family-wise correction over several maps, modalities or contrasts, of the same participants.
 
     Parameters
     ----------
-    problems : sequence of Problem
-        At least two; the maps need not have the same features.
+    relabellings : sequence of Relabellings
+        Of at least two maps, which need not have the same features.
     nulls : sequence of NullStatistics
-        Of all relabellings of each.
+        Of all these relabellings.
     both_directions : bool
         Whether either direction of each map belongs to one family, or positive and negative
         directions are two families.
@@ -281,7 +284,7 @@ def correct_across(
     Returns
     -------
     list of CorrectedAcross
-        In the order of `problems`; 1 where a map's statistic is not in the direction.
+        In the order of `nulls`; 1 where a map's statistic is not in the direction.
 
     Raises
     ------
@@ -297,11 +300,12 @@ def correct_across(
     participants, move other rows and cannot be corrected together: exchange all groups of one
     model instead.
     """
-    if len(problems) != len(nulls) or len(problems) < 2:
+    if len(relabellings) != len(nulls) or len(nulls) < 2:
         raise NumericsError(
-            f"problems holds {len(problems)} maps and nulls {len(nulls)}; give two or more of each"
+            f"relabellings holds {len(relabellings)} maps and nulls {len(nulls)}; give two or more "
+            "of each"
         )
-    _require_synchronised(problems, nulls)
+    _require_synchronised(relabellings, nulls)
     observed = [side * null.enhanced for null in nulls for side in (1.0, -1.0)]
     largest = [null.largest_enhanced[:, side] for null in nulls for side in (0, 1)]
     if both_directions:
@@ -314,10 +318,11 @@ def correct_across(
     return [CorrectedAcross(*pair) for pair in zip(own[::2], own[1::2], strict=True)]
 
 
-def _require_synchronised(problems: Sequence[Problem], nulls: Sequence[NullStatistics]) -> None:
-    first, numbers = problems[0].relabellings, np.arange(len(problems[0].relabellings))
-    for i, (problem, null) in enumerate(zip(problems, nulls, strict=True)):
-        other = problem.relabellings
+def _require_synchronised(
+    relabellings: Sequence[Relabellings], nulls: Sequence[NullStatistics]
+) -> None:
+    first, numbers = relabellings[0], np.arange(len(relabellings[0]))
+    for i, (other, null) in enumerate(zip(relabellings, nulls, strict=True)):
         if len(other) != len(first) or not np.array_equal(null.numbers, numbers):
             raise NumericsError(
                 f"map {i} has {len(null.numbers)} of {len(other)} relabellings but the first map "

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bids_alsmri.errors import NumericsError
-from bids_alsmri.numerics.checks import as_float, require_finite
+from bids_alsmri.numerics.checks import as_float, require_finite, require_range
 from bids_alsmri.numerics.linear import two_groups
 
 Visit = Literal["first", "mean", "change", "slope"]
@@ -86,6 +86,47 @@ def group_design(
         contrast = np.zeros(matrix.shape[1])
         contrast[:2] = 1.0, -1.0
     return GroupDesign(matrix, contrast, number < 2, number)
+
+
+def change_design(n: int, covariates: ArrayLike | None = None) -> GroupDesign:
+    """Design and contrast of the mean of one group against 0.
+
+    Parameters
+    ----------
+    n : int
+        Observations, such as changes of participants.
+    covariates : (n, c) array, optional
+        Nuisance, finite; the mean is that at their means.
+
+    Returns
+    -------
+    GroupDesign
+        With a column of 1, then covariates.
+
+    Raises
+    ------
+    NumericsError
+        If there are not as many rows, or a covariate is not finite or constant.
+
+    Examples
+    --------
+    >>> change_design(3, [[1.0], [2.0], [6.0]]).matrix.tolist()
+    [[1.0, -2.0], [1.0, -1.0], [1.0, 3.0]]
+    """
+    nuisance = as_float(
+        "covariates", np.zeros((n, 0)) if covariates is None else covariates, ndim=2
+    )
+    require_finite("covariates", nuisance)
+    if len(nuisance) != n:
+        raise NumericsError(f"covariates has {len(nuisance)} rows; give one for each of {n}")
+    require_range("n", n, 1, np.inf)
+    constant = np.flatnonzero(np.ptp(nuisance, axis=0) == 0.0)
+    if constant.size:
+        raise NumericsError(f"covariate {constant[0]} is the same for all; leave it out")
+    matrix = np.column_stack([np.ones(n), nuisance - nuisance.mean(axis=0)])
+    contrast = np.zeros(matrix.shape[1])
+    contrast[0] = 1.0
+    return GroupDesign(matrix, contrast, np.ones(n, bool), np.zeros(n, np.intp))
 
 
 def visit_weights(

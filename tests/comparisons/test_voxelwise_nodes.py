@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -16,7 +17,7 @@ from bids_alsmri.interfaces.base import read_image, write_image
 from bids_alsmri.numerics.linear import two_groups
 from bids_alsmri.numerics.permutation import make_exchange
 from bids_alsmri.numerics.tfce import image_neighbourhood
-from bids_alsmri.stats.design import group_design, visit_weights
+from bids_alsmri.stats.design import change_design, group_design, visit_weights
 from bids_alsmri.stats.inference import Permutation, infer
 
 GROUPS = ["als"] * 5 + ["hc"] * 6
@@ -151,6 +152,52 @@ def test_change_between_visits_is_compared_as_one_map_of_each(tmp_path):
     assert_allclose(files.values(found.t), expected.statistic, rtol=1e-4)  # float32
     difference = change[:5].mean(axis=0) - change[5:].mean(axis=0)
     assert_allclose(files.values(found.difference), difference, rtol=1e-4, atol=1e-6)
+
+
+def test_change_of_one_group_is_tested_by_all_flips_of_signs(tmp_path):
+    files = Files(tmp_path, 7)
+    files.stack -= 4.6
+    np.save(tmp_path / "stack.npy", files.stack)
+    design = change_design(7)
+    model = Model(
+        scans=list(range(7)),
+        weights=np.eye(7).tolist(),
+        matrix=design.matrix.tolist(),
+        contrast=design.contrast.tolist(),
+        groups=design.groups.tolist(),
+        labels=["als"],
+        has_unequal_variances=False,
+        flips_signs=True,
+    )
+    found = files.conclude(model, (0, 50, 128), n_permutations=5000)
+    values = files.stack.astype(float)
+    expected = stats.ttest_1samp(values, 0.0)
+    assert_allclose(files.values(found.t), expected.statistic, rtol=1e-4)  # float32
+    interval = expected.confidence_interval()
+    assert_allclose(files.values(found.difference_low), interval.low, rtol=1e-3, atol=1e-4)
+    largest = [
+        stats.ttest_1samp(values * np.array(signs)[:, np.newaxis], 0.0).statistic.max()
+        for signs in itertools.product([1, -1], repeat=7)
+    ]
+    t = expected.statistic
+    p = [np.mean(np.array(largest) >= one * (1 - 1e-5)) if one > 0 else 1.0 for one in t]
+    assert_allclose(files.values(found.up_p_t_fwe), p, rtol=1e-6)
+
+
+def test_signs_flip_where_places_could_change(files):
+    model = replace(model_of(GROUPS), flips_signs=True)
+    found = files.conclude(model, (0, 60))
+    design, contrast = two_groups(np.array(GROUPS) == "als")
+    expected = infer(
+        files.stack.astype(float),
+        design,
+        contrast,
+        image_neighbourhood(files.mask, 6),
+        exchange=make_exchange(len(GROUPS), permutes=False, flips=True),
+        permutation=Permutation(n_permutations=60, seed=3),
+    )
+    assert_allclose(files.values(found.up_p_fwe), expected.positive.p_enhanced_fwe, rtol=1e-6)
+    assert_allclose(files.values(found.t), expected.positive.statistic, rtol=1e-5)
 
 
 def test_unequal_variances_give_welchs_statistic(files):

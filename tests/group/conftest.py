@@ -67,6 +67,16 @@ def template_cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     return Cohort(root)
 
 
+@pytest.fixture(scope="session")
+def visited_cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    """Six fast progressors and three controls at two visits, made once."""
+    root = tmp_path_factory.mktemp("visited")
+    words = ["--controls", "3", "--fast", "6", "--slow", "0", "--seed", "7"]
+    maps = ["--maps-only", str(root / "out"), "--template-mm", VOXEL_MM]
+    assert phantom([str(root / "raw"), *maps, *words, "--sessions", "m00", "m06"]) == 0
+    return Cohort(root)
+
+
 @pytest.fixture
 def cohort(template_cohort: Cohort, tmp_path: Path) -> Cohort:
     """The cohort in a folder of the test's own."""

@@ -50,6 +50,7 @@ OTHER = {
     "analyses": ("vba",),
     "maps": ("rd",),
     "overlaps": ("fa+md+",),
+    "combinations": ("fa-md+",),
     "visit": "change",
     "atlas_dir": Path("atlases"),
     "fa_target": Path("target.nii.gz"),
@@ -75,6 +76,7 @@ BESIDE = {
     "volume_height_power": {"analyses": ("vba",)},
     "volume_extent_power": {"analyses": ("vba",)},
     "volume_connectivity": {"analyses": ("vba",)},
+    "combination_method": {"combinations": ("fa-md+",)},
     "model": {"contrasts": ("fast-hc", "slow-hc")},
 }
 REFINED = {"refinement_iterations": 1, "refinement_resolution_mm": 4.0}
@@ -171,6 +173,9 @@ def test_methods_text_resolves_for_every_setting(built, tmp_path):
         "covariates": "age",
         "has_tracts": True,
         "fa_target": False,
+        "has_combinations": True,
+        "has_changes": True,
+        "has_groups": True,
     }
     texts = [
         render_methods(path, "comparisons", usual, {**facts, "fa_target": True, "covariates": ""})
@@ -188,7 +193,8 @@ def test_methods_text_resolves_for_every_setting(built, tmp_path):
 
 
 def test_what_is_saved_is_what_the_spec_declares(built, tmp_path):
-    settings = built.settings({"cluster_forming_t": 3.5})
+    wanted = {"correct_across": "maps", "combinations": ("fa-md+",)}
+    settings = built.settings({"cluster_forming_t": 3.5, **wanted})
     plan = plan_comparisons(settings, find_finished(settings, []), [])
     graphs = build_graphs(
         settings, plan, new_workflow(tmp_path, tmp_path, stop_on_first_crash=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from nilearn.image import resample_to_img
 from numpy.testing import assert_allclose
 
 from bids_alsmri.errors import ExitCode
@@ -178,6 +180,65 @@ def test_group_level_opens_no_network_socket(cohort):
     command = ["unshare", "-n", sys.executable, "-m", "bids_alsmri", *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_maps_are_corrected_and_combined_together(cohort, validator_errors):
+    flags = (
+        *("--group-contrasts", "als-hc", "fast-hc", "--n-procs", "1"),
+        *("--group-model", "all_groups", "--group-correct-across", "contrasts"),
+        *("--group-combinations", "fa-md+", "--group-variance", "unequal"),
+        *("--group-relabelling", "sign_flips"),
+    )
+    assert cohort.run(*flags) == 0
+    inside = nib.load(next((cohort.out / "tpl-MNI152NLin2009aSym").rglob("*skeleton_mask.nii.gz")))
+    inside = inside.get_fdata() > 0
+    for contrast, name in itertools.product(("alsGtHc", "fastLtHc"), ("faSkeleton", "mdSkeleton")):
+        alone, together = (
+            nib.load(t_map(cohort, contrast, name, stat)).get_fdata()[inside]
+            for stat in ("pFwe", "pFweAcross")
+        )
+        # a family of more maps can only be harder to pass
+        assert np.all(together >= alone - 1e-6)
+        assert np.any(together < 1.0)
+    sidecar = t_map(cohort, "alsGtHc", "faSkeleton", "pFweAcross").with_suffix("").with_suffix("")
+    assert json.loads(sidecar.with_suffix(".json").read_text())["MapsTogether"] == 4
+    for stat in ("pFwe", "pFweReverse"):
+        path = t_map(cohort, "alsVsHc", "combinedFaDownMdUp", stat)
+        p = nib.load(path).get_fdata()[inside]
+        assert 1 / 60 <= p.min() < 1.0
+    assert validator_errors(cohort.out, newest_schema=False) == []
+    text = (cohort.out / "group.html").read_text()
+    assert "Corrected for 4 tests in either direction" in text
+    assert "change in at least one map as declared" in text
+    assert "flips of signs" in text
+
+
+def test_change_of_a_group_that_grows_worse_is_found_and_told_per_month(
+    visited_cohort, validator_errors
+):
+    flags = ("--group-visit", "slope", "--group-contrasts", "fast-0", "fast-hc", "--n-procs", "1")
+    assert visited_cohort.run(*flags) == 0
+    path = t_map(visited_cohort, "fastGt0", "mdSkeleton")
+    content = json.loads(path.with_suffix("").with_suffix(".json").read_text())
+    assert content["NumberOfRelabellings"] == 60
+    assert content["DegreesOfFreedom"] == 5
+    slope = t_map(visited_cohort, "fastGt0", "mdSkeleton", "difference")
+    sidecar = json.loads(slope.with_suffix("").with_suffix(".json").read_text())
+    assert sidecar["Units"] == "mm2/s/month"
+    # truth: half of the planted difference in 6 months, where it was planted
+    truth = next(
+        (visited_cohort.raw / "derivatives").rglob("*desc-mdFastDifference_statmap.nii.gz")
+    )
+    planted = resample_to_img(truth, slope, interpolation="nearest").get_fdata()
+    skeleton = next((visited_cohort.out / "tpl-MNI152NLin2009aSym").rglob("*skeleton_mask.nii.gz"))
+    where = (nib.load(skeleton).get_fdata() > 0) & (planted != 0)
+    found = nib.load(slope).get_fdata()[where].mean()
+    assert found == pytest.approx(planted[where].mean() / 12, rel=0.35)  # of 6 people
+    assert not list((visited_cohort.out / "group").glob("*fastGt0_stat-percent*"))
+    assert validator_errors(visited_cohort.out, newest_schema=False) == []
+    text = (visited_cohort.out / "group.html").read_text()
+    assert "fast − 0" in text
+    assert "flips of the signs" in text
 
 
 def test_maps_of_contrasts_that_are_no_longer_asked_for_go(finished):

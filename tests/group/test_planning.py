@@ -249,3 +249,27 @@ def test_sidecar_of_the_labels_tells_the_rule(cohort):
     sidecar = json.loads((cohort.out / "group" / "desc-labels_stats.json").read_text())
     assert sidecar["Settings"]["progression_threshold_per_month"] == 0.47
     assert set(table) <= set(sidecar)
+
+
+def test_change_of_one_group_needs_maps_that_are_changes(cohort, planned):
+    with pytest.raises(SettingsError, match="give --group-visit change or slope with it"):
+        planned(cohort, "--group-contrasts", "als-0")
+
+
+def test_change_of_a_group_too_small_for_signs_is_refused(cohort, planned):
+    # of three participants signs have 8 ways, so that no p falls below 0.05
+    with pytest.raises(DataError, match="expected at least 5 in each group"):
+        planned(cohort, "--group-visit", "change", "--group-contrasts", "fast-0")
+
+
+def test_correction_across_contrasts_needs_one_model(cohort, planned):
+    with pytest.raises(SettingsError, match="give --group-model all_groups with it"):
+        planned(cohort, "--group-correct-across", "contrasts")
+
+
+def test_welchs_statistic_under_permutations_is_warned_of(cohort, planned):
+    words = "holds its level only in large groups"
+    flags = ("--group-variance", "unequal")
+    assert [w for w in planned(cohort, *flags).warnings if words in w]
+    flips = planned(cohort, *flags, "--group-relabelling", "sign_flips").warnings
+    assert not [w for w in flips if words in w]

@@ -309,7 +309,9 @@ def test_correction_across_maps_is_that_of_enumeration(maps, both_directions):
         for name in NAMES
     ]
     nulls = [problem.block(range(70)) for problem in problems]
-    found = correct_across(problems, nulls, both_directions=both_directions)
+    found = correct_across(
+        [p.relabellings for p in problems], nulls, both_directions=both_directions
+    )
     choices = sorted(combinations(range(8), 4), key=lambda chosen: chosen != (0, 1, 2, 3))
     masks = [np.isin(np.arange(8), chosen) for chosen in choices]
     every = {}
@@ -339,7 +341,7 @@ def test_maps_that_were_not_relabelled_alike_are_not_corrected_together(maps):
 
     def corrected(*problems, blocks=None):
         nulls = blocks or [p.block(range(len(p.relabellings))) for p in problems]
-        return correct_across(problems, nulls, both_directions=False)
+        return correct_across([p.relabellings for p in problems], nulls, both_directions=False)
 
     one = problem(1)
     # another contrast of the same participants is drawn alike
@@ -378,7 +380,7 @@ def studies_without_effect():
             for image in (noise, smooth)
         ]
         nulls = [problem.block(range(100)) for problem in problems]
-        joint = correct_across(problems, nulls, both_directions=False)
+        joint = correct_across([p.relabellings for p in problems], nulls, both_directions=False)
         studies.append(
             ([p.positive.min() for p in joint], [n.largest_enhanced[:, 0] for n in nulls])
         )
