@@ -15,7 +15,7 @@ from nipype.interfaces.base import BaseInterface
 from nipype.interfaces.utility import Merge
 
 from bids_alsmri.bids.query import Scan
-from bids_alsmri.bids.sink import bids_uri, figure_path, output_path, sidecar
+from bids_alsmri.bids.sink import bids_uri, figure_path, output_path, sidecar, sidecar_path
 from bids_alsmri.bids.spec import FigureSpec, IoSpec, OutputSpec, fill
 from bids_alsmri.errors import RunError
 from bids_alsmri.interfaces.outputs import NO_SIDECAR, SaveDerivative
@@ -264,8 +264,16 @@ class Graph:
         if spec is None:
             raise RunError(f"{self.scan.pipeline}/io_spec.json declares no output {name!r}")
         path = self.path_of(spec)
-        text = "" if path.suffix in NO_SIDECAR else json.dumps(self._sidecar(spec), sort_keys=True)
+        has_own = path.suffix not in NO_SIDECAR and not self._is_described(path)
+        text = json.dumps(self._sidecar(spec), sort_keys=True) if has_own else ""
         self._save(name, source, path, text, facts)
+
+    def _is_described(self, path: Path) -> bool:
+        """Whether a file saved before has the sidecar of this one: a label image and its table."""
+        described = {
+            sidecar_path(p) for p in self.destinations.values() if p.suffix not in NO_SIDECAR
+        }
+        return sidecar_path(path) in described
 
     def figure(self, name: str, source: Ref, *, part: str = "") -> None:
         """Save a figure of the report.

@@ -532,6 +532,70 @@ def draw_histograms(
     return figure
 
 
+def draw_calibration(
+    concentrations_mmol_l: ArrayLike,
+    signals: ArrayLike,
+    errors: ArrayLike,
+    *,
+    names: Sequence[str],
+    slope: float,
+    intercept: float,
+    r_squared: float,
+) -> Figure:
+    """Signal of reference tubes over their concentration, with the line that calibrates an image.
+
+    Parameters
+    ----------
+    concentrations_mmol_l, signals, errors : (T,) array_like
+        Of each tube: concentration, signal and its standard deviation.
+    names : sequence of str
+        Of each tube.
+    slope, intercept : float
+        Of the line: signal per mmol/L, and signal at none.
+    r_squared : float
+        Share of the variance that the line explains; NaN for a line through the origin.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        One panel.
+
+    Examples
+    --------
+    >>> figure = draw_calibration([50.0], [900.0], [30.0], names=["tube 1"], slope=18.0,
+    ...     intercept=0.0, r_squared=float("nan"))
+    >>> figure.axes[0].get_xlabel()
+    'sodium (mmol/L)'
+    """
+    sodium, signal = (np.asarray(values, np.float64) for values in (concentrations_mmol_l, signals))
+    with fixed_style():
+        figure = plain_figure(height_in=3.8)
+        axes = figure.add_axes((0.09, 0.15, 0.56, 0.80))
+        ends = np.array([0.0, 1.15 * float(sodium.max())])
+        text = f"{slope:.4g} per mmol/L"
+        text += f", {intercept:+.4g}, R² = {r_squared:.4f}" if np.isfinite(r_squared) else ""
+        axes.plot(ends, intercept + slope * ends, "-", color=INK, linewidth=1.2, label=text)
+        # tubes of one concentration would hide each other
+        step = 0.012 * float(ends[1])
+        colours = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+        for index, name in enumerate(names):
+            marker, color = "os^DvP"[index % 6], colours[index % 6]
+            n_before = int(np.count_nonzero(sodium[:index] == sodium[index]))
+            axes.errorbar(
+                sodium[index] + step * n_before,
+                signal[index],
+                yerr=np.asarray(errors, np.float64)[index],
+                fmt=marker,
+                color=color,
+                capsize=3,
+                label=f"{name}: {signal[index]:.4g}",
+            )
+        axes.set(xlim=tuple(ends), xlabel="sodium (mmol/L)", ylabel="corrected signal (arbitrary)")
+        axes.set_ylim(bottom=min(0.0, intercept))
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False)
+    return figure
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as SVG, PNG or WebP; the same figure gives the same bytes.
 
