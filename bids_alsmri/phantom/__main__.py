@@ -10,7 +10,12 @@ from pathlib import Path
 
 from bids_alsmri.errors import AlsMriError, ExitCode
 from bids_alsmri.phantom.map_settings import EFFECTS, MapSettings
-from bids_alsmri.phantom.records import PhantomSettings
+from bids_alsmri.phantom.records import (
+    MAX_TUBES,
+    SODIUM_EFFECTS,
+    PhantomSettings,
+    SodiumSettings,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,6 +42,9 @@ def build_parser() -> argparse.ArgumentParser:
     who.add_argument("--seed", type=int, default=d.seed, help="root of all random numbers")
     who.add_argument("--sessions", nargs="+", default=[], help="session labels")
     who.add_argument("--effect-scale", type=float, default=d.effect_scale, help="disease effect")
+    who.add_argument(
+        "--grey-loss", type=float, default=d.grey_loss, help="share of grey matter patients lack"
+    )
     add("--modalities", default=",".join(d.modalities), help="comma-separated")
     m = MapSettings()
     maps = parser.add_argument_group("maps in place of scans")
@@ -82,7 +90,43 @@ def build_parser() -> argparse.ArgumentParser:
         help="of the stored affine; flips the first stored axis where needed",
     )
     scan.add_argument("--axis-order", default=d.axis_order, help="stored axes, such as RAS or PSR")
+    _add_sodium(parser)
     return parser
+
+
+def _add_sodium(parser: argparse.ArgumentParser) -> None:
+    d = SodiumSettings()
+    group = parser.add_argument_group("sodium scan")
+    for flag, default, text in (
+        ("--sodium-mm", d.voxel_mm, "voxel edge (mm), the resolution at most"),
+        ("--sodium-resolution-mm", d.resolution_mm, "nominal resolution (mm)"),
+        ("--sodium-snr", d.snr, "white-matter SNR; 0: no noise"),
+        ("--sodium-repetition-ms", d.repetition_ms, "repetition time (ms)"),
+        ("--sodium-echo-ms", d.echo_ms, "time from excitation to readout (ms)"),
+        ("--sodium-flip-deg", d.flip_deg, "flip angle (degrees)"),
+        ("--sodium-readout-ms", d.readout_ms, "readout (ms); 0: no decay along it"),
+        ("--sodium-bias", d.bias, "largest deviation of the receive field from one"),
+        ("--max-sodium-reposition-mm", d.max_reposition_mm, "largest shift to T1w (mm)"),
+        ("--max-sodium-reposition-deg", d.max_reposition_deg, "largest turn to T1w (degrees)"),
+        ("--tube-diameter-mm", d.tube_diameter_mm, "diameter of the reference tubes (mm)"),
+        ("--tube-length-mm", d.tube_length_mm, "length of the reference tubes (mm)"),
+        ("--max-tube-tilt-deg", d.max_tube_tilt_deg, "largest tilt of the tubes (degrees)"),
+        ("--tube-gap-mm", d.tube_gap_mm, "gap between tubes and head (mm)"),
+    ):
+        group.add_argument(flag, type=float, default=default, help=text)
+    group.add_argument(
+        "--tube-concentrations-mmol-l",
+        type=float,
+        nargs="+",
+        default=list(d.tube_concentrations_mmol_l),
+        help=f"of the tubes right, left and further ones, up to {MAX_TUBES} (mmol/L)",
+    )
+    group.add_argument(
+        "--sodium-effect",
+        choices=SODIUM_EFFECTS,
+        default=d.effect,
+        help="graded disease effect, or 10 percent in the corticospinal tract of all patients",
+    )
 
 
 def settings_from(arguments: argparse.Namespace) -> PhantomSettings:
@@ -120,6 +164,29 @@ def settings_from(arguments: argparse.Namespace) -> PhantomSettings:
         determinant=a.determinant,
         oblique_deg=a.oblique_deg,
         axis_order=a.axis_order.upper(),
+        grey_loss=a.grey_loss,
+        sodium=_sodium_settings_from(a),
+    )
+
+
+def _sodium_settings_from(a: argparse.Namespace) -> SodiumSettings:
+    return SodiumSettings(
+        voxel_mm=a.sodium_mm,
+        resolution_mm=a.sodium_resolution_mm,
+        snr=a.sodium_snr,
+        repetition_ms=a.sodium_repetition_ms,
+        echo_ms=a.sodium_echo_ms,
+        flip_deg=a.sodium_flip_deg,
+        readout_ms=a.sodium_readout_ms,
+        bias=a.sodium_bias,
+        max_reposition_mm=a.max_sodium_reposition_mm,
+        max_reposition_deg=a.max_sodium_reposition_deg,
+        effect=a.sodium_effect,
+        tube_concentrations_mmol_l=tuple(a.tube_concentrations_mmol_l),
+        tube_diameter_mm=a.tube_diameter_mm,
+        tube_length_mm=a.tube_length_mm,
+        max_tube_tilt_deg=a.max_tube_tilt_deg,
+        tube_gap_mm=a.tube_gap_mm,
     )
 
 
@@ -140,6 +207,7 @@ def map_settings_from(arguments: argparse.Namespace) -> MapSettings:
     return MapSettings(
         seed=a.seed,
         voxel_mm=a.template_mm,
+        sessions=tuple(label.removeprefix("ses-") for label in a.sessions),
         effects={
             kind: {name: a.effect_scale * d for name, d in by_map.items()}
             for kind, by_map in EFFECTS.items()

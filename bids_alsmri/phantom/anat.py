@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from bids_alsmri.phantom.anatomy import Anatomy
 from bids_alsmri.phantom.deformation import Deformation
-from bids_alsmri.phantom.geometry import Grid, make_grid, store
+from bids_alsmri.phantom.geometry import Grid, make_grid, store, transform_points
 from bids_alsmri.phantom.head import CSF_T1, GM_T1, WM_T1, HeadSample
 from bids_alsmri.phantom.records import (
     Participant,
@@ -111,8 +111,10 @@ def t1w_signal(tissue: HeadSample) -> NDArray[np.float32]:
     )
 
 
-def bias_field(grid: Grid, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Smooth receive field, within 20 % of one.
+def bias_field(
+    grid: Grid, rng: np.random.Generator, peak: float = BIAS_PEAK
+) -> NDArray[np.float32]:
+    """Smooth receive field about one.
 
     Parameters
     ----------
@@ -120,6 +122,8 @@ def bias_field(grid: Grid, rng: np.random.Generator) -> NDArray[np.float32]:
         Where.
     rng : Generator
         Random stream.
+    peak : float
+        Largest deviation from one.
 
     Returns
     -------
@@ -132,7 +136,7 @@ def bias_field(grid: Grid, rng: np.random.Generator) -> NDArray[np.float32]:
     out = np.empty(grid.shape, dtype=np.float32)
     for i in range(grid.shape[0]):
         points = grid.points_mm(i, i + 1)
-        out[i] = 1 + BIAS_PEAK / 3 * np.cos(points @ waves.T + phases).sum(-1)[0]
+        out[i] = 1 + peak / 3 * np.cos(points @ waves.T + phases).sum(-1)[0]
     return out
 
 
@@ -273,6 +277,62 @@ def _displacements(deformation: Deformation, grid: Grid) -> tuple[SimulatedImage
             )
         )
     return tuple(images)
+
+
+def pose_table(t1w_to_other: Floats, image: str) -> Table:
+    """Head pose between the T1w scan and another one.
+
+    Parameters
+    ----------
+    t1w_to_other : (4, 4) array
+        World to world, mm.
+    image : str
+        What the other image is called.
+
+    Returns
+    -------
+    Table
+        The matrix, one row per row.
+    """
+    columns = ("x", "y", "z", "offset")
+    text = f"Matrix that takes a world position (RAS+) in the T1w image to the {image}."
+    return Table(
+        columns,
+        tuple(tuple(np.round(row, 8).tolist()) for row in t1w_to_other[:3]),
+        {c: {"Description": text, "Units": "mm" if c == "offset" else "1"} for c in columns},
+    )
+
+
+def landmark_table(anatomy: Anatomy, t1w_to_other: Floats, space: str, image: str) -> Table:
+    """Where the landmarks lie in another scan than the T1w.
+
+    Parameters
+    ----------
+    anatomy : Anatomy
+        The person's head.
+    t1w_to_other : (4, 4) array
+        World to world, mm.
+    space, image : str
+        Beginning of the columns' names, and what the image is called.
+
+    Returns
+    -------
+    Table
+        One row per landmark.
+    """
+    marks = np.array(list(LANDMARKS.values()), dtype=np.float64)
+    here = transform_points(t1w_to_other, anatomy.deformation.from_template(marks))
+    return Table(
+        ("name", *(f"{space}_{a}" for a in "xyz")),
+        tuple((name, *np.round(p, 4).tolist()) for name, p in zip(LANDMARKS, here, strict=True)),
+        {
+            "name": {"Description": "Landmark, placed by eye on the template."},
+            **{
+                f"{space}_{a}": {"Description": f"World {a} in the {image}.", "Units": "mm"}
+                for a in "xyz"
+            },
+        },
+    )
 
 
 def _sidecar(settings: PhantomSettings) -> dict[str, object]:

@@ -12,11 +12,11 @@ import nibabel as nib
 import numpy as np
 
 from bids_alsmri.errors import SettingsError
-from bids_alsmri.phantom import anat, diffusion
+from bids_alsmri.phantom import anat, diffusion, sodium
 from bids_alsmri.phantom.anatomy import Anatomy
 from bids_alsmri.phantom.cohort import stream
 from bids_alsmri.phantom.deformation import draw_deformation
-from bids_alsmri.phantom.head import build_head
+from bids_alsmri.phantom.head import build_head, build_thinned_head
 from bids_alsmri.phantom.records import (
     Participant,
     PhantomSettings,
@@ -42,7 +42,11 @@ class Modality(Protocol):
         """Scan one session of one participant."""
 
 
-MODALITIES: dict[str, Modality] = {"anat": anat.simulate, "dwi": diffusion.simulate}
+MODALITIES: dict[str, Modality] = {
+    "anat": anat.simulate,
+    "dwi": diffusion.simulate,
+    "sodium": sodium.simulate,
+}
 
 PARTICIPANT_COLUMNS: dict[str, dict[str, object]] = {
     "group": {
@@ -68,12 +72,18 @@ README = """# Simulated cohort
 
 Made by bids_alsmri_phantom. Nobody was scanned.
 
-Every participant has a whole-head T1-weighted image and, unless left out, a diffusion series. The
-brain is the MNI152NLin2009aSym template (as bundled with nilearn) in an individual smooth
-deformation; skull, scalp, face, eyes and neck are drawn around it. Diffusion volumes carry head
-motion, eddy-current distortion along phase encoding, and Rician noise. Patients have lower
-fractional anisotropy (fast progressors also higher mean diffusivity) along corticospinal tract
-and callosum. Sessions of one participant differ in pose, motion and noise only.
+Every participant has a whole-head T1-weighted image and, unless left out, a diffusion series and a
+sodium image. The brain is the MNI152NLin2009aSym template (as bundled with nilearn) in an
+individual smooth deformation; skull, scalp, face, eyes and neck are drawn around it. Diffusion
+volumes carry head motion, eddy-current distortion along phase encoding, and Rician noise. Patients
+have lower fractional anisotropy (fast progressors also higher mean diffusivity) along
+corticospinal tract and callosum. Sessions of one participant differ in pose, motion and noise only.
+
+Sodium images (acq-sodium_PDw) show tissue, eyes and reference tubes of agar beside the head through
+a density-adapted radial readout: a sphere of k-space, weighted by the decay of each tissue. The
+concentrations of the tubes (SodiumReferenceConcentrations, mmol/L) are labelled by where the tubes
+stand. Patients have more sodium along corticospinal tract, motor cortex and callosum, fast
+progressors most.
 
 The true maps, deformations, motion, distortion and disease effects are in derivatives/phantom,
 the settings in derivatives/phantom/settings.json.
@@ -143,7 +153,9 @@ def simulate_session(
         By modality.
     """
     shape = draw_deformation(stream(settings.seed, participant, "shape"))
-    anatomy = Anatomy(build_head(), shape)
+    has_loss = settings.grey_loss > 0 and participant.group == "als"
+    head = build_thinned_head(settings.grey_loss) if has_loss else build_head()
+    anatomy = Anatomy(head, shape)
     return {
         name: MODALITIES[name](
             participant, anatomy, settings, stream(settings.seed, participant, session, name)

@@ -12,7 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from bids_alsmri.phantom.anat import LANDMARKS, bias_field, rician, tissue_truth
+from bids_alsmri.phantom.anat import (
+    bias_field,
+    landmark_table,
+    pose_table,
+    rician,
+    tissue_truth,
+)
 from bids_alsmri.phantom.anatomy import SLAB_POINTS, Anatomy
 from bids_alsmri.phantom.deformation import polar_rotation
 from bids_alsmri.phantom.geometry import (
@@ -54,6 +60,7 @@ WHITE_MATTER_SIGNAL = 500.0
 S0_WHITE, S0_GREY, S0_FLUID = 1.0, 1.25, 3.0
 ECHO_S, REPETITION_S, ECHO_SPACING_S = 0.095, 10.7, 0.00052
 LEAD = "dir-AP_"
+DWI_IMAGE = "first DWI volume"
 FA_SPREAD, MD_SPREAD = 0.025, 0.02
 TRUTH_DIRECTIONS = 20
 DROPOUT_KEEPS = (0.15, 0.6)
@@ -588,8 +595,8 @@ def _truth(
     images = list(tissue_truth("dwi", LEAD, coarse, grid, settings))
     tables = {
         f"{LEAD}desc-motion_timeseries": motion_table(course, grid),
-        f"{LEAD}desc-pose_stats": pose_table(t1w_to_dwi),
-        f"{LEAD}desc-landmarks_stats": _landmark_table(anatomy, t1w_to_dwi),
+        f"{LEAD}desc-pose_stats": pose_table(t1w_to_dwi, DWI_IMAGE),
+        f"{LEAD}desc-landmarks_stats": landmark_table(anatomy, t1w_to_dwi, "dwi", DWI_IMAGE),
         f"{LEAD}desc-dropouts_stats": dropout_table(course, grid, settings),
     }
     units = {"fa": "1", "md": "mm2/s", "ad": "mm2/s", "rd": "mm2/s", "v1": "1"}
@@ -661,44 +668,6 @@ def motion_table(course: Course, grid: Grid) -> Table:
         tuple(columns),
         tuple(rows),
         {name: {"Description": text, "Units": unit} for name, (text, unit) in columns.items()},
-    )
-
-
-def pose_table(t1w_to_dwi: Floats) -> Table:
-    """Head pose between the T1w scan and the first diffusion volume.
-
-    Parameters
-    ----------
-    t1w_to_dwi : (4, 4) array
-        World to world, mm.
-
-    Returns
-    -------
-    Table
-        The matrix, one row per row.
-    """
-    columns = ("x", "y", "z", "offset")
-    text = "Matrix that takes a world position (RAS+) in the T1w image to the first DWI volume."
-    return Table(
-        columns,
-        tuple(tuple(np.round(row, 8).tolist()) for row in t1w_to_dwi[:3]),
-        {c: {"Description": text, "Units": "mm" if c == "offset" else "1"} for c in columns},
-    )
-
-
-def _landmark_table(anatomy: Anatomy, t1w_to_dwi: Floats) -> Table:
-    marks = np.array(list(LANDMARKS.values()), dtype=np.float64)
-    here = transform_points(t1w_to_dwi, anatomy.deformation.from_template(marks))
-    return Table(
-        ("name", "dwi_x", "dwi_y", "dwi_z"),
-        tuple((name, *np.round(p, 4).tolist()) for name, p in zip(LANDMARKS, here, strict=True)),
-        {
-            "name": {"Description": "Landmark, placed by eye on the template."},
-            **{
-                f"dwi_{a}": {"Description": f"World {a} in the first DWI volume.", "Units": "mm"}
-                for a in "xyz"
-            },
-        },
     )
 
 

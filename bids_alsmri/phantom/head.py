@@ -7,12 +7,12 @@ air and neck are simple solids placed by eye on the template.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage, optimize
 
 Floats = NDArray[np.float64]
 Single = NDArray[np.float32]
@@ -29,22 +29,24 @@ SUBCUTANEOUS_MM = 5.0
 TISSUE_SHARPNESS = 1.6
 FAR_MM = 100.0
 
-# label: (T1w intensity over white matter's, T2w echo-planar signal over white matter's). The second
-# is fat-suppressed. Relative to white matter at 3T; plausible looks, not measured tissue constants.
+# label: (T1w intensity over white matter's, T2w echo-planar signal over white matter's, sodium in
+# mmol/L). The second is fat-suppressed. Relative to white matter at 3T; plausible looks, not
+# measured tissue constants. Sodium of muscle lies between doi:10.1186/s12891-022-05879-5 (13 to 20)
+# and Constantinides 2000 (Radiology 216:559, 28); eyes and spinal canal are counted as fluid.
 AIR, MUSCLE, FAT, BONE, MARROW, EYE, CORD, CANAL, MUCOSA, LENS = range(10)
 APPEARANCE = {
-    AIR: (0.0, 0.0),
-    MUSCLE: (0.48, 0.30),
-    FAT: (1.20, 0.10),
-    BONE: (0.08, 0.02),
-    MARROW: (0.62, 0.06),
-    EYE: (0.20, 0.0),
-    CORD: (0.88, 0.9),
-    CANAL: (0.22, 0.0),
-    MUCOSA: (0.55, 0.5),
-    LENS: (0.45, 0.25),
+    AIR: (0.0, 0.0, 0.0),
+    MUSCLE: (0.48, 0.30, 20.0),
+    FAT: (1.20, 0.10, 10.0),
+    BONE: (0.08, 0.02, 5.0),
+    MARROW: (0.62, 0.06, 10.0),
+    EYE: (0.20, 0.0, 0.0),
+    CORD: (0.88, 0.9, 36.0),
+    CANAL: (0.22, 0.0, 0.0),
+    MUCOSA: (0.55, 0.5, 40.0),
+    LENS: (0.45, 0.25, 20.0),
 }
-SKIN_T1, SKIN_T2 = 0.62, 0.15
+SKIN_T1, SKIN_T2, SKIN_SODIUM = 0.62, 0.15, 25.0
 WM_T1, GM_T1, CSF_T1 = 1.0, 0.72, 0.24
 
 
@@ -62,9 +64,10 @@ class Head:
         Signed distance from the wall of the cranial cavity, positive outside, mm.
     depth_mm : (l, m, n) array of float32
         Signed depth under the skin, positive inside, mm.
-    deep_t1, deep_t2, deep_fluid, canal : (l, m, n) array of float32
+    deep_t1, deep_t2, deep_sodium, deep_fluid, canal : (l, m, n) array of float32
         Outside cavity, skull and skin: T1w intensity and echo-planar signal of tissue over white
-        matter's, fraction of free fluid (eyes, spinal canal), and where the skull is open.
+        matter's, its sodium (mmol/L), fraction of free fluid (eyes, spinal canal), and where the
+        skull is open.
     """
 
     brain_to_world: Floats
@@ -76,6 +79,7 @@ class Head:
     depth_mm: Single
     deep_t1: Single
     deep_t2: Single
+    deep_sodium: Single
     deep_fluid: Single
     canal: Single
 
@@ -90,6 +94,8 @@ class HeadSample:
         Fractions of brain tissue and of free fluid, 0 to 1.
     other_t1, other_t2 : (...) array of float32
         Summed signal of everything else over white matter's: T1w, and echo-planar T2w.
+    other_sodium : (...) array of float32
+        Summed sodium of everything else, in mmol/L of the voxel.
     brain : (...) array of float32
         The template's brain mask, 0 to 1.
     """
@@ -99,6 +105,7 @@ class HeadSample:
     fluid: Single
     other_t1: Single
     other_t2: Single
+    other_sodium: Single
     brain: Single
 
 
@@ -200,9 +207,9 @@ def _sample_inside(head: Head, points_mm: Floats, depth: Single) -> dict[str, Si
     white, grey, brain = (
         look_up(m, head.brain_to_world, in_brain) for m in (head.white, head.grey, head.brain)
     )
-    deep_t1, deep_t2, deep_fluid, canal = (
+    deep_t1, deep_t2, deep_sodium, deep_fluid, canal = (
         look_up(m, head.coarse_to_world, off_brain)
-        for m in (head.deep_t1, head.deep_t2, head.deep_fluid, head.canal)
+        for m in (head.deep_t1, head.deep_t2, head.deep_sodium, head.deep_fluid, head.canal)
     )
     white, grey = white * inside, grey * inside
     skull = edge(cavity) * edge(SKULL_MM - cavity) * (1 - canal)
@@ -211,10 +218,12 @@ def _sample_inside(head: Head, points_mm: Floats, depth: Single) -> dict[str, Si
     skin = edge(SKIN_MM - depth)
     fat = (1 - skin) * edge(SUBCUTANEOUS_MM - depth, 2.0)
     deep = 1 - skin - fat
-    t1, t2 = (
+    t1, t2, sodium = (
         skull * edge(depth) * (APPEARANCE[BONE][i] * (1 - diploe) + APPEARANCE[MARROW][i] * diploe)
         + flesh * (skin * of_skin + fat * APPEARANCE[FAT][i] + deep * of_deep)
-        for i, (of_skin, of_deep) in enumerate(((SKIN_T1, deep_t1), (SKIN_T2, deep_t2)))
+        for i, (of_skin, of_deep) in enumerate(
+            ((SKIN_T1, deep_t1), (SKIN_T2, deep_t2), (SKIN_SODIUM, deep_sodium))
+        )
     )
     return {
         "white": white,
@@ -222,6 +231,7 @@ def _sample_inside(head: Head, points_mm: Floats, depth: Single) -> dict[str, Si
         "fluid": np.clip(inside - white - grey, 0, 1) + flesh * deep * deep_fluid,
         "other_t1": t1,
         "other_t2": t2,
+        "other_sodium": sodium,
         "brain": brain,
     }
 
@@ -260,7 +270,7 @@ def build_head() -> Head:
     cavity = _cavity_distance(mask, brain_to_world, np.stack([x, y, z], -1))
     depth = _skin_depth(cavity, x, y, z)
     labels = _deep_labels(cavity, depth, x, y, z)
-    t1, t2, fluid, canal = _deep_maps(labels, x, y, z)
+    t1, t2, sodium, fluid, canal = _deep_maps(labels, x, y, z)
     return Head(
         brain_to_world=brain_to_world,
         coarse_to_world=coarse_to_world,
@@ -271,9 +281,46 @@ def build_head() -> Head:
         depth_mm=depth,
         deep_t1=t1,
         deep_t2=t2,
+        deep_sodium=sodium,
         deep_fluid=fluid,
         canal=canal,
     )
+
+
+@lru_cache(maxsize=1)
+def build_thinned_head(grey_loss: float) -> Head:
+    r"""The head with a thinner cortex: fluid takes the place of grey matter.
+
+    Parameters
+    ----------
+    grey_loss : float
+        Share of the template's grey matter that is lost, from 0 to below 1.
+
+    Returns
+    -------
+    Head
+        `build_head` but for its grey matter; made once per process and share.
+
+    Notes
+    -----
+    Where grey matter :math:`g` meets fluid :math:`f`, their border is moved:
+    :math:`g' = (g + f)\, g / (g + k f)`. What is grey matter alone stays as it is, so no tissue
+    with an intensity of its own arises, as it would if every voxel lost a share. The factor
+    :math:`k` is found such that the sum falls by the share.
+    """
+    head = build_head()
+    fluid = np.where(head.white + head.grey > 0, 1 - head.white - head.grey, 0)
+    mixed = np.flatnonzero((fluid > 0) & (head.grey > 0))
+    grey, other = (m.reshape(-1)[mixed].astype(np.float64) for m in (head.grey, fluid))
+    wanted = grey_loss * float(head.grey.sum(dtype=np.float64))
+
+    def left(log_factor: float) -> Floats:
+        return np.asarray((grey + other) * grey / (grey + np.exp(log_factor) * other))
+
+    log_factor = optimize.brentq(lambda x: float((grey - left(x)).sum()) - wanted, 0.0, 20.0)
+    thinned = head.grey.copy()
+    thinned.reshape(-1)[mixed] = left(log_factor)
+    return replace(head, grey=thinned)
 
 
 def _sharpen(white: Single, grey: Single, mask: NDArray[np.bool_]) -> tuple[Single, Single]:
@@ -384,14 +431,14 @@ def _add_spine(labels: NDArray[np.uint8], x: Single, y: Single, z: Single) -> ND
 
 def _deep_maps(
     labels: NDArray[np.uint8], x: Single, y: Single, z: Single
-) -> tuple[Single, Single, Single, Single]:
+) -> tuple[Single, Single, Single, Single, Single]:
     table = np.array([APPEARANCE[label] for label in range(len(APPEARANCE))], dtype=np.float32)
     is_fluid = np.isin(labels, (EYE, CANAL)).astype(np.float32)
     # Fluid is counted as a fraction; its brightness must not be counted a second time.
     t1 = np.where(is_fluid > 0, 0, table[labels, 0])
     open_skull = ((z < -58) & (_spine_radius(x, y, z, 9.5, 0.0) < 1)).astype(np.float32)
-    t1, t2, fluid, canal = (
+    t1, t2, sodium, fluid, canal = (
         np.asarray(ndimage.gaussian_filter(m, 0.45), dtype=np.float32)
-        for m in (t1, table[labels, 1], is_fluid, open_skull)
+        for m in (t1, table[labels, 1], table[labels, 2], is_fluid, open_skull)
     )
-    return t1, t2, fluid, canal
+    return t1, t2, sodium, fluid, canal

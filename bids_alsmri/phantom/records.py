@@ -10,6 +10,118 @@ from numpy.typing import NDArray
 from bids_alsmri.errors import SettingsError
 
 AXIS_LETTERS = ("RL", "AP", "SI")
+SODIUM_EFFECTS = ("disease", "focal")
+MAX_TUBES = 6
+
+
+def check_ranges(settings: object, ranges: tuple[tuple[str, float, float], ...]) -> None:
+    """Check that settings are finite and within their ranges.
+
+    Parameters
+    ----------
+    settings : object
+        What holds them.
+    ranges : tuple of (str, float, float)
+        Name, least and largest value.
+
+    Raises
+    ------
+    SettingsError
+        If a value is out of its range.
+    """
+    for name, low, high in ranges:
+        value = getattr(settings, name)
+        if not (np.isfinite(value) and low <= value <= high):
+            raise SettingsError(f"{name} is {value:g}; it must lie from {low:g} to {high:g}")
+
+
+@dataclass(frozen=True)
+class SodiumSettings:
+    """How sodium images are acquired; by default as in El Mendili 2022, where it says so.
+
+    Parameters
+    ----------
+    voxel_mm : float
+        Voxel edge of the image, in mm; `resolution_mm` at most.
+    resolution_mm : float
+        Nominal resolution: k-space is sampled up to 1 / (2 resolution), in mm.
+    snr : float
+        Signal of pure white matter over the noise of one receiver channel; 0: no noise.
+    repetition_ms, echo_ms, flip_deg : float
+        Repetition time and time from excitation to readout (ms), and flip angle (degrees).
+    readout_ms : float
+        Duration of the readout, during which the signal decays, in ms; 0: no decay in it.
+    bias : float
+        Largest deviation of the smooth receive field from one; 0: a perfect volume coil.
+    max_reposition_mm, max_reposition_deg : float
+        Largest difference of head pose, along and about each axis, to the T1-weighted scan, which
+        is made in another coil.
+    effect : {"disease", "focal"}
+        What patients have: the graded effect of the disease, or 10 % more in the corticospinal
+        tract alone, the same in all patients.
+    tube_concentrations_mmol_l : tuple of float
+        Sodium of each reference tube of agar, in mmol/L: right, left, then right and left behind
+        them, then right and left in front.
+    tube_diameter_mm, tube_length_mm : float
+        Inner size of the tubes, in mm.
+    max_tube_tilt_deg : float
+        Largest angle between a tube and the scanner's long axis, in degrees.
+    tube_gap_mm : float
+        Least distance between a tube and the head, in mm.
+
+    Raises
+    ------
+    SettingsError
+        If a value is out of its range.
+    """
+
+    voxel_mm: float = 3.6
+    resolution_mm: float = 3.6
+    snr: float = 25.0
+    repetition_ms: float = 120.0
+    echo_ms: float = 0.2
+    flip_deg: float = 90.0
+    readout_ms: float = 20.0
+    bias: float = 0.0
+    max_reposition_mm: float = 8.0
+    max_reposition_deg: float = 6.0
+    effect: str = "disease"
+    tube_concentrations_mmol_l: tuple[float, ...] = (50.0, 50.0)
+    tube_diameter_mm: float = 25.0
+    tube_length_mm: float = 80.0
+    max_tube_tilt_deg: float = 10.0
+    tube_gap_mm: float = 8.0
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self,
+            (
+                ("resolution_mm", 1, 10),
+                ("voxel_mm", 1, self.resolution_mm),
+                ("snr", 0, 1e6),
+                ("repetition_ms", 1, 1000),
+                ("echo_ms", 0, 20),
+                ("flip_deg", 1, 90),
+                ("readout_ms", 0, 100),
+                ("bias", 0, 0.9),
+                ("max_reposition_mm", 0, 20),
+                ("max_reposition_deg", 0, 20),
+                ("tube_diameter_mm", 8, 40),
+                ("tube_length_mm", 20, 120),
+                ("max_tube_tilt_deg", 0, 45),
+                ("tube_gap_mm", 0, 30),
+            ),
+        )
+        if self.effect not in SODIUM_EFFECTS:
+            raise SettingsError(
+                f"effect is {self.effect!r}; give one of {', '.join(SODIUM_EFFECTS)}"
+            )
+        given = self.tube_concentrations_mmol_l
+        if not 1 <= len(given) <= MAX_TUBES or not all(0 < c <= 1000 for c in given):
+            raise SettingsError(
+                f"tube_concentrations_mmol_l is {given}; give 1 to {MAX_TUBES} concentrations "
+                "above 0 and up to 1000 mmol/L"
+            )
 
 
 @dataclass(frozen=True)
@@ -53,6 +165,11 @@ class PhantomSettings:
     axis_order : str
         Three letters that say where the stored axes point, such as ``RAS`` or ``PSR``; the first
         is flipped where `determinant` demands it.
+    grey_loss : float
+        Share of grey matter that patients have lost to fluid, in all modalities; the
+        concentrations and diffusivities of what is left do not change.
+    sodium : SodiumSettings
+        How sodium images are acquired.
 
     Raises
     ------
@@ -61,7 +178,7 @@ class PhantomSettings:
     """
 
     seed: int = 0
-    modalities: tuple[str, ...] = ("anat", "dwi")
+    modalities: tuple[str, ...] = ("anat", "dwi", "sodium")
     sessions: tuple[str, ...] = ()
     t1w_mm: float = 1.0
     dwi_mm: float = 2.0
@@ -80,9 +197,11 @@ class PhantomSettings:
     determinant: str = "negative"
     oblique_deg: float = 0.0
     axis_order: str = "RAS"
+    grey_loss: float = 0.0
+    sodium: SodiumSettings = field(default_factory=SodiumSettings)
 
     def __post_init__(self) -> None:
-        for name, low, high in (
+        ranges = (
             ("seed", 0, 2**63),
             ("t1w_mm", 0.5, 8),
             ("dwi_mm", 1, 8),
@@ -99,10 +218,9 @@ class PhantomSettings:
             ("effect_scale", 0, 4),
             ("t1w_noise_percent", 0, 50),
             ("oblique_deg", -60, 60),
-        ):
-            value = getattr(self, name)
-            if not (np.isfinite(value) and low <= value <= high):
-                raise SettingsError(f"{name} is {value:g}; it must lie from {low:g} to {high:g}")
+            ("grey_loss", 0, 0.5),
+        )
+        check_ranges(self, ranges)
         if self.determinant not in ("negative", "positive"):
             raise SettingsError(f"determinant is {self.determinant!r}; give negative or positive")
         groups = sorted(

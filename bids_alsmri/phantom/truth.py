@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bids_alsmri.phantom.anat import TEMPLATE_NAME
 from bids_alsmri.phantom.dataset import (
@@ -14,7 +15,10 @@ from bids_alsmri.phantom.dataset import (
     write_json,
     write_table,
 )
+from bids_alsmri.phantom.geometry import Grid
+from bids_alsmri.phantom.head import build_head, sample_head
 from bids_alsmri.phantom.records import Participant, PhantomSettings, Table
+from bids_alsmri.phantom.sodium_scene import TSC_GREY, TSC_WHITE, effect_maps, head_tsc
 from bids_alsmri.phantom.tracts import build_tracts
 
 IGNORED = ("*_xfm.*", "*_dwimap.*", "*_statmap.*", "*_stats.*", "*_timeseries.*", "settings.json")
@@ -31,7 +35,12 @@ Written by bids_alsmri_phantom beside the images. World coordinates are RAS+ in 
   signal at rest; head motion and eddy-current distortion of each volume
   (desc-motion_timeseries.tsv); the head's pose between T1w and DWI (desc-pose_stats.tsv); slices
   that lost signal.
-- tpl-*: disease effects, tract weights and the healthy FA in template space.
+- sub-*/anat/*acq-sodium*: tissue maps, sodium (desc-tsc, mmol/L), relative effect and reference
+  tubes (share of the voxel, labels with concentrations and places) on the sodium grid in the pose
+  of that scan; sodium on a grid of the T1w scan (space-T1w); the head's pose between T1w and sodium
+  (desc-pose_stats.tsv); concentration, relaxation, weight and point spread of each tissue
+  (desc-tissues_stats.tsv). The coil's sensitivity is in fmap.
+- tpl-*: disease effects, tract weights, the healthy FA and sodium in template space.
 - participants.tsv: by what factor each participant has the effect of their progression.
 """
 
@@ -86,6 +95,8 @@ def write_description(
     _write_severity(root, participants, settings)
     if "dwi" in settings.modalities:
         _write_effects(root)
+    if "sodium" in settings.modalities:
+        _write_sodium_effects(root)
 
 
 def _write_severity(
@@ -106,11 +117,7 @@ def _write_severity(
 
 
 def _write_effects(root: Path) -> None:
-    import nibabel as nib
-
     tracts = build_tracts()
-    target = root / f"tpl-{TEMPLATE_NAME}" / "dwi"
-    target.mkdir(parents=True, exist_ok=True)
     maps = {
         "fastFa": (tracts.fast_fa, "Relative change of FA in a fast progressor of severity 1."),
         "fastMd": (tracts.fast_md, "Relative change of MD in a fast progressor of severity 1."),
@@ -121,6 +128,37 @@ def _write_effects(root: Path) -> None:
         "whiteFa": (tracts.fa, "FA of white matter in a healthy person of average FA."),
     }
     for name, (values, text) in maps.items():
-        stem = target / f"tpl-{TEMPLATE_NAME}_desc-{name}_statmap"
-        nib.save(nib.Nifti1Image(values.astype(np.float32), tracts.to_world), f"{stem}.nii.gz")
-        write_json(Path(f"{stem}.json"), {"Description": text, "Units": "1"})
+        _write_template_map(root, "dwi", f"desc-{name}_statmap", values, text, "1")
+
+
+def _write_sodium_effects(root: Path) -> None:
+    tracts = build_tracts()
+    shape = tracts.fa.shape
+    points = Grid((shape[0], shape[1], shape[2]), tracts.to_world).points_mm()
+    sample = sample_head(build_head(), points)
+    white, grey = (np.full(shape, c, np.float32) for c in (TSC_WHITE, TSC_GREY))
+    text = "Sodium of the voxel in a healthy person of average concentrations."
+    lead = "acq-sodium_desc"
+    healthy = head_tsc(sample, white, grey)
+    _write_template_map(root, "anat", f"{lead}-healthyTsc_statmap", healthy, text, "mmol/L")
+    texts = {
+        "fast": "Relative change of tissue sodium in a fast progressor of severity 1.",
+        "slow": "Relative change of tissue sodium in a slow progressor of severity 1.",
+        "focal": "Relative change of white-matter sodium in all patients, where asked for.",
+    }
+    for name, values in effect_maps().items():
+        _write_template_map(root, "anat", f"{lead}-{name}Tsc_statmap", values, texts[name], "1")
+
+
+def _write_template_map(
+    root: Path, folder: str, tail: str, values: NDArray[np.float32], text: str, unit: str
+) -> None:
+    """Write a map on the lattice of the tracts."""
+    import nibabel as nib
+
+    target = root / f"tpl-{TEMPLATE_NAME}" / folder
+    target.mkdir(parents=True, exist_ok=True)
+    stem = target / f"tpl-{TEMPLATE_NAME}_{tail}"
+    image = nib.Nifti1Image(values.astype(np.float32), build_tracts().to_world)
+    nib.save(image, f"{stem}.nii.gz")
+    write_json(Path(f"{stem}.json"), {"Description": text, "Units": unit})

@@ -16,7 +16,10 @@ from bids_alsmri.phantom.deformation import draw_deformation
 from bids_alsmri.phantom.records import PhantomSettings
 from bids_alsmri.phantom.truth import folder
 
-SMALL = ["--dwi-mm", "8", "--t1w-mm", "6", "--n-directions", "6", "--dropout-slices", "2"]
+SMALL = [
+    *("--dwi-mm", "8", "--t1w-mm", "6", "--n-directions", "6", "--dropout-slices", "2"),
+    *("--sodium-mm", "6", "--sodium-resolution-mm", "6"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +64,17 @@ def test_a_participant_is_the_same_in_a_smaller_cohort(cohort, tmp_path):
     small = tmp_path / "small"
     main([str(small), "--participants", "1", "--seed", "9", "--sessions", "m00", *SMALL])
     assert contents(small / "sub-01") == contents(cohort / "sub-01")
+
+
+@pytest.mark.slow
+def test_a_further_modality_changes_no_byte_of_the_others(cohort, tmp_path):
+    few = tmp_path / "few"
+    words = ["--participants", "1", "--seed", "9", "--sessions", "m00", "--modalities", "anat,dwi"]
+    main([str(few), *words, *SMALL])
+    all_three = contents(cohort / "sub-01") | contents(folder(cohort) / "sub-01")
+    without_sodium = {n: b for n, b in all_three.items() if "acq-sodium" not in n}
+    assert contents(few / "sub-01") | contents(folder(few) / "sub-01") == without_sodium
+    assert len(without_sodium) < len(all_three)
 
 
 @pytest.mark.slow
@@ -122,7 +136,7 @@ def test_landmarks_of_t1w_and_dwi_differ_by_the_pose(cohort):
         return [line.split("\t") for line in lines[1:]]
 
     pose = np.array(table("dwi/*pose_stats.tsv"), dtype=float)
-    t1w = np.array([r[4:7] for r in table("anat/*landmarks_stats.tsv")], dtype=float)
+    t1w = np.array([r[4:7] for r in table("anat/*m00_desc-landmarks_stats.tsv")], dtype=float)
     dwi = np.array([r[1:4] for r in table("dwi/*landmarks_stats.tsv")], dtype=float)
     assert_allclose(t1w @ pose[:, :3].T + pose[:, 3], dwi, atol=1e-3)  # mm, rounded tables
 
@@ -151,7 +165,7 @@ def test_brain_lies_where_the_pose_takes_it(cohort):
     lines = next(truth.glob("dwi/*pose_stats.tsv")).read_text().splitlines()[1:]
     pose = np.array([line.split("\t") for line in lines], dtype=float)
     middles = []
-    for name in ("anat/*desc-brain_mask.nii.gz", "dwi/*desc-brain_mask.nii.gz"):
+    for name in ("anat/*m00_desc-brain_mask.nii.gz", "dwi/*desc-brain_mask.nii.gz"):
         image = nib.load(next(truth.glob(name)))
         voxels = np.argwhere(np.asarray(image.dataobj) > 0)
         middles.append(nib.affines.apply_affine(image.affine, voxels.mean(0)))

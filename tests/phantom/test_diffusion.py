@@ -46,6 +46,7 @@ def uniform_tissue(shape: tuple[int, int, int], white: float) -> Tissue:
         fluid=none + np.float32(1 - white),
         other_t1=none,
         other_t2=none,
+        other_sodium=none,
         brain=none + 1,
     )
     return Tissue(
