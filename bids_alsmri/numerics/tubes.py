@@ -97,11 +97,14 @@ class FoundTubes:
         behind each other the most anterior first, then the most superior.
     head_mask : (X, Y, Z) array of bool
         The head without tubes, its hollows closed.
+    refused : tuple of str
+        Place of each other bright part, in mm, and why it is no tube.
     """
 
     labels: NDArray[np.int16]
     tubes: tuple[Tube, ...]
     head_mask: _Mask
+    refused: tuple[str, ...]
 
 
 class _Candidate(NamedTuple):
@@ -221,7 +224,7 @@ def find_tubes(
             f"{len(kept)} cylinders stand beside the head (at {places}) but at most {most_tubes} "
             "tubes are expected; give a label image of the tubes, or allow more"
         )
-    return _numbered(kept, head.outline)
+    return _numbered(kept, head.outline, refused)
 
 
 def measure_tubes(
@@ -294,7 +297,7 @@ def measure_tubes(
         replace(_measured(part, scene, head, shapes)[0], label=number)
         for number, part in zip(numbers, parts, strict=True)
     )
-    return FoundTubes(labels.astype(np.int16), tubes, head.outline)
+    return FoundTubes(labels.astype(np.int16), tubes, head.outline, ())
 
 
 def tube_cores(found: FoundTubes, affine: ArrayLike, *, erosion_mm: float) -> NDArray[np.int16]:
@@ -572,12 +575,16 @@ def _reason_against(
         return f"lies in the head to {100 * head[inside].mean():.0f} %"
     if not low <= tube.diameter_mm <= high:
         return f"has a diameter of {tube.diameter_mm:.1f} mm"
-    if tube.length_mm < _LEAST_ASPECT * tube.diameter_mm and not tube.is_cut:
-        return f"is {tube.length_mm:.1f} mm long and {tube.diameter_mm:.1f} mm wide"
+    if tube.length_mm < _LEAST_ASPECT * tube.diameter_mm:
+        # so little of a tube may as well be the rest of something else
+        cut = ", cut by the field of view" if tube.is_cut else ""
+        return f"is {tube.length_mm:.1f} mm long and {tube.diameter_mm:.1f} mm wide{cut}"
     return ""
 
 
-def _numbered(kept: Sequence[tuple[Tube, _Mask]], head: _Mask) -> FoundTubes:
+def _numbered(
+    kept: Sequence[tuple[Tube, _Mask]], head: _Mask, refused: Sequence[str]
+) -> FoundTubes:
     """Tubes from left to right; those of one column from front to back and top to bottom."""
     order = sorted(kept, key=lambda pair: float(pair[0].centre_mm[0]))
     columns: list[list[tuple[Tube, _Mask]]] = []
@@ -593,7 +600,7 @@ def _numbered(kept: Sequence[tuple[Tube, _Mask]], head: _Mask) -> FoundTubes:
         for tube, mask in sorted(column, key=lambda pair: tuple(-pair[0].centre_mm[1:])):
             tubes.append(replace(tube, label=len(tubes) + 1))
             labels[mask] = len(tubes)
-    return FoundTubes(labels, tuple(tubes), head)
+    return FoundTubes(labels, tuple(tubes), head, tuple(refused))
 
 
 def _blur_of(point_spread: PointSpread) -> _Blur:
