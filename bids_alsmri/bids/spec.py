@@ -17,6 +17,7 @@ _PLACEHOLDER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 # Suffixes of images that need no SkullStripped (BIDS 1.11.2, rules.sidecars.derivatives).
 _SEGMENTATIONS = frozenset({"mask", "dseg", "probseg"})
 _COMPARED = {"analysis", "map"}
+_COMPARED_TOO = {"unsmoothed"}
 # how the group level compares maps: those of diffusion along tracts, with a skeleton or smoothed,
 # and others as volumes that are smooth already
 ANALYSES = ("tracts", "volume")
@@ -124,7 +125,8 @@ class OutputSpec:
         Whether a complete run may lack it.
     compared : dict
         How groups are compared on it, empty where they are not: ``analysis`` (one of `ANALYSES`)
-        and ``map``, its short name there.
+        and ``map``, its short name there; of a smoothed map, ``unsmoothed`` may name the output
+        that it was made from.
     """
 
     name: str
@@ -475,8 +477,9 @@ def _check_output(path: Path, output: OutputSpec) -> None:
     """
     where = f"{path}: outputs.{output.name}"
     if output.compared:
-        _refuse_unknown(path, f"outputs.{output.name}.compared", output.compared, _COMPARED)
-        if set(output.compared) != _COMPARED or output.compared["analysis"] not in ANALYSES:
+        known = _COMPARED | _COMPARED_TOO
+        _refuse_unknown(path, f"outputs.{output.name}.compared", output.compared, known)
+        if not set(output.compared) >= _COMPARED or output.compared["analysis"] not in ANALYSES:
             raise SettingsError(
                 f"{where}.compared is {dict(output.compared)}; give a map and as its analysis one "
                 f"of {', '.join(ANALYSES)}"
