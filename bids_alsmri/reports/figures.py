@@ -574,7 +574,7 @@ def draw_calibration(
         ends = np.array([0.0, 1.15 * float(sodium.max())])
         text = f"{slope:.4g} per mmol/L"
         text += f", {intercept:+.4g}, R² = {r_squared:.4f}" if np.isfinite(r_squared) else ""
-        axes.plot(ends, intercept + slope * ends, "-", color=INK, linewidth=1.2, label=text)
+        axes.plot(ends, intercept + slope * ends, "-", color="#57606a", linewidth=1.2, label=text)
         # tubes of one concentration would hide each other
         step = 0.012 * float(ends[1])
         colours = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)

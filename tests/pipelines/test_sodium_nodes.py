@@ -190,7 +190,7 @@ def cylinders(signals=(900.0, 900.0), diameter_mm=40.0):
     head[25:35, 5:15, 5:25] = True
     rng = np.random.default_rng(1)
     image = ImageData(data + rng.normal(0, 5, shape), affine, VOXEL_MM, PATH)
-    return image, FoundTubes(labels, tuple(tubes), head)
+    return image, FoundTubes(labels, tuple(tubes), head, ("(0, 0, 0) mm is round",))
 
 
 CHOICES = TubeChoices(
@@ -282,11 +282,12 @@ def test_tubes_survive_their_files(tmp_path):
     image, found = cylinders()
     write_image(found.labels, image.affine, tmp_path / "labels.nii.gz")
     write_image(found.head_mask, image.affine, tmp_path / "head.nii.gz")
-    path = steps.write_tubes(found.tubes, tmp_path / "tubes.json")
+    path = steps.write_tubes(found, tmp_path / "tubes.json")
     back = steps.read_tubes(path, tmp_path / "labels.nii.gz", tmp_path / "head.nii.gz")
     assert_allclose(back.tubes[1].centre_mm, found.tubes[1].centre_mm)
     assert np.array_equal(back.labels, found.labels)
     assert np.array_equal(back.head_mask, found.head_mask)
+    assert back.refused == found.refused
 
 
 # ---- images
@@ -360,7 +361,7 @@ def sloped_head():
     head = np.zeros(shape, bool)
     head[4:20, 4:20, 4:20] = True
     image = ImageData(np.where(head, 100 * x, 0.0), affine, (5.0, 5.0, 5.0), PATH)
-    return image, FoundTubes(np.zeros(shape, np.int16), (), head), x
+    return image, FoundTubes(np.zeros(shape, np.int16), (), head, ()), x
 
 
 def bias_of(image, found, method, **paths):
@@ -579,3 +580,15 @@ def test_grid_of_other_voxels_has_the_field_of_view_of_the_image(tmp_path):
 def test_fine_grid_record_is_made_of_a_grid():
     fine = FineGrid(Grid((2, 2, 2), np.eye(4)), (1, 1, 1), (0, 0, 0))
     assert_allclose(fine.grid.voxel_mm, 1.0)
+
+
+def test_signal_outside_the_head_of_the_proton_image_is_refused():
+    signal = np.zeros((4, 4, 4))
+    signal[:2] = 10.0
+    head = np.zeros(signal.shape, bool)
+    head[:1] = True
+    with pytest.raises(DataError, match="50 % of the signal of its head") as error:
+        steps.proton_facts(signal, head, PATH, least_overlap=0.8)
+    assert PATH.name in str(error.value)
+    facts = steps.proton_facts(signal, signal > 0, PATH, least_overlap=0.8)
+    assert facts["measures"][0]["value"] == 1.0

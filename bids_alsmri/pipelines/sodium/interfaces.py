@@ -12,7 +12,8 @@ import pandas as pd
 from nipype.interfaces.base import File, InputMultiObject, traits
 
 from bids_alsmri.interfaces.base import ImageData, concerning, read_image, write_image
-from bids_alsmri.interfaces.images import optional_path, with_tuples
+from bids_alsmri.interfaces.drawing import OUTLINE_COLOURS, FigureOutputSpec, origin_mm
+from bids_alsmri.interfaces.images import canonical, optional_path, voxel_edges_mm, with_tuples
 from bids_alsmri.interfaces.node import AlsInterface, NodeInputSpec, NodeOutputSpec, write_facts
 from bids_alsmri.interfaces.registration import apply_transforms, read_linear
 from bids_alsmri.numerics.calibration import Calibration
@@ -182,6 +183,7 @@ class FindTubesOutputSpec(NodeOutputSpec):
     table = File(exists=True, desc="numbers and names, TSV")
     tubes = File(exists=True, desc="cylinders, JSON")
     head = File(exists=True, desc="head without tubes")
+    facts = File(exists=True, desc="findings, JSON")
 
 
 class FindTubes(AlsInterface):
@@ -223,8 +225,47 @@ class FindTubes(AlsInterface):
         rows = [{"index": t.label, "name": f"tube {t.label}"} for t in found.tubes]
         table = self.file(runtime, "labels.tsv")
         pd.DataFrame(rows).to_csv(table, sep="\t", index=False)
-        tubes = steps.write_tubes(found.tubes, self.file(runtime, "tubes.json"))
-        return {"labels": labels, "head": head, "table": table, "tubes": tubes}
+        tubes = steps.write_tubes(found, self.file(runtime, "tubes.json"))
+        notes = [f"no reference tube: the bright part at {text}" for text in found.refused]
+        facts = write_facts(self.file(runtime, "facts.json"), {"notes": notes})
+        return {"labels": labels, "head": head, "table": table, "tubes": tubes, "facts": facts}
+
+
+class DrawTubesInputSpec(NodeInputSpec):
+    """Inputs of :class:`DrawTubes`."""
+
+    image = File(exists=True, mandatory=True, desc="image as reconstructed")
+    labels = File(exists=True, mandatory=True, desc="number of the tube of each voxel")
+    head = File(exists=True, mandatory=True, desc="head without tubes")
+
+
+class DrawTubes(AlsInterface):
+    """Draw an image with the outlines of tubes and head, as bright as the head is."""
+
+    input_spec = DrawTubesInputSpec
+    output_spec = FigureOutputSpec
+    memory_gb = 0.8
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from bids_alsmri.reports.figures import Contour, draw_mosaic, save_figure
+
+        volume, affine = canonical(Path(self.inputs.image))
+        tubes = canonical(Path(self.inputs.labels))[0] > 0
+        head = canonical(Path(self.inputs.head))[0] > 0
+        figure = draw_mosaic(
+            volume,
+            voxel_edges_mm(affine),
+            contours=[
+                Contour(tubes, 0.5, OUTLINE_COLOURS[0], "reference tubes"),
+                Contour(head, 0.5, OUTLINE_COLOURS[1], "head"),
+            ],
+            mask=head | tubes,
+            window=(0.0, float(np.percentile(volume[head], 99))),
+            origin_mm=origin_mm(affine, volume.shape),
+        )
+        path = self.file(runtime, "tubes.svg")
+        save_figure(figure, path)
+        return self.give(runtime, {"figure": path})
 
 
 class TubesInputSpec(NodeInputSpec):
@@ -434,7 +475,7 @@ class ReadProton(AlsInterface):
 class JudgeProtonInputSpec(NodeInputSpec):
     """Inputs of :class:`JudgeProton`."""
 
-    head = File(exists=True, mandatory=True, desc="head of the sodium image")
+    image = File(exists=True, mandatory=True, desc="sodium image of the head, 0 elsewhere")
     source = File(exists=True, mandatory=True, desc="file of the dataset, for errors")
     to_proton = File(exists=True, mandatory=True, desc="transform to the proton image, ITK")
     proton_head = File(exists=True, mandatory=True, desc="head of the proton image")
@@ -442,7 +483,7 @@ class JudgeProtonInputSpec(NodeInputSpec):
 
 
 class JudgeProton(AlsInterface):
-    """Measure how much of the head lies in that of the proton image, and refuse a failure."""
+    """Measure how much of the head's signal lies in the proton image's head; refuse a failure."""
 
     input_spec = JudgeProtonInputSpec
     output_spec = JudgeAnatomyOutputSpec
@@ -451,9 +492,8 @@ class JudgeProton(AlsInterface):
     def _run_interface(self, runtime: Any) -> Any:
         transform, reference = Path(self.inputs.to_proton), Path(self.inputs.proton_head)
         mover = steps.Mover(Path(runtime.cwd), reference, [transform])
-        moved = mover.values(Path(self.inputs.head), "head") >= 0.5
         facts = steps.proton_facts(
-            moved,
+            mover.values(Path(self.inputs.image), "head"),
             read_image(reference, ndim=3).data > 0,
             Path(self.inputs.source),
             least_overlap=self.inputs.least_overlap,

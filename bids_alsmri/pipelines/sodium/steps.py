@@ -16,7 +16,7 @@ from scipy import ndimage, stats
 from bids_alsmri.errors import DataError, NumericsError
 from bids_alsmri.interfaces.base import ImageData, concerning, read_image, write_image
 from bids_alsmri.interfaces.registration import apply_transforms
-from bids_alsmri.numerics.anatomy import head_mask
+from bids_alsmri.numerics.anatomy import close_mm, head_mask
 from bids_alsmri.numerics.calibration import Calibration
 from bids_alsmri.numerics.noise import (
     Noise,
@@ -42,6 +42,8 @@ Mask = NDArray[np.bool_]
 _FWHM_PER_SD = float(np.sqrt(8.0 * np.log(2.0)))
 # of Otsu's threshold, from which a voxel of a sodium image is no air; only for the noise of texture
 _HEAD_SHARE = 0.5
+# closes what is dark under the brain, as `find_tubes` does
+_HEAD_CLOSING_MM = 25.0
 # grey and white matter below this share leave nothing to weigh a smoothed map by
 _LEAST_SHARE = 0.1
 # sensitivity below this share of the head's median is that of no coil, but of the end of its reach
@@ -178,13 +180,13 @@ def quiet(
     )
 
 
-def write_tubes(tubes: Sequence[Tube], path: Path) -> Path:
-    """Write tubes as JSON, and return the path.
+def write_tubes(found: FoundTubes, path: Path) -> Path:
+    """Write tubes, and why other bright parts are none, as JSON, and return the path.
 
     Parameters
     ----------
-    tubes : sequence of Tube
-        The tubes.
+    found : FoundTubes
+        Of an image.
     path : Path
         File to write.
 
@@ -194,11 +196,12 @@ def write_tubes(tubes: Sequence[Tube], path: Path) -> Path:
         `path`.
     """
     rows = []
-    for tube in tubes:
+    for tube in found.tubes:
         row = asdict(tube)
         row.update(centre_mm=tube.centre_mm.tolist(), axis=tube.axis.tolist())
         rows.append(row)
-    path.write_text(json.dumps(rows, indent=2, sort_keys=True) + "\n", "utf-8")
+    text = json.dumps({"tubes": rows, "refused": found.refused}, indent=2, sort_keys=True)
+    path.write_text(text + "\n", "utf-8")
     return path
 
 
@@ -217,13 +220,14 @@ def read_tubes(path: Path, labels: Path, head: Path) -> FoundTubes:
     FoundTubes
         The same.
     """
-    rows = json.loads(path.read_text("utf-8"))
+    parts = json.loads(path.read_text("utf-8"))
     tubes = []
-    for row in rows:
+    for row in parts["tubes"]:
         centre, axis = np.array(row.pop("centre_mm")), np.array(row.pop("axis"))
         tubes.append(Tube(centre_mm=centre, axis=axis, **row))
     numbers = read_image(labels, ndim=3).data.astype(np.int16)
-    return FoundTubes(numbers, tuple(tubes), read_image(head, ndim=3).data > 0)
+    mask = read_image(head, ndim=3).data > 0
+    return FoundTubes(numbers, tuple(tubes), mask, tuple(parts["refused"]))
 
 
 def on_grid(
@@ -759,19 +763,22 @@ def proton_head(image: ImageData) -> Mask:
     Returns
     -------
     (X, Y, Z) array of bool
-        Without hollows.
+        Its hollows and the dark base of the skull closed, as those of the sodium image are.
     """
     values = np.asarray(image.data, np.float32)
-    return head_mask(values, threshold_share=_HEAD_SHARE, smoothing_voxels=1.0)
+    found = head_mask(values, threshold_share=_HEAD_SHARE, smoothing_voxels=1.0)
+    return close_mm(found, _HEAD_CLOSING_MM, np.array(image.voxel_mm))
 
 
-def proton_facts(moved_head: Mask, head: Mask, path: Path, *, least_overlap: float) -> Facts:
-    """Share of the sodium image's head that lies in that of the proton image.
+def proton_facts(moved: Array, head: Mask, path: Path, *, least_overlap: float) -> Facts:
+    """Share of the signal of a sodium image's head that lies in that of the proton image.
 
     Parameters
     ----------
-    moved_head, head : (X, Y, Z) array of bool
-        Both heads on the grid of the proton image.
+    moved : (X, Y, Z) array
+        Signal of the sodium image's head, 0 elsewhere, on the grid of the proton image.
+    head : (X, Y, Z) array of bool
+        Head of the proton image.
     path : Path
         The sodium image.
     least_overlap : float
@@ -787,13 +794,14 @@ def proton_facts(moved_head: Mask, head: Mask, path: Path, *, least_overlap: flo
     DataError
         If it is too low.
     """
-    overlap = float(np.mean(head[moved_head])) if moved_head.any() else 0.0
+    total = float(moved.sum(dtype=np.float64))
+    overlap = float(moved[head].sum(dtype=np.float64)) / total if total > 0 else 0.0
     if overlap < least_overlap:
         raise DataError(
-            f"{path}: after registration {100 * overlap:.0f} % of its head lie in the head of the "
-            f"proton image; expected at least {100 * least_overlap:.0f} %: see that both are of "
-            "one participant and show the whole head, or choose another proton image with "
-            "--bids-filter-file"
+            f"{path}: after registration {100 * overlap:.0f} % of the signal of its head lie in "
+            f"the head of the proton image; expected at least {100 * least_overlap:.0f} %: see "
+            "that both are of one participant and show the whole head, or choose another proton "
+            "image with --bids-filter-file"
         )
     return {"measures": [{"measure": "proton_overlap", "value": overlap}]}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -171,7 +171,7 @@ def _cores(
     cores = np.zeros(found.labels.shape, np.int16)
     erosions_mm: dict[int, float] = {}
     for tube in found.tubes:
-        one = FoundTubes(found.labels, (tube,), found.head_mask)
+        one = replace(found, tubes=(tube,))
         fault: NumericsError | None = None
         for share in _EROSION_SHARES:
             try:

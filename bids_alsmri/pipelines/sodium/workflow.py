@@ -6,7 +6,7 @@ from typing import Any
 
 from bids_alsmri.bids.query import Scan
 from bids_alsmri.engine.graph import Graph, Step
-from bids_alsmri.interfaces.drawing import DrawMap, DrawOutlines, DrawPair
+from bids_alsmri.interfaces.drawing import DrawMap, DrawPair
 from bids_alsmri.interfaces.images import DilateMask, MaskImage, QualityTable, Register
 from bids_alsmri.interfaces.templates import LoadTemplate
 from bids_alsmri.pipelines.sodium.interfaces import (
@@ -14,6 +14,7 @@ from bids_alsmri.pipelines.sodium.interfaces import (
     CorrectPartialVolume,
     CorrectReceive,
     Denoise,
+    DrawTubes,
     FindTubes,
     JudgeAnatomy,
     JudgeProton,
@@ -73,7 +74,9 @@ def fit(graph: Graph, scan: Scan, cfg: SodiumSettings) -> None:
     graph.save("refs", tubes.labels)
     graph.save("refs_table", tubes.table)
     graph.save("tubes", line.table)
-    facts = [step.facts for step in (read, quiet, even, line, *([anatomy] if anatomy else []))]
+    facts = [
+        step.facts for step in (read, quiet, tubes, even, line, *([anatomy] if anatomy else []))
+    ]
     if tissue_inputs:
         facts += correct(graph, cfg, quiet, tubes, tsc, {**signal, **tissue_inputs})
     quality = graph.step(
@@ -109,7 +112,7 @@ def correct_receive(graph: Graph, cfg: SodiumSettings, quiet: Step, tubes: Step)
     if method != "off":
         picture = graph.step(
             "draw_receive",
-            DrawMap(label="receive bias (1)", factor=1.0, low=0.5, high=1.5),
+            DrawMap(label="receive bias (1)", factor=1.0, low=0.0, high=2.0),
             image=even.bias,
             mask=tubes.head,
         )
@@ -126,7 +129,7 @@ def align(graph: Graph, cfg: SodiumSettings, even: Step, tubes: Step) -> Step | 
     if t1w is not None and cfg.register_to == "T1w":
         return align_to_t1w(graph, cfg, even, tubes, head)
     if graph.files("proton"):
-        return align_to_proton(graph, cfg, tubes, head)
+        return align_to_proton(graph, cfg, head)
     return None
 
 
@@ -171,7 +174,7 @@ def align_to_t1w(graph: Graph, cfg: SodiumSettings, even: Step, tubes: Step, hea
     return judged
 
 
-def align_to_proton(graph: Graph, cfg: SodiumSettings, tubes: Step, head: Step) -> Step:
+def align_to_proton(graph: Graph, cfg: SodiumSettings, head: Step) -> Step:
     """Register the head to a proton image of its session, from which no tissue is known."""
     proton = graph.step(
         "read_proton",
@@ -191,7 +194,7 @@ def align_to_proton(graph: Graph, cfg: SodiumSettings, tubes: Step, head: Step) 
     judged = graph.step(
         "judge_proton",
         JudgeProton(least_overlap=cfg.least_overlap),
-        head=tubes.head,
+        image=head.image,
         source=graph.files("sodium")[0],
         to_proton=found.forward,
         proton_head=proton.head,
@@ -261,9 +264,10 @@ def draw(graph: Graph, read: Step, tubes: Step, line: Step, tsc: Step) -> None:
     """Draw the figures of the estimation."""
     outlines = graph.step(
         "draw_tubes",
-        DrawOutlines(labels=["reference tubes", "head"]),
+        DrawTubes(),
         image=read.image,
-        outlines=[tubes.labels, tubes.head],
+        labels=tubes.labels,
+        head=tubes.head,
     )
     sodium = graph.step(
         "draw_tsc",
