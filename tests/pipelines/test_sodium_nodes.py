@@ -25,7 +25,13 @@ from bids_alsmri.pipelines.sodium.protocol import (
     relaxation_of,
     tube_concentrations,
 )
-from bids_alsmri.pipelines.sodium.tissues import Anatomy, FineGrid, Grid, fine_grid
+from bids_alsmri.pipelines.sodium.tissues import (
+    Anatomy,
+    FineGrid,
+    Grid,
+    fine_grid,
+    mixed_shares,
+)
 from bids_alsmri.pipelines.sodium.tubework import TubeChoices, calibrate_tubes
 
 PATH = Path("sub-01_acq-sodium_PDw.nii.gz")
@@ -592,3 +598,32 @@ def test_signal_outside_the_head_of_the_proton_image_is_refused():
     assert PATH.name in str(error.value)
     facts = steps.proton_facts(signal, signal > 0, PATH, least_overlap=0.8)
     assert facts["measures"][0]["value"] == 1.0
+
+
+def layered(levels):
+    """Slabs of fluid, grey and white matter, with a mixed voxel at each border."""
+    fluid, grey, white = levels
+    profile = np.array([fluid] * 8 + [0.25 * fluid + 0.75 * grey] + [grey] * 8)
+    profile = np.append(profile, [0.5 * grey + 0.5 * white] + [white] * 8)
+    t1w = np.tile(profile[:, None, None], (1, 12, 12))
+    index = np.arange(len(profile))
+    # a segmentation puts each mixed voxel wholly on one side
+    classes = {"csf": index <= 8, "gm": (index > 8) & (index <= 17), "wm": index > 17}
+    tissues = {
+        name: np.tile(c.astype(float)[:, None, None], (1, 12, 12)) for name, c in classes.items()
+    }
+    return Anatomy(t1w, tissues, np.ones(t1w.shape, bool), np.eye(4), np.eye(4))
+
+
+def test_mixed_voxels_are_shared_out_by_their_brightness():
+    shares = mixed_shares(layered((100.0, 400.0, 600.0)))
+    line = {name: share[:, 6, 6] for name, share in shares.items()}
+    assert_allclose([line["csf"][8], line["gm"][8], line["wm"][8]], [0.25, 0.75, 0.0])
+    assert_allclose([line["csf"][17], line["gm"][17], line["wm"][17]], [0.0, 0.5, 0.5])
+    assert_allclose(sum(line.values()), 1.0)
+    assert_allclose(line["gm"][9:17], 1.0)
+
+
+def test_image_whose_tissues_do_not_brighten_in_order_is_refused():
+    with pytest.raises(DataError, match="expected each brighter than the one before"):
+        mixed_shares(layered((600.0, 400.0, 100.0)))

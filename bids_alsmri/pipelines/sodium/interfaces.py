@@ -27,6 +27,7 @@ from bids_alsmri.pipelines.sodium.tissues import (
     Anatomy,
     correct_partial_volume,
     fine_grid,
+    mixed_shares,
     region_fractions,
     seen_tissues,
 )
@@ -594,6 +595,7 @@ class CorrectPartialVolumeInputSpec(ToConcentrationInputSpec):
     ventricle_depth_mm = traits.Float(mandatory=True, desc="depth of ventricles, mm")
     eye_share = traits.Float(mandatory=True, desc="share of fluid's signal of eyes")
     least_region_spreads = traits.Float(mandatory=True, desc="smallest region, point spreads")
+    tissue_shares = traits.Enum("mixture", "probability", mandatory=True, desc="of the T1w")
     is_fitted = traits.Bool(mandatory=True, desc="whether the point spread's width is fitted")
 
 
@@ -618,6 +620,9 @@ class CorrectPartialVolume(AlsInterface):
         raw = read_image(Path(self.inputs.image), ndim=3)
         image = replace(raw, data=raw.data - line.intercept, path=Path(self.inputs.source))
         anatomy = read_anatomy(self.inputs)
+        if self.inputs.tissue_shares == "mixture":
+            with concerning(Path(self.inputs.t1w)):
+                anatomy = replace(anatomy, tissues=mixed_shares(anatomy))
         fine = fine_grid(
             image, anatomy, voxel_mm=self.inputs.voxel_mm, margin_mm=self.inputs.margin_mm
         )

@@ -311,6 +311,12 @@ class SodiumSettings(SettingsModel):
         source="three widths of a usual point spread",
         help="What is modelled around the brain in the partial-volume correction.",
     )
+    tissue_shares: Literal["mixture", "probability"] = setting(
+        "mixture",
+        source="Choi 1991, doi:10.1109/42.97590",
+        help="Shares of tissue in the voxels of the T1w, for the partial-volume correction: by "
+        "how bright they are between pure tissues (mixture), or the probabilities of the tissues.",
+    )
     ventricle_depth_mm: float = setting(
         20.0,
         unit="mm",

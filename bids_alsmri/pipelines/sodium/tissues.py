@@ -52,6 +52,8 @@ _SCALE_RANGE = (0.7, 1.6)
 _MOST_OF_SINC = 0.7
 # voxels of a T1w outside its brain that can be parted into bright and dark
 _FEWEST_OF_A_HEAD = 1000
+# probability of pure tissue, and voxels off its border that tell how bright it is
+_PURE, _FEWEST_OF_A_CORE = 0.95, 200
 _FWHM_PER_SD = float(np.sqrt(8.0 * np.log(2.0)))
 
 
@@ -301,6 +303,61 @@ def _head_regions(
         "head_middle": rest * middle,
         "head_dark": rest * (1.0 - bright - middle),
     }
+
+
+def mixed_shares(anatomy: Anatomy) -> dict[str, NDArray[np.float64]]:
+    r"""Shares of tissue in the T1w's voxels, by how bright they are between pure tissues.
+
+    Parameters
+    ----------
+    anatomy : Anatomy
+        The T1w, free of bias, and the probabilities of its tissues.
+
+    Returns
+    -------
+    dict of (X, Y, Z) array
+        Shares of ``wm``, ``gm`` and ``csf``; together what the probabilities are.
+
+    Raises
+    ------
+    DataError
+        If a tissue has no pure voxel, or fluid, grey and white matter are not ever brighter.
+
+    Notes
+    -----
+    A probability says which tissue a voxel is likely to be, not how much of it there is: half of
+    what counts as fluid in a segmentation may be grey matter. Between the medians :math:`m` of
+    pure voxels (not at a border), :math:`f_{csf} = (m_{gm} - x) / (m_{gm} - m_{csf})` and
+    :math:`f_{wm} = (x - m_{gm}) / (m_{wm} - m_{gm})` (the mixel model of Choi 1991,
+    doi:10.1109/42.97590). A voxel of white matter and fluid counts as grey matter in part.
+    """
+    level = {name: _pure_level(anatomy, name) for name in TISSUES}
+    fluid, grey, white = level["csf"], level["gm"], level["wm"]
+    if not fluid < grey < white:
+        raise DataError(
+            f"pure fluid, grey and white matter of the T1w have the medians {fluid:.4g}, "
+            f"{grey:.4g} and {white:.4g}; expected each brighter than the one before: it is "
+            "no T1w or its tissues are wrong; look at them, or take probabilities by "
+            "--sodium-tissue-shares probability"
+        )
+    whole = np.clip(sum(anatomy.tissues.values()), 0.0, 1.0)
+    image = np.asarray(anatomy.t1w, dtype=np.float64)
+    csf = whole * np.clip((grey - image) / (grey - fluid), 0.0, 1.0)
+    wm = whole * np.clip((image - grey) / (white - grey), 0.0, 1.0)
+    return {"wm": wm, "gm": np.clip(whole - wm - csf, 0.0, 1.0), "csf": csf}
+
+
+def _pure_level(anatomy: Anatomy, name: str) -> float:
+    pure = anatomy.tissues[name] > _PURE
+    core = ndimage.binary_erosion(pure)
+    # a thin tissue has no voxel off its border
+    chosen = core if np.count_nonzero(core) >= _FEWEST_OF_A_CORE else pure
+    if not chosen.any():
+        raise DataError(
+            f"the T1w has no voxel that is {name} with a probability above {_PURE:g}; look at its "
+            "tissues, or take probabilities by --sodium-tissue-shares probability"
+        )
+    return float(np.median(anatomy.t1w[chosen]))
 
 
 def _parts_of_head(anatomy: Anatomy, around: Mask) -> tuple[Mask, Mask]:

@@ -419,5 +419,6 @@ def correct_partial_volume(cfg: SodiumSettings) -> CorrectPartialVolume:
         ventricle_depth_mm=cfg.ventricle_depth_mm,
         eye_share=cfg.eye_share,
         least_region_spreads=cfg.least_region_spreads,
+        tissue_shares=cfg.tissue_shares,
         is_fitted=cfg.point_spread == "fitted",
     )
