@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import nipype.pipeline.engine as pe
 import numpy as np
+import pandas as pd
 
-from bids_alsmri.bids.spec import IoSpec, load_io_spec
+from bids_alsmri.bids.spec import IoSpec, OutputSpec, load_io_spec
 from bids_alsmri.collection import Finished
 from bids_alsmri.comparisons import __path__ as comparisons_path
 from bids_alsmri.comparisons.cohort import Contrast
@@ -28,16 +29,18 @@ from bids_alsmri.comparisons.skeleton import (
     ParticipantMaps,
     SkeletonChoices,
     SkeletonNodes,
+    StackMaps,
     build_skeleton,
     build_smoothed,
 )
 from bids_alsmri.comparisons.together import ConcludeTogether, CorrectAcross, PermuteTogether
+from bids_alsmri.comparisons.volumes import CommonMask, SampleMap, StackSampled
 from bids_alsmri.comparisons.voxelwise import Conclude, Model, Permute, exchange_of, memory_gb
 from bids_alsmri.engine.graph import Ref, Step, Surroundings
 from bids_alsmri.engine.group_graph import GroupGraph, make_analysis
 from bids_alsmri.engine.pipeline import registry
 from bids_alsmri.errors import DataError, SettingsError
-from bids_alsmri.group_planning import Comparison, GroupPlan
+from bids_alsmri.group_planning import N_LEAST, N_LEAST_CHANGE, Comparison, GroupPlan
 from bids_alsmri.interfaces.node import AlsInterface
 from bids_alsmri.numerics.linear import partition_design
 from bids_alsmri.numerics.permutation import count_relabellings
@@ -56,7 +59,13 @@ THICKENED = (
     " The skeleton is thickened to 2.5 mm for display: each place takes the value nearest to it."
 )
 # ends of the scales on which single participants are shown, in the units of the maps
-SCALES = {"fa": (0.0, 0.8), "md": (0.0, 2e-3), "ad": (0.0, 2e-3), "rd": (0.0, 2e-3)}
+SCALES = {
+    "fa": (0.0, 0.8),
+    "md": (0.0, 2e-3),
+    "ad": (0.0, 2e-3),
+    "rd": (0.0, 2e-3),
+    "tsc": (0.0, 120.0),
+}
 SIDES = {"+": "up", "-": "down"}
 WORDS = {"+": "higher", "-": "lower"}
 ARROWS = {"+": "↑", "-": "↓"}
@@ -92,6 +101,8 @@ class Stack:
         Their maps.
     array, mask, background, atlases : Ref
         The array, its voxels, the image that figures show beneath, and atlases on its grid.
+    resolution : str
+        Voxel size of the grid, as file names say it.
     """
 
     map: str
@@ -104,6 +115,7 @@ class Stack:
     mask: Ref
     background: Ref
     atlases: Ref
+    resolution: str
 
     @property
     def name(self) -> str:
@@ -128,7 +140,7 @@ class Stack:
     @property
     def background_label(self) -> str:
         """What figures show beneath."""
-        return "mean FA" if self.analysis in ("skeleton", "vba") else "template"
+        return "template" if self.analysis == "volume" else "mean FA"
 
 
 @dataclass(frozen=True)
@@ -149,6 +161,8 @@ class MapTest:
         Who is compared, and how.
     nulls : tuple of Ref
         Blocks of relabellings.
+    is_shared : bool
+        Whether it is of those alone who have all modalities, beside one of all.
     """
 
     stack: Stack
@@ -157,6 +171,12 @@ class MapTest:
     found: Step
     model: Model
     nulls: tuple[Ref, ...]
+    is_shared: bool = False
+
+    @property
+    def title(self) -> str:
+        """Map, analysis and, where it is not of all, of whom."""
+        return f"{self.stack.title}, shared" if self.is_shared else self.stack.title
 
     @property
     def people(self) -> frozenset[str]:
@@ -246,6 +266,10 @@ class GroupGraphs:
         Those that correct for several tests.
     combined : tuple of CombinedTest
         Those that combine maps.
+    stacks : tuple of Stack
+        Maps, in the order of `regions`.
+    warnings : tuple of str
+        What could not be looked at.
     """
 
     preparations: tuple[GroupGraph, ...]
@@ -254,6 +278,8 @@ class GroupGraphs:
     overlaps: tuple[OverlapTest, ...]
     across: tuple[AcrossTest, ...] = ()
     combined: tuple[CombinedTest, ...] = ()
+    stacks: tuple[Stack, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def all(self) -> list[GroupGraph]:
@@ -304,6 +330,9 @@ def build_graphs(settings: RunSettings, plan: GroupPlan, workflow: pe.Workflow) 
         for comparison in plan.comparisons
         if comparison.modality == stack.modality
     ]
+    sampled = builder.sampled_stacks()
+    tests += builder.shared_tests(sampled, stacks, tests)
+    stacks += sampled
     regions = tuple(builder.regions(stack) for stack in stacks)
     overlaps = [*builder.overlaps(tests), *builder.agreements(tests)]
     return GroupGraphs(
@@ -313,6 +342,8 @@ def build_graphs(settings: RunSettings, plan: GroupPlan, workflow: pe.Workflow) 
         tuple(overlaps),
         tuple(builder.across(tests)),
         tuple(builder.combinations(tests)),
+        tuple(stacks),
+        tuple(builder.warnings),
     )
 
 
@@ -335,6 +366,8 @@ class _Builder:
         self.cfg = group_settings(settings)
         self.spec = io_spec()
         self.preparations: list[GroupGraph] = []
+        self.skeletons: dict[str, tuple[SkeletonNodes, Ref]] = {}
+        self.warnings: list[str] = []
 
     def graph(
         self, pipeline: str, name: str, maps: Sequence[Path], values: Mapping[str, str]
@@ -358,7 +391,168 @@ class _Builder:
         """Stacks of the maps of one modality, and the graph that makes them."""
         specs = registry()[modality].io_spec.outputs.values()
         kinds = {spec.compared["analysis"] for spec in specs if spec.compared}
-        return self.tract_stacks(modality) if "tracts" in kinds else []
+        tracts = self.tract_stacks(modality) if "tracts" in kinds else []
+        return [*tracts, *(self.volume_stack(modality, spec) for spec in self.volumes(modality))]
+
+    def volumes(self, modality: str) -> list[OutputSpec]:
+        """Outputs of one modality that are compared as volumes, those that were asked for."""
+        return [
+            spec
+            for spec in registry()[modality].io_spec.outputs.values()
+            if spec.compared.get("analysis") == "volume"
+            and (not self.cfg.maps or spec.compared["map"] in self.cfg.maps)
+        ]
+
+    def volume_stack(self, modality: str, spec: OutputSpec) -> Stack:
+        """Maps that the participant level brought to the template, within the brain of all."""
+        name, scans = spec.compared["map"], self.scans_of(modality)
+        labels = [scan.label for scan in scans]
+        paths = [self.map_of(scan, spec.name) for scan in scans]
+        resolution = voxel_label(paths[0])
+        values = {"desc": name, "map_title": name.upper(), "res": resolution}
+        graph = self.graph(f"{modality} maps", name, paths, values)
+        found = graph.step(
+            "common_mask",
+            CommonMask(
+                labels=labels,
+                template=self.settings.template,
+                most_removed_share=self.cfg.most_removed_share,
+            ),
+            maps=paths,
+        )
+        stacked = graph.step("stack", StackMaps(labels=labels), maps=paths, mask=found.mask)
+        graph.save_all({"volume_mask": found.mask}, facts=found.facts)
+        self.draw_individuals(graph, name, spec.units, dict(zip(labels, paths, strict=True)), found)
+        self.preparations.append(graph)
+        return Stack(
+            map=name,
+            analysis="volume",
+            unit=spec.units,
+            modality=modality,
+            labels=tuple(labels),
+            paths=tuple(paths),
+            array=stacked.stack,
+            mask=found.mask,
+            background=found.t1w,
+            atlases=self.atlases(graph, found.mask),
+            resolution=resolution,
+        )
+
+    def draw_individuals(
+        self,
+        graph: GroupGraph,
+        name: str,
+        unit: str,
+        images: Mapping[str, Ref | Path],
+        place: Step,
+    ) -> None:
+        """Draw one participant of each group, a row each (paper 1, figure 1)."""
+        labels = self.one_of_each_group(graph.scan.pipeline.split()[0])
+        low, high = SCALES[name]
+        node = DrawIndividuals(
+            labels=[f"{group}: {scan}" for group, scan in labels.items()],
+            name=name.upper(),
+            unit=unit,
+            low=low,
+            high=high,
+            title=f"{name.upper()} of one participant of each group",
+        )
+        shown = graph.step(
+            "draw_individuals",
+            node,
+            images=[images[scan] for scan in labels.values()],
+            mask=place.mask,
+        )
+        graph.save_all({"individuals": shown.figure}, figures=True)
+
+    def sampled_stacks(self) -> list[Stack]:
+        """Maps of volumes at the voxels of the skeleton, where there is one."""
+        tracts = next((name for name in self.plan.modalities if name in self.skeletons), None)
+        if tracts is None or "skeleton" not in self.cfg.analyses:
+            return []
+        return [
+            self.sampled_stack(modality, spec, *self.skeletons[tracts])
+            for modality in self.plan.modalities
+            for spec in self.volumes(modality)
+        ]
+
+    def sampled_stack(
+        self, modality: str, spec: OutputSpec, nodes: SkeletonNodes, atlases: Ref
+    ) -> Stack:
+        name, scans = spec.compared["map"], self.scans_of(modality)
+        is_raw = self.cfg.skeleton_sampling == "unsmoothed"
+        source = spec.compared.get("unsmoothed", spec.name) if is_raw else spec.name
+        paths = [self.map_of(scan, source) for scan in scans]
+        skeleton = Ref(nodes.group, "skeleton_mask")
+        graph = self.graph(f"{modality} on the skeleton", name, paths, {"desc": f"{name}Skeleton"})
+        vectors = [
+            graph.step(f"sample_{scan.label}", SampleMap(), image=path, mask=skeleton).vector
+            for scan, path in zip(scans, paths, strict=True)
+        ]
+        labels = [scan.label for scan in scans]
+        node = StackSampled(labels=labels, most_removed_share=self.cfg.most_removed_share)
+        found = graph.step("stack", node, vectors=vectors, mask=skeleton)
+        self.preparations.append(graph)
+        return Stack(
+            map=name,
+            analysis="skeleton",
+            unit=spec.units,
+            modality=modality,
+            labels=tuple(labels),
+            paths=tuple(paths),
+            array=found.stack,
+            mask=found.mask,
+            background=Ref(nodes.group, "mean_fa"),
+            atlases=atlases,
+            resolution=label_of(self.cfg.resolution_mm),
+        )
+
+    def shared_tests(
+        self, sampled: Sequence[Stack], stacks: Sequence[Stack], tests: Sequence[MapTest]
+    ) -> list[MapTest]:
+        """Tests on the skeleton of those who have all modalities.
+
+        Maps sampled at the skeleton are tested for nothing else than to be looked at together with
+        the tracts' maps, so on one set of participants; the tracts' maps once more where that set
+        is smaller than theirs.
+        """
+        found: list[MapTest] = []
+        for contrast in self.plan.contrasts if sampled else ():
+            own = [c for c in self.plan.comparisons if c.contrast == contrast]
+            people = frozenset.intersection(*(frozenset(c.included["participant_id"]) for c in own))
+            by_modality = {c.modality: with_only(c, people) for c in own}
+            if not all(is_large_enough(c) for c in by_modality.values()):
+                self.warnings.append(
+                    f"{contrast.name}: too few have all of {', '.join(by_modality)}; expected at "
+                    f"least {N_LEAST} in each group ({N_LEAST_CHANGE} for a change) to look where "
+                    "maps of several modalities differ; each modality is compared by itself"
+                )
+                continue
+            covariates = shared_covariates(list(by_modality.values()))
+            for stack in sampled:
+                comparison = replace(by_modality[stack.modality], covariates=covariates)
+                found.append(self.test(stack, comparison))
+            found += [
+                self.test(stack, replace(by_modality[stack.modality], covariates=covariates), True)
+                for stack in stacks
+                if stack.analysis == "skeleton"
+                and not self.is_same(stack, contrast, people, covariates, tests)
+            ]
+        return found
+
+    def is_same(
+        self,
+        stack: Stack,
+        contrast: Contrast,
+        people: frozenset[str],
+        covariates: pd.DataFrame,
+        tests: Sequence[MapTest],
+    ) -> bool:
+        """Whether the test of a stack by itself has these participants and covariates already."""
+        (test,) = (
+            one for one in tests if one.stack == stack and one.comparison.contrast == contrast
+        )
+        return test.people == people and test.comparison.covariates.shape == covariates.shape
 
     def tract_stacks(self, modality: str) -> list[Stack]:
         scans = self.scans_of(modality)
@@ -391,6 +585,7 @@ class _Builder:
         atlases = self.atlases(graph, Ref(*mask))
         self.draw_preparation(graph, nodes, people)
         self.preparations.append(graph)
+        self.skeletons[modality] = (nodes, atlases)
         masks = {"skeleton": Ref(nodes.group, "skeleton_mask"), "vba": Ref(*mask)}
         return [
             Stack(
@@ -404,6 +599,7 @@ class _Builder:
                 mask=masks[analysis],
                 background=Ref(nodes.group, "mean_fa"),
                 atlases=atlases,
+                resolution=label_of(self.cfg.resolution_mm),
             )
             for analysis in self.cfg.analyses
             for name in names
@@ -435,23 +631,8 @@ class _Builder:
             skeleton=Ref(nodes.group, "skeleton_mask"),
         )
         graph.save_all({"skeleton": drawn.figure}, figures=True)
-        labels = self.one_of_each_group(graph.scan.pipeline.split()[0])
-        low, high = SCALES["fa"]
-        node = DrawIndividuals(
-            labels=[f"{group}: {scan}" for group, scan in labels.items()],
-            name="FA",
-            unit="1",
-            low=low,
-            high=high,
-            title="FA of one participant of each group",
-        )
-        shown = graph.step(
-            "draw_individuals",
-            node,
-            images=[Ref(*nodes.maps[scan]["fa"]) for scan in labels.values()],
-            mask=Ref(nodes.group, "mask"),
-        )
-        graph.save_all({"individuals": shown.figure}, figures=True)
+        images = {label: Ref(*maps["fa"]) for label, maps in nodes.maps.items()}
+        self.draw_individuals(graph, "fa", "1", images, Step(nodes.group))
 
     def one_of_each_group(self, modality: str) -> dict[str, str]:
         """First scan that takes part, of controls, slow and fast (paper 1, figure 1)."""
@@ -489,6 +670,14 @@ class _Builder:
         is_in = flow["is_included"] & (flow["modality"] == modality)
         return [by_label[label] for label in dict.fromkeys(flow.loc[is_in, "scan"])]
 
+    def map_of(self, scan: Finished, output: str) -> Path:
+        if output not in scan.record.outputs:
+            raise DataError(
+                f"{scan.label}: the participant level left no {output}; expected the map that "
+                "groups are compared on; run the participant level again for it"
+            )
+        return self.settings.output_dir / scan.record.outputs[output]
+
     def maps_of(self, scan: Finished, names: Mapping[str, str]) -> ParticipantMaps:
         root, outputs = self.settings.output_dir, scan.record.outputs
         missing = [name for name in (*names.values(), "brain_mask") if name not in outputs]
@@ -520,12 +709,15 @@ class _Builder:
             "the participant level again for it"
         )
 
-    def test(self, stack: Stack, comparison: Comparison) -> MapTest:
-        """Steps of one contrast on one stack."""
+    def test(self, stack: Stack, comparison: Comparison, is_shared: bool = False) -> MapTest:
+        """Steps of one contrast on one stack, or on those of it who have all modalities."""
         contrast = comparison.contrast
-        graph = self.graph(
-            stack.name, contrast.name, stack.paths, values_of(contrast, stack, self.cfg)
-        )
+        values = values_of(contrast, stack, self.cfg)
+        if is_shared:
+            values["desc"] += "Shared"
+            values["map_in_words"] += ", participants with all modalities"
+        name = f"{stack.name} shared" if is_shared else stack.name
+        graph = self.graph(name, contrast.name, stack.paths, values)
         model = self.model_of(stack, comparison)
         shared: dict[str, Any] = {
             "model": model.text,
@@ -561,7 +753,7 @@ class _Builder:
         graph.save_all({name: getattr(found, name) for name in made}, facts=found.facts)
         self.tables(graph, stack, model, found)
         self.pictures(graph, stack, contrast, found)
-        return MapTest(stack, comparison, graph, found, model, tuple(blocks))
+        return MapTest(stack, comparison, graph, found, model, tuple(blocks), is_shared)
 
     def jobs(self, model: Model) -> list[tuple[int, int]]:
         """Numbers of the relabellings of each job: its first, and the one after its last."""
@@ -591,6 +783,7 @@ class _Builder:
 
     def overlaps(self, tests: Sequence[MapTest]) -> list[OverlapTest]:
         """Pairs of maps that were asked for and are there, on one set of voxels."""
+        # of several tests of a map the one of shared participants comes last, and counts
         by_place = {
             (test.stack.analysis, test.comparison.contrast.name, test.stack.map): test
             for test in tests
@@ -704,7 +897,7 @@ class _Builder:
         }
         inputs: dict[str, Any] = {
             "stacks": [test.stack.array for test in tests],
-            "mask": stack.mask,
+            "masks": [test.stack.mask for test in tests],
             "seed": self.settings.seed,
         }
         blocks = []
@@ -739,6 +932,7 @@ class _Builder:
         by_place = {
             (test.stack.map, test.comparison.contrast.name, test.stack.analysis): test
             for test in tests
+            if not test.is_shared
         }
         return [
             self.both(
@@ -811,7 +1005,8 @@ class _Builder:
 
     def regions(self, stack: Stack) -> GroupGraph:
         """Means of all regions in all scans, whatever differs."""
-        graph = self.graph(stack.name, "regions", stack.paths, {"desc": stack.desc})
+        values = {"desc": stack.desc, "res": stack.resolution}
+        graph = self.graph(stack.name, "regions", stack.paths, values)
         node = MeasureRegions(labels=list(stack.labels), measure=stack.map, unit=stack.unit)
         found = graph.step(
             "measure", node, stack=stack.array, mask=stack.mask, atlases=stack.atlases
@@ -879,6 +1074,93 @@ class _Builder:
         share = SKELETON_SHARE if stack.analysis == "skeleton" else 1.0
         node.memory_gb = memory_gb(len(model.matrix), int(share * n_voxels))
         return node
+
+
+def voxel_label(path: Path) -> str:
+    """Voxel size of a map, as file names say it.
+
+    Parameters
+    ----------
+    path : Path
+        Image with cubic voxels.
+
+    Returns
+    -------
+    str
+        Such as ``2``.
+    """
+    import nibabel as nib
+
+    header: Any = nib.load(path).header
+    return label_of(round(float(header.get_zooms()[0]), 3))
+
+
+def with_only(comparison: Comparison, people: frozenset[str]) -> Comparison:
+    """Comparison of some of its participants.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        Of all.
+    people : frozenset of str
+        Those who stay.
+
+    Returns
+    -------
+    Comparison
+        Rows of scans and covariates in the same order.
+    """
+    included = comparison.included
+    first = included.drop_duplicates("participant_id")
+    stays = first["participant_id"].isin(people).to_numpy()
+    return replace(
+        comparison,
+        included=included[included["participant_id"].isin(people)],
+        covariates=comparison.covariates[stays],
+    )
+
+
+def is_large_enough(comparison: Comparison) -> bool:
+    """Whether each group has the participants that a test takes.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        Any.
+
+    Returns
+    -------
+    bool
+        By the same limits as the plan's.
+    """
+    n_least = N_LEAST_CHANGE if comparison.contrast.is_change else N_LEAST
+    people = comparison.included.drop_duplicates("participant_id")
+    return all(
+        int((people["group"] == group).sum()) >= n_least for group in comparison.contrast.groups
+    )
+
+
+def shared_covariates(comparisons: Sequence[Comparison]) -> pd.DataFrame:
+    """Covariates of several modalities of the same participants, each once.
+
+    Parameters
+    ----------
+    comparisons : sequence of Comparison
+        Of the same participants in the same order.
+
+    Returns
+    -------
+    DataFrame
+        Those of the clinical tables, and the measures of quality of each modality.
+    """
+    columns: dict[str, Any] = {}
+    for comparison in comparisons:
+        for name, values in comparison.covariates.items():
+            same = name in columns and np.array_equal(columns[name], values.to_numpy())
+            columns[
+                str(name) if name not in columns or same else f"{name} ({comparison.modality})"
+            ] = values.to_numpy()
+    return pd.DataFrame(columns, index=range(len(comparisons[0].covariates)))
 
 
 def fa_target(settings: RunSettings, environment: Mapping[str, str] = os.environ) -> Path | None:
@@ -949,6 +1231,7 @@ def values_of(contrast: Contrast, stack: Stack, cfg: GroupSettings) -> dict[str,
         "down": f"{first}Lt{second}",
         "contrast": f"{first}Vs{second}",
         "desc": stack.desc,
+        "res": stack.resolution,
         "first": contrast.first,
         "second": contrast.second,
         "unit": unit_of(stack, cfg),

@@ -145,7 +145,7 @@ def plan_comparisons(
     from bids_alsmri.comparisons.cohort import label_participants
 
     cfg = group_settings(settings)
-    names, modalities = names_of(cfg), compared_modalities(finished)
+    names, modalities = names_of(cfg), compared_modalities(finished, cfg.maps)
     if not modalities:
         raise DataError(
             f"{settings.output_dir}: holds no finished scan with maps that groups are compared on; "
@@ -330,22 +330,31 @@ def contrasts_asked(cfg: GroupSettings, names: CohortNames) -> tuple[Contrast, .
     return tuple(possible[name] for name in dict.fromkeys(cfg.contrasts))
 
 
-def compared_modalities(finished: Mapping[str, Sequence[Finished]]) -> tuple[str, ...]:
+def compared_modalities(
+    finished: Mapping[str, Sequence[Finished]], maps: Sequence[str]
+) -> tuple[str, ...]:
     """Pipelines with finished scans whose maps groups are compared on.
 
     Parameters
     ----------
     finished : mapping of sequence of Finished
         Scans by pipeline.
+    maps : sequence of str
+        Maps that were asked for; all if empty, or if no pipeline has any of them, which is an
+        error of its own.
 
     Returns
     -------
     tuple of str
         In the order of the registry.
     """
-    return tuple(
-        name for name, scans in finished.items() if scans and is_compared(registry()[name])
-    )
+    found = {
+        name: {s.compared["map"] for s in registry()[name].io_spec.outputs.values() if s.compared}
+        for name, scans in finished.items()
+        if scans and is_compared(registry()[name])
+    }
+    asked = tuple(name for name, own in found.items() if own & set(maps))
+    return asked or tuple(found)
 
 
 def is_compared(pipeline: Pipeline) -> bool:
@@ -432,10 +441,11 @@ def _comparisons(
     names = names_of(cfg)
     states = scan_states(settings, clinical, finished, modalities)
     exclusions = _exclusions(settings, clinical, states, quality)
-    covariates = (*cfg.covariates, *cfg.quality_covariates)
+    measures = _measures_of(quality, modalities, cfg.quality_covariates)
+    covariates = {name: (*cfg.covariates, *measures[name]) for name in modalities}
     flows, adjusted = [], {}
     for modality in modalities:
-        adjusted[modality] = _with_quality(clinical, quality, modality, cfg.quality_covariates)
+        adjusted[modality] = _with_quality(clinical, quality, modality, measures[modality])
         flows.append(
             participation(
                 adjusted[modality],
@@ -445,7 +455,7 @@ def _comparisons(
                 names=names,
                 contrasts=contrasts,
                 modalities=[modality],
-                covariates=covariates,
+                covariates=covariates[modality],
                 once_per_participant=cfg.visit == "first",
             )
         )
@@ -467,7 +477,7 @@ def _comparisons(
                 included = _with_others(included, flow, labels, modality)
             # one row for each participant: covariates are those of the first visit
             first = included.drop_duplicates("participant_id")
-            columns = covariate_columns(adjusted[modality], first, covariates)
+            columns = covariate_columns(adjusted[modality], first, covariates[modality])
             comparisons.append(Comparison(modality, contrast, included, columns))
     return flow, tuple(comparisons)
 
@@ -637,6 +647,26 @@ def _flag_text(row: Mapping[Any, Any]) -> str:
     return f"{row['measure']} {row['value']:.3g}{unit}, {side} {bound:g}"
 
 
+def _measures_of(
+    quality: pd.DataFrame, modalities: Sequence[str], asked: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    """Measures of quality that were asked for, by the modalities that have them."""
+    own = {
+        name: tuple(
+            m for m in asked if m in set(quality.loc[quality["modality"] == name, "measure"])
+        )
+        for name in modalities
+    }
+    unknown = [measure for measure in asked if not any(measure in found for found in own.values())]
+    if unknown:
+        known = sorted(set(quality["measure"]))
+        raise SettingsError(
+            f"--group-quality-covariates: {unknown[0]!r} is no measure of {', '.join(modalities)}; "
+            f"expected one of {', '.join(known)}"
+        )
+    return own
+
+
 def _with_quality(
     clinical: ClinicalTable, quality: pd.DataFrame, modality: str, measures: Sequence[str]
 ) -> ClinicalTable:
@@ -644,12 +674,6 @@ def _with_quality(
     if not measures:
         return clinical
     own = quality[quality["modality"] == modality]
-    unknown = sorted(set(measures) - set(own["measure"]))
-    if unknown:
-        raise SettingsError(
-            f"--group-quality-covariates: {unknown[0]!r} is no measure of {modality}; expected one "
-            f"of {', '.join(sorted(set(own['measure'])))}"
-        )
     visits = clinical.visits.copy()
     for measure in measures:
         # of several scans of a visit the first counts, as it is the one that takes part

@@ -266,11 +266,20 @@ class _Report:
             "has_combinations": bool(self.result.graphs.combined),
             "has_changes": any(contrast.is_change for contrast in self.plan.contrasts),
             "has_groups": not all(contrast.is_change for contrast in self.plan.contrasts),
+            "has_volumes": "volume" in self.analyses(),
+            "volumes": " and ".join(sorted(self.volumes(), key=str.lower)),
+            "has_sampled": any(
+                stack.analysis == "skeleton" and stack.map.upper() in self.volumes()
+                for stack in self.stacks()
+            ),
             "has_tracts": any("skeleton" in s or "vba" in s for s in self.analyses()),
             "fa_target": fa_target(self.settings) is not None,
         }
         path = Path(str(comparisons_path[0])) / "methods.md"
         return render_methods(path, "comparisons", cfg, facts)
+
+    def volumes(self) -> set[str]:
+        return {stack.map.upper() for stack in self.stacks() if stack.analysis == "volume"}
 
     def analyses(self) -> set[str]:
         return {test.stack.analysis for test in self.result.graphs.tests}
@@ -305,7 +314,7 @@ class _Report:
 
     def stacks(self) -> list[Stack]:
         """Stacks in the order of the graphs of regions."""
-        return list({test.stack.name: test.stack for test in self.result.graphs.tests}.values())
+        return list(self.result.graphs.stacks)
 
     def section(
         self,
@@ -397,7 +406,7 @@ class _Report:
             pipeline="Cohort",
             scan="Quality of the scans",
             status="done",
-            warnings=self.plan.warnings,
+            warnings=(*self.plan.warnings, *self.result.graphs.warnings),
             figures=tuple(self.quality_figures()),
             tables=(
                 Table(
@@ -480,9 +489,7 @@ class _Report:
             )
             if facts["VoxelsWithoutVariance"]:
                 notes.append(f"{facts['VoxelsWithoutVariance']} voxels have no variance: no test")
-        return self.section(
-            test.graph, titled(contrast), test.stack.title, notes=notes, tables=tables
-        )
+        return self.section(test.graph, titled(contrast), test.title, notes=notes, tables=tables)
 
     def clusters(self, test: MapTest) -> Table:
         path = test.graph.destinations["clusters"]
@@ -542,7 +549,7 @@ class _Report:
         facts, notes = self.facts(across.graph), [MEANING["correction across maps"]]
         if facts:
             members = ", ".join(
-                f"{one.stack.title} {titled(one.comparison.contrast)}" for one in across.family
+                f"{one.title} {titled(one.comparison.contrast)}" for one in across.family
             )
             notes.insert(
                 0,
@@ -555,7 +562,7 @@ class _Report:
         return self.section(
             across.graph,
             titled(test.comparison.contrast),
-            f"{test.stack.title}, for all tests",
+            f"{test.title}, for all tests",
             notes=notes,
         )
 
@@ -599,7 +606,7 @@ class _Report:
         for test in self.result.graphs.tests:
             outcome, facts = self.outcome(test.graph), self.facts(test.graph)
             for name, side in (("up", "higher"), ("down", "lower")):
-                where = (test.stack.title, titled(test.comparison.contrast))
+                where = (test.title, titled(test.comparison.contrast))
                 if not facts:
                     yield Finding(*where, cast("Side", side), reason=" ".join(outcome.errors))
                     continue
@@ -617,7 +624,7 @@ class _Report:
         """Findings of a graph that has ended well, from one of its sidecars."""
         if not self.outcome(graph).is_done:
             return {}
-        for name in ("t", "overlap", "mean_fa", "up_p_across", "declared_p"):
+        for name in ("t", "overlap", "mean_fa", "volume_mask", "up_p_across", "declared_p"):
             path = graph.destinations.get(name)
             if path is not None:
                 found: dict[str, Any] = json.loads(sidecar_path(path).read_text("utf-8"))

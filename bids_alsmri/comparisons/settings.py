@@ -89,8 +89,8 @@ class GroupSettings(SettingsModel):
     quality_covariates: tuple[str, ...] = setting(
         (),
         stage="run",
-        help="Measures of the scans' quality that the comparisons are adjusted for, such as "
-        "mean_framewise_displacement; patients move more.",
+        help="Measures of the scans' quality that the comparisons of those modalities that have "
+        "them are adjusted for, such as mean_framewise_displacement; patients move more.",
     )
     exclusions: Path | None = setting(
         None,
@@ -451,6 +451,13 @@ class GroupSettings(SettingsModel):
         stage="run",
         source=CONVENTION,
         help="Neighbours that join significant voxels to the clusters of the tables.",
+    )
+    skeleton_sampling: Literal["smoothed", "unsmoothed"] = setting(
+        "smoothed",
+        stage="run",
+        source="elmendili2022",
+        help="Which maps of volumes (such as TSC) are taken to the skeleton's voxels, to be looked "
+        "at together with diffusion maps.",
     )
     overlaps: tuple[str, ...] = setting(
         ("tsc+fa-", "tsc+md+", "tsc-fa+", "tsc-md-", "fa-md+", "fa+md-"),

@@ -109,7 +109,7 @@ class CombinationInputSpec(NodeInputSpec):
         traits.Enum(1, -1), mandatory=True, desc="of each map: 1 where it is expected to rise"
     )
     models = traits.List(traits.Str(), mandatory=True, desc="JSON text of the Model of each map")
-    mask = File(exists=True, mandatory=True, desc="voxels of all stacks")
+    masks = InputMultiObject(File(exists=True), mandatory=True, desc="voxels of each stack")
     method = traits.Enum("fisher", "stouffer", "tippett", mandatory=True, desc="of combining")
     n_permutations = traits.Int(mandatory=True, desc="relabellings, the observed one among them")
     seed = traits.Int(mandatory=True, desc="of the relabellings")
@@ -133,7 +133,7 @@ def read_combination(inputs: Any) -> tuple[CombinationProblem, _Inside]:
     problem : CombinationProblem
         The same in every job.
     inside : (X, Y, Z) array of bool
-        Voxels.
+        Voxels of all maps.
 
     Raises
     ------
@@ -146,10 +146,11 @@ def read_combination(inputs: Any) -> tuple[CombinationProblem, _Inside]:
             f"{', '.join(inputs.names)}: maps are not of the same participants; expected one set; "
             "run the group level again"
         )
-    inside = read_image(Path(inputs.mask), ndim=3).data > 0
+    masks = [read_image(Path(path), ndim=3).data > 0 for path in inputs.masks]
+    inside = np.logical_and.reduce(masks)
     maps = {
-        name: model.maps(np.load(path, mmap_mode="r"))
-        for name, model, path in zip(inputs.names, models, inputs.stacks, strict=True)
+        name: model.maps(np.load(path, mmap_mode="r"))[:, inside[mask]]
+        for name, model, path, mask in zip(inputs.names, models, inputs.stacks, masks, strict=True)
     }
     with concerning(Path(inputs.stacks[0])):
         problem = make_combination(
@@ -235,7 +236,9 @@ class ConcludeTogether(AlsInterface):
     def _run_interface(self, runtime: Any) -> Any:
         problem, inside = read_combination(self.inputs)
         found = conclude_combination(problem, read_nulls(self.inputs.nulls))
-        affine = read_image(Path(self.inputs.mask), ndim=3).affine
+        affine = read_image(Path(self.inputs.masks[0]), ndim=3).affine
+        shared = self.file(runtime, "shared.nii.gz")
+        write_image(inside, affine, shared, space=self.inputs.space)
         facts: dict[str, Any] = {
             "Alpha": self.inputs.alpha,
             "VoxelsTested": int(np.count_nonzero(inside)),
@@ -259,9 +262,10 @@ class ConcludeTogether(AlsInterface):
 
     def draw(self, runtime: Any, results: dict[str, Any], z: NDArray[np.float64]) -> Path:
         """Draw where at least one map changes."""
-        mask = read_volume(self.inputs.mask)
+        shared = self.file(runtime, "shared.nii.gz")
+        mask = read_volume(shared)
         inside = mask.values > 0
-        stored = read_image(Path(self.inputs.mask), ndim=3)
+        stored = read_image(shared, ndim=3)
         path = self.file(runtime, "z.nii.gz")
         write_image(filled(stored.data > 0, z, 0.0), stored.affine, path, space=self.inputs.space)
         p = np.minimum(

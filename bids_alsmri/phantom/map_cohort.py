@@ -17,6 +17,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from bids_alsmri.bids.dataset import write_description as describe_derivatives
 from bids_alsmri.bids.dataset import write_descriptions
@@ -42,7 +43,9 @@ from bids_alsmri.version import VERSION
 
 Floats = NDArray[np.float64]
 
-PIPELINES = ("anatomical", "diffusion")
+PIPELINES = ("anatomical", "diffusion", "sodium")
+# Width of the Gaussian that smooths sodium maps, as the participant level does.
+SMOOTHING_MM = 8.0
 # ends the name under which a record lists the sidecar of an output
 SIDECAR = " sidecar"
 NOTE = "simulated at the level of maps by bids_alsmri_phantom; no image was processed"
@@ -116,6 +119,14 @@ QUALITY: Mapping[str, Mapping[str, Spread]] = {
         "gradient_gain": Spread(0.004, 0.50),
         "anatomy_overlap": Spread(0.93, 0.01, most=1.0),
         "tissue_separation": Spread(0.92, 0.02, most=1.0),
+    },
+    "sodium": {
+        "n_tubes": Spread(2.0, 0.0),
+        "tube_snr": Spread(60.0, 0.10, 0.98),
+        "tube_variation": Spread(2.5, 0.20),
+        "tube_ratio": Spread(1.02, 0.005),
+        "anatomy_overlap": Spread(0.985, 0.005, most=1.0),
+        "fluid_separation": Spread(0.97, 0.01, most=1.0),
     },
 }
 
@@ -282,12 +293,24 @@ def _write_raw(
         texts=texts,
         repetition_s=10.7,
     )
+    sodium: dict[str, object] = {
+        **scanner,
+        "ResonantNucleus": "23Na",
+        "MagneticFieldStrength": 3,
+        "EchoTime": 0.0002,
+        "RepetitionTimeExcitation": 0.12,
+        "FlipAngle": 90,
+        "BodyPart": "HEAD",
+    }
+    tubes = SimulatedImage("anat", "acq-sodium_PDw", np.zeros(RAW_SHAPE, np.int16), affine, sodium)
+    sodium_path = write_image(raw_dir, person.label, session or "", tubes)
     t1w_path = write_image(raw_dir, person.label, session or "", anatomy)
     dwi_path = write_image(raw_dir, person.label, session or "", series)
     stem = str(dwi_path).removesuffix(".nii.gz")
     return {
         "anatomical": {t1w_path: t1w},
         "diffusion": {dwi_path: dwi, **{Path(stem + extension): {} for extension in texts}},
+        "sodium": {sodium_path: sodium},
     }
 
 
@@ -302,7 +325,7 @@ def _write_visit(
     person, session, visit = of
     maps = draw_maps(person, settings, truth, visit)
     inputs = _write_raw(raw_dir, person, session)
-    anatomy, diffusion = (
+    anatomy, diffusion, sodium = (
         _Finished(
             raw_dir=raw_dir,
             output_dir=output_dir,
@@ -311,7 +334,11 @@ def _write_visit(
             inputs=inputs[name],
             voxel_mm=settings.voxel_mm,
         )
-        for name, entities in (("anatomical", {}), ("diffusion", {"dir": "AP"}))
+        for name, entities in (
+            ("anatomical", {}),
+            ("diffusion", {"dir": "AP"}),
+            ("sodium", {"acq": "sodium"}),
+        )
     )
     native = _native_place(person, settings, truth)
     anatomy.transform("t1w_to_template", native.template_to_t1w)
@@ -324,6 +351,45 @@ def _write_visit(
         diffusion.image(f"template_{name}", maps[name], truth.affine, space="mni")
     diffusion.table("quality", quality_table("diffusion", person, settings.seed))
     diffusion.record({"anatomical": anatomy.digest()})
+    sodium.image("template_tsc", maps["tsc"], truth.affine, space="mni")
+    smooth = smoothed_within(maps["tsc"], truth.mask, SMOOTHING_MM / settings.voxel_mm)
+    sodium.image("template_smoothed", smooth, truth.affine, space="mni")
+    sodium.table("quality", quality_table("sodium", person, settings.seed))
+    sodium.record({"anatomical": anatomy.digest()})
+
+
+def smoothed_within(
+    values: NDArray[np.float32], mask: NDArray[np.bool_], fwhm_voxels: float
+) -> NDArray[np.float32]:
+    """Map smoothed by a Gaussian that sees nothing beyond a mask.
+
+    Parameters
+    ----------
+    values : (i, j, k) array
+        Map, 0 outside the mask.
+    mask : (i, j, k) array of bool
+        Voxels that count.
+    fwhm_voxels : float
+        Full width at half maximum of the Gaussian, in voxels.
+
+    Returns
+    -------
+    (i, j, k) array of float32
+        0 outside the mask.
+
+    Examples
+    --------
+    >>> flat = np.zeros((5, 5, 5), np.float32)
+    >>> flat[1:4, 1:4, 1:4] = 40.0
+    >>> float(smoothed_within(flat, flat > 0, 2.0).max().round(3))
+    40.0
+    """
+    sd = fwhm_voxels / np.sqrt(8 * np.log(2))
+    weight = ndimage.gaussian_filter(mask.astype(np.float32), sd)
+    blurred = ndimage.gaussian_filter(np.where(mask, values, np.float32(0)), sd)
+    found = np.zeros(mask.shape, np.float32)
+    np.divide(blurred, weight, out=found, where=mask)
+    return found
 
 
 @dataclass(frozen=True)
@@ -356,7 +422,7 @@ def quality_table(pipeline: str, person: Participant, seed: int) -> Table:
 
     Parameters
     ----------
-    pipeline : {"anatomical", "diffusion"}
+    pipeline : {"anatomical", "diffusion", "sodium"}
         Whose measures.
     person : Participant
         Patients move a little more.
@@ -400,6 +466,7 @@ class _Finished:
             "template": TEMPLATE_NAME,
             "template_resolution_mm": f"{self.voxel_mm:g}".replace(".", "p"),
             "anatomical_space": "T1w",
+            "smoothing_fwhm_mm": f"{SMOOTHING_MM:g}",
         }
 
     @property

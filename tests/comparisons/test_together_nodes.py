@@ -112,7 +112,7 @@ def combination_inputs(files, **changed):
         "names": ["fa", "md"],
         "signs": [1, -1],
         "models": [model().text] * 2,
-        "mask": str(files / "mask.nii.gz"),
+        "masks": [str(files / "mask.nii.gz")] * 2,
         "method": "fisher",
         **{**ENHANCED, **RUN},
         **changed,

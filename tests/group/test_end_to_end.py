@@ -20,6 +20,7 @@ import pytest
 from nilearn.image import resample_to_img
 from numpy.testing import assert_allclose
 
+from bids_alsmri.engine.pipeline import registry
 from bids_alsmri.errors import ExitCode
 
 pytestmark = pytest.mark.slow
@@ -239,6 +240,45 @@ def test_change_of_a_group_that_grows_worse_is_found_and_told_per_month(
     text = (visited_cohort.out / "group.html").read_text()
     assert "fast − 0" in text
     assert "flips of the signs" in text
+
+
+@pytest.mark.skipif("sodium" not in registry(), reason="no sodium pipeline is installed")
+def test_sodium_and_diffusion_are_looked_at_together(cohort, validator_errors):
+    # one patient has no sodium: FA is compared once of all, and once of those who have both
+    (record,) = (cohort.out / "logs" / "scans").glob("sub-04_*sodium.json")
+    record.unlink()
+    flags = ("--group-contrasts", "als-hc", "--n-procs", "1", "--group-maps", "fa", "md", "tsc")
+    assert cohort.run(*flags) == 0
+    freedom = {
+        name: json.loads(
+            t_map(cohort, "alsGtHc", name).with_suffix("").with_suffix(".json").read_text()
+        )["DegreesOfFreedom"]
+        for name in ("faSkeleton", "faSkeletonShared", "tscSkeleton", "tscVolume")
+    }
+    assert freedom == {
+        "faSkeleton": 7,
+        "faSkeletonShared": 6,
+        "tscSkeleton": 6,
+        "tscVolume": 6,
+    }
+    both = nib.load(t_map(cohort, "alsVsHc", "overlapTscUpFaDownSkeleton", "pFwe"))
+    mask = nib.load(next((cohort.out / "tpl-MNI152NLin2009aSym").rglob("*skeleton_mask.nii.gz")))
+    inside = mask.get_fdata() > 0
+    tsc, fa = (
+        nib.load(t_map(cohort, f"als{way}Hc", name, "pFwe")).get_fdata()
+        for way, name in (("Gt", "tscSkeleton"), ("Lt", "faSkeletonShared"))
+    )
+    assert_allclose(both.get_fdata()[inside], np.maximum(tsc, fa)[inside], rtol=1e-6)
+    combined = nib.load(t_map(cohort, "alsVsHc", "combinedTscUpFaDownMdUp", "pFwe"))
+    assert combined.get_fdata()[inside].min() < 1.0
+    # the map at the skeleton is that in template space, whose voxels are the skeleton's here
+    stack = np.load(next((cohort.root / "work").rglob("*skeleton*stack/stack.npy")))
+    first = next((cohort.out / "sub-01").rglob("*desc-tscSm8_PDmap.nii.gz"))
+    assert_allclose(stack[0], nib.load(first).get_fdata()[inside], rtol=1e-5)
+    assert validator_errors(cohort.out, newest_schema=False) == []
+    text = (cohort.out / "group.html").read_text()
+    assert "TSC ↑ and FA ↓, skeleton" in text
+    assert "TSC of one participant of each group" in text or "TSC, volume" in text
 
 
 def test_maps_of_contrasts_that_are_no_longer_asked_for_go(finished):

@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from bids_alsmri.engine.pipeline import registry
 from bids_alsmri.engine.records import read_record
 from bids_alsmri.phantom.__main__ import main
+from bids_alsmri.phantom.map_cohort import PIPELINES
 from bids_alsmri.phantom.map_settings import MapSettings
 
 pytestmark = pytest.mark.slow
@@ -28,6 +29,15 @@ def folders(tmp_path_factory) -> tuple[Path, Path]:
     words = ["--participants", "4", "--seed", "5", "--template-mm", str(VOXEL_MM)]
     assert main([str(raw), "--maps-only", str(out), *words]) == 0
     return raw, out
+
+
+def with_maps() -> list[str]:
+    """Pipelines with maps that groups are compared on."""
+    return [
+        name
+        for name, pipeline in registry().items()
+        if any(spec.compared for spec in pipeline.io_spec.outputs.values())
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +58,7 @@ def planned(folders, tmp_path_factory):
     work = tmp_path_factory.mktemp("work")
     settings = make_run_settings(
         {"bids_dir": folders[0], "output_dir": folders[1], "level": "participant"},
-        {"diffusion": {"template_resolution_mm": VOXEL_MM}},
+        {name: {"template_resolution_mm": VOXEL_MM} for name in with_maps()},
         models,
     )
     plan = make_plan(settings)
@@ -58,7 +68,7 @@ def planned(folders, tmp_path_factory):
 
 
 def test_records_are_whole_and_their_outputs_exist(folders, records):
-    assert len(records) == 8
+    assert len(records) == 4 * len(PIPELINES)
     for record in records.values():
         assert record is not None
         assert record.is_whole
@@ -66,15 +76,24 @@ def test_records_are_whole_and_their_outputs_exist(folders, records):
 
 
 def test_results_hold_every_map_that_groups_are_compared_on(records):
-    compared = {n for n, spec in registry()["diffusion"].io_spec.outputs.items() if spec.compared}
-    assert compared
-    for name in ("sub-01_dir-AP_diffusion", "sub-04_dir-AP_diffusion"):
-        assert compared | {"brain_mask", "quality"} <= set(records[name].outputs)
+    labels = {"diffusion": "dir-AP", "sodium": "acq-sodium"}
+    for pipeline in with_maps():
+        label = labels[pipeline]
+        outputs = registry()[pipeline].io_spec.outputs
+        compared = {name for name, spec in outputs.items() if spec.compared}
+        compared |= {
+            s.compared["unsmoothed"] for s in outputs.values() if "unsmoothed" in s.compared
+        }
+        assert compared
+        for who in ("sub-01", "sub-04"):
+            found = set(records[f"{who}_{label}_{pipeline}"].outputs)
+            assert compared | {"quality"} <= found
 
 
 def test_participant_level_finds_the_same_scans(records, planned):
     plan, _ = planned
-    assert {f"{job.scan.label}_{job.pipeline.name}" for job in plan.jobs} == set(records)
+    known = {name for name in records if name.rsplit("_", 1)[1] in registry()}
+    assert {f"{job.scan.label}_{job.pipeline.name}" for job in plan.jobs} == known
     assert not plan.skips
     assert all(job.record is not None for job in plan.jobs)
 
