@@ -44,6 +44,13 @@ CHEAP: dict[str, dict[str, Any]] = {
         "fa_resolution_mm": 4.0,
         "fa_iterations": (20, 0, 0),
     },
+    "sodium": {
+        "template_resolution_mm": 4.0,
+        "t1w_resolution_mm": 4.0,
+        "denoising_block_radius": 2,
+        "start_shrink_factors": (4, 3),
+        "rigid_shrink_factors": (3, 2),
+    },
 }
 # Gain of the second run over the first: scanners set the receiver for each run.
 RUN_GAIN = 1.25
@@ -119,8 +126,9 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Raw dataset of two participants; the truth lies in its derivatives.
 
     sub-01, a fast progressor, has a T1w and one diffusion series in two runs of different gain,
-    with two lost slices and more motion than is usual. sub-02 has no T1w, and its series is stored
-    with other axes, another handedness and oblique.
+    with two lost slices and more motion than is usual, and a sodium image. sub-02 has no T1w, and
+    its images are stored with other axes, another handedness and oblique; its sodium image comes
+    with a map of the coil, and with a proton image to which the head's T1w is renamed.
     """
     folder = tmp_path_factory.mktemp("cohort")
     raw, other = folder / "raw", folder / "other"
@@ -129,9 +137,10 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     first = [str(raw), "--fast", "1", "--seed", "11", "--t1w-mm", "3", *series, *moved]
     assert simulate(first) == 0
     stored = ["--determinant", "positive", "--axis-order", "PSR", "--oblique-deg", "20"]
-    second = [str(other), "--controls", "1", "--seed", "12", "--modalities", "dwi"]
-    assert simulate([*second, *series, *stored]) == 0
+    second = [str(other), "--controls", "1", "--seed", "12", "--t1w-mm", "4"]
+    assert simulate([*second, *series, *stored, "--sodium-bias", "0.4"]) == 0
     split_series(raw / "sub-01" / "dwi" / "sub-01_dir-AP_dwi")
+    rename_proton(other)
     for below in (Path(), Path("derivatives") / "phantom"):
         adopt_participant(other / below, raw / below)
     return raw
@@ -153,6 +162,19 @@ def split_series(stem: Path) -> None:
         shutil.copy(f"{stem}.json", f"{target}.json")
     for extension in (".nii.gz", ".bval", ".bvec", ".json"):
         Path(f"{stem}{extension}").unlink()
+
+
+def rename_proton(dataset: Path) -> None:
+    """Call the T1w another proton image, and give the true sensitivity as a measured map."""
+    anat, fmap = dataset / "sub-01" / "anat", dataset / "sub-01" / "fmap"
+    fmap.mkdir()
+    truth = dataset / "derivatives" / "phantom" / "sub-01" / "fmap"
+    for extension in (".nii.gz", ".json"):
+        (anat / f"sub-01_T1w{extension}").rename(anat / f"sub-01_acq-proton_T2starw{extension}")
+        shutil.copy(
+            truth / f"sub-01_acq-sodium_desc-truth_RB1map{extension}",
+            fmap / f"sub-01_acq-sodium_RB1map{extension}",
+        )
 
 
 def adopt_participant(source: Path, target: Path) -> None:

@@ -79,6 +79,8 @@ def other_value(option: Option) -> object:
     if option.choices:
         return next(choice for choice in option.choices if choice != option.default)
     assert option.kind in (int, float), "say here what other value this kind can take"
+    if option.is_list and not option.default:
+        return (option.kind(1),)
     if option.is_list:
         return tuple(other_number(value, option) for value in option.default)
     return other_number(option.default, option)
@@ -322,6 +324,7 @@ def test_changed_setting_of_a_fit_is_named(finished, app):
             "5.0",
             "dwi/*_res-5_*param-fa_dwimap.nii.gz",
         ),
+        ("sodium", "template_resolution_mm", "4.0", "5.0", "anat/*_res-5_desc-tscSm8_PDmap.nii.gz"),
     ],
 )
 def test_changed_setting_of_apply_reuses_the_fits(
@@ -373,7 +376,7 @@ def faulty(cohort, tmp_path_factory) -> Path:
     truncated = raw / "sub-03" / "anat" / "sub-03_T1w.nii.gz"
     truncated.parent.mkdir(parents=True)
     truncated.write_bytes((cohort / "sub-01/anat/sub-01_T1w.nii.gz").read_bytes()[:20_000])
-    shutil.copytree(cohort / "sub-02", raw / "sub-04")
+    shutil.copytree(cohort / "sub-02" / "dwi", raw / "sub-04" / "dwi")
     for path in sorted((raw / "sub-04" / "dwi").iterdir()):
         path.rename(path.with_name(path.name.replace("sub-02", "sub-04")))
     (raw / "sub-04/dwi/sub-04_dir-AP_dwi.bvec").unlink()
