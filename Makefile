@@ -21,7 +21,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 # coarser than the defaults, so that it ends within a quarter of an hour on two cores
 demo: setup
 	$(BIN)/python -m bids_alsmri.phantom $(DEMO)/raw --controls 4 --fast 3 --slow 3 --seed 1 \
-	  --t1w-mm 2 --dwi-mm 3 --n-directions 12
+	  --modalities anat,dwi --t1w-mm 2 --dwi-mm 3 --n-directions 12
 	$(BIN)/bids_alsmri $(DEMO)/raw $(DEMO)/derivatives participant -w $(DEMO)/work \
 	  --anatomical-template-registration-mm 3 --anatomical-template-resolution-mm 2 \
 	  --diffusion-template-resolution-mm 2
