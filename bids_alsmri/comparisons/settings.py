@@ -418,8 +418,8 @@ class GroupSettings(SettingsModel):
         stage="run",
         source="winkler2016b",
         help="Correct p-values also for the number of maps (and directions) of a contrast, or of "
-        "all contrasts too, beside those of each map. The latter exchanges members of all groups, "
-        "and takes the model all_groups.",
+        "all contrasts too, beside those of each map. The latter takes the model all_groups and "
+        "exchanges members of all groups: each comparison then tests that no group differs.",
     )
     cluster_forming_t: float = setting(
         0.0,

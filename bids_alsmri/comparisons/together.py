@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from nipype.interfaces.base import File, InputMultiObject, traits
 from numpy.typing import NDArray
 
 from bids_alsmri.comparisons.pictures import read_volume
-from bids_alsmri.comparisons.voxelwise import Model, exchange_of, read_nulls
+from bids_alsmri.comparisons.voxelwise import Model, exchange_of, filled, read_nulls, write_null
 from bids_alsmri.errors import DataError
 from bids_alsmri.interfaces.base import concerning, read_image, write_image
 from bids_alsmri.interfaces.node import AlsInterface, NodeInputSpec, NodeOutputSpec, write_facts
@@ -199,10 +198,7 @@ class PermuteTogether(AlsInterface):
     def _run_interface(self, runtime: Any) -> Any:
         problem, _ = read_combination(self.inputs)
         block = problem.block(range(self.inputs.start, self.inputs.stop))
-        path = self.file(runtime, "null.npz")
-        names = [field.name for field in fields(NullStatistics)]
-        np.savez(path, **dict(zip(names, astuple(block), strict=True)))
-        return self.give(runtime, {"null": path})
+        return self.give(runtime, {"null": write_null(block, self.file(runtime, "null.npz"))})
 
 
 class ConcludeTogetherInputSpec(CombinationInputSpec):
@@ -290,30 +286,3 @@ class ConcludeTogether(AlsInterface):
         out = self.file(runtime, "combined.webp")
         save_figure(figure, out)
         return out
-
-
-def filled(inside: _Inside, values: NDArray[np.floating], outside: float) -> NDArray[np.float32]:
-    """Image of values at voxels.
-
-    Parameters
-    ----------
-    inside : (X, Y, Z) array of bool
-        Voxels with a value.
-    values : (m,) array
-        Theirs, in the order of the array.
-    outside : float
-        Value of all others: 1 for p-values, since nothing was tested there.
-
-    Returns
-    -------
-    (X, Y, Z) array
-        In single precision.
-
-    Examples
-    --------
-    >>> filled(np.array([[[True, False]]]), np.array([0.5]), 1.0).tolist()
-    [[[0.5, 1.0]]]
-    """
-    image = np.full(inside.shape, outside, np.float32)
-    image[inside] = values
-    return image

@@ -265,10 +265,27 @@ class Permute(AlsInterface):
     def _run_interface(self, runtime: Any) -> Any:
         problem, _, _ = read_problem(self.inputs)
         block = problem.block(range(self.inputs.start, self.inputs.stop))
-        path = self.file(runtime, "null.npz")
-        names = [field.name for field in fields(NullStatistics)]
-        np.savez(path, **dict(zip(names, astuple(block), strict=True)))
-        return self.give(runtime, {"null": path})
+        return self.give(runtime, {"null": write_null(block, self.file(runtime, "null.npz"))})
+
+
+def write_null(block: NullStatistics, path: Path) -> Path:
+    """Write the statistics of a block of relabellings, and return the path.
+
+    Parameters
+    ----------
+    block : NullStatistics
+        Nothing but arrays.
+    path : Path
+        Ending in .npz.
+
+    Returns
+    -------
+    Path
+        `path`, for :func:`read_nulls`.
+    """
+    names = [field.name for field in fields(NullStatistics)]
+    np.savez(path, **dict(zip(names, astuple(block), strict=True)))
+    return path
 
 
 def read_nulls(paths: Sequence[str]) -> NullStatistics:
@@ -342,13 +359,41 @@ class Conclude(AlsInterface):
         effects = effects_of(Model.read(self.inputs.model), maps, self.inputs.level)
         for name, values in {**maps_of(found), **effects}.items():
             # p-values outside the mask are 1, not 0: nothing was tested there
-            image = np.full(mask.shape, 1.0 if "p" in name.split("_") else 0.0, np.float32)
-            image[mask] = values
+            image = filled(mask, values, 1.0 if "p" in name.split("_") else 0.0)
             results[name] = self.file(runtime, f"{name}.nii.gz")
             write_image(image, affine, results[name], space=self.inputs.space)
         facts = facts_of(found, effects["d"], self.inputs.alpha)
         results["facts"] = write_facts(self.file(runtime, "facts.json"), facts)
         return self.give(runtime, results)
+
+
+def filled(
+    inside: NDArray[np.bool_], values: NDArray[np.floating], outside: float
+) -> NDArray[np.float32]:
+    """Image of values at voxels.
+
+    Parameters
+    ----------
+    inside : (X, Y, Z) array of bool
+        Voxels with a value.
+    values : (m,) array
+        Theirs, in the order of the array.
+    outside : float
+        Value of all others: 1 for p-values, since nothing was tested there.
+
+    Returns
+    -------
+    (X, Y, Z) array
+        In single precision.
+
+    Examples
+    --------
+    >>> filled(np.array([[[True, False]]]), np.array([0.5]), 1.0).tolist()
+    [[[0.5, 1.0]]]
+    """
+    image = np.full(inside.shape, outside, np.float32)
+    image[inside] = values
+    return image
 
 
 def maps_of(found: Inference) -> dict[str, _Array]:

@@ -12,7 +12,6 @@ from bids_alsmri.collection import find_finished
 from bids_alsmri.comparisons.settings import GroupSettings
 from bids_alsmri.comparisons.voxelwise import memory_gb
 from bids_alsmri.engine.methods import cited_keys, references, render_methods
-from bids_alsmri.engine.pipeline import registry
 from bids_alsmri.engine.runner import new_workflow
 from bids_alsmri.errors import AlsMriError
 from bids_alsmri.group_graphs import (
@@ -32,14 +31,7 @@ pytestmark = pytest.mark.slow
 OPTIONS = options_of(GroupSettings)
 # the others are tested in what a run does with them; other labels are merely allowed
 ELSEWHERE = ("compare", "exclude_flagged", "other_labels")
-HAS_VOLUMES = any(
-    spec.compared.get("analysis") == "volume"
-    for pipeline in registry().values()
-    for spec in pipeline.io_spec.outputs.values()
-)
-# of maps of volumes alone, which not every installation has
-FOR_VOLUMES = () if HAS_VOLUMES else ("skeleton_sampling",)
-NUMERIC = [option for option in OPTIONS if option.name not in (*ELSEWHERE, *FOR_VOLUMES)]
+NUMERIC = [option for option in OPTIONS if option.name not in ELSEWHERE]
 # where another value is more than the next number or the other choice
 OTHER = {
     "group_column": "diagnosis",
@@ -205,8 +197,7 @@ def test_methods_text_resolves_for_every_setting(built, tmp_path):
 
 
 def test_what_is_saved_is_what_the_spec_declares(built, tmp_path):
-    maps = ("fa", "md", "tsc") if HAS_VOLUMES else ("fa", "md")
-    wanted = {"correct_across": "maps", "combinations": ("fa-md+",), "maps": maps}
+    wanted = {"correct_across": "maps", "combinations": ("fa-md+",), "maps": ("fa", "md", "tsc")}
     settings = built.settings({"cluster_forming_t": 3.5, **wanted})
     plan = plan_comparisons(settings, find_finished(settings, []), [])
     graphs = build_graphs(
@@ -214,8 +205,7 @@ def test_what_is_saved_is_what_the_spec_declares(built, tmp_path):
     )
     saved = {name for graph in graphs.all for name in graph.destinations}
     spec = io_spec()
-    declared = set(spec.outputs) - (set() if HAS_VOLUMES else {"volume_mask"})
-    assert saved == declared | {f"figure_{name}" for name in spec.figures}
+    assert saved == set(spec.outputs) | {f"figure_{name}" for name in spec.figures}
     paths = [path for graph in graphs.all for path in graph.destinations.values()]
     assert len(paths) == len(set(paths))
 
