@@ -347,18 +347,32 @@ def run_level(settings: RunSettings, command_line: str) -> ExitCode:
     from bids_alsmri.planning import check_folders
 
     check_folders(settings)
-    made = prepare_environment(settings)
-    leaves_none = False
-    try:
-        code = _run_level(settings, command_line)
-        leaves_none = settings.clean_workdir
-    except AlsMriError:
-        leaves_none = True
-        raise
-    finally:
-        if made:
-            _tidy_up(made, with_empty=leaves_none)
+    with _environment_restored():
+        made = prepare_environment(settings)
+        leaves_none = False
+        try:
+            code = _run_level(settings, command_line)
+            leaves_none = settings.clean_workdir
+        except AlsMriError:
+            leaves_none = True
+            raise
+        finally:
+            if made:
+                _tidy_up(made, with_empty=leaves_none)
     return code
+
+
+@contextlib.contextmanager
+def _environment_restored() -> Iterator[None]:
+    # a Python program that calls main goes on without folders of the run, which may be gone
+    earlier = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - earlier.keys():
+            del os.environ[name]
+        os.environ.update(earlier)
+        tempfile.tempdir = None
 
 
 def _run_level(settings: RunSettings, command_line: str) -> ExitCode:

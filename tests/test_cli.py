@@ -3,7 +3,6 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
-import os
 import re
 import subprocess
 import sys
@@ -36,22 +35,6 @@ def dataset(tmp_path):
     (root / "sub-01" / "anat" / "sub-01_T1w.nii.gz").write_text("image")
     (root / "dataset_description.json").write_text('{"Name": "toy", "BIDSVersion": "1.10.0"}')
     return root
-
-
-@pytest.fixture(autouse=True)
-def _own_environment(monkeypatch, tmp_path):
-    # main sets what libraries read at their import; other tests must not see it
-    for name, value in os.environ.items():
-        monkeypatch.setenv(name, value)
-    for name in (
-        "NIPYPE_NO_ET",
-        "OMP_NUM_THREADS",
-        "OPENBLAS_NUM_THREADS",
-        "MKL_NUM_THREADS",
-        "NUMBA_NUM_THREADS",
-        "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
-    ):
-        monkeypatch.setenv(name, os.environ.get(name, "1"))
 
 
 def code_of(capsys, *words):

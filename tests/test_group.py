@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import pandas as pd
@@ -68,6 +69,13 @@ def test_group_table_holds_one_row_per_participant_and_measure(derivatives: Path
     assert column(derivatives, "participant_id") == ["sub-01", "sub-02"]
     assert column(derivatives, "scan") == ["sub-01_ses-m00_dir-AP", "sub-02_ses-m00_dir-AP"]
     assert column(derivatives, "value") == [21.0, 17.5]
+
+
+def test_run_leaves_the_environment_of_its_process_as_it_was(derivatives: Path) -> None:
+    before = dict(os.environ)
+    assert run(derivatives) == ExitCode.DONE
+    assert dict(os.environ) == before
+    assert Path(tempfile.gettempdir()).is_dir()
 
 
 def test_group_table_holds_only_the_participants_asked_for(derivatives: Path) -> None:

@@ -31,38 +31,13 @@ VALUES = {
     "anatomical_space": "T1w",
     "template_resolution_mm": "2",
     "resolution": "2",
+    "t1w_resolution_mm": "2",
+    "smoothing_fwhm_mm": "8",
 }
 IMAGE = {"SkullStripped": False}
-IN_T1W = {"SkullStripped": True, "SpatialReference": "T1w of the session"}
-IN_TEMPLATE = {"SkullStripped": True, "Resolution": "2 mm isotropic"}
 
 # What the design lists beyond the pipelines that have a spec of their own: (scan, output).
 PLANNED = [
-    ({"acq": "sodium"}, OutputSpec("refs", "anat", "dseg", entities={"desc": "refs"})),
-    (
-        {"acq": "sodium"},
-        OutputSpec("refs_names", "anat", "dseg", ".tsv", entities={"desc": "refs"}),
-    ),
-    (
-        {"acq": "sodium"},
-        OutputSpec("tsc", "anat", "PDmap", entities={"desc": "tsc"}, units="mmol/L", sidecar=IMAGE),
-    ),
-    (
-        {"acq": "sodium"},
-        OutputSpec(
-            "tsc_t1w", "anat", "PDmap", entities={"desc": "tsc", "space": "T1w"}, sidecar=IN_T1W
-        ),
-    ),
-    (
-        {"acq": "sodium"},
-        OutputSpec(
-            "tsc_template",
-            "anat",
-            "PDmap",
-            entities={"desc": "tscSm8", "space": TEMPLATE, "res": "2"},
-            sidecar=IN_TEMPLATE,
-        ),
-    ),
     *[
         ({"acq": "M1"}, OutputSpec(what, "anat", what, entities={"desc": "fit"}, sidecar=IMAGE))
         for what in ("T2starmap", "R2starmap")
@@ -188,7 +163,7 @@ def test_complete_derivatives_have_no_error(derivatives, schema):
     [
         (".bidsignore", "NOT_INCLUDED"),
         (
-            "sub-01/ses-m00/anat/sub-01_ses-m00_acq-sodium_desc-tsc_PDmap.json",
+            "sub-01/ses-m00/anat/sub-01_ses-m00_desc-tsc_PDmap.json",
             "SIDECAR_KEY_REQUIRED",
         ),
         ("dataset_description.json", "MISSING_DATASET_DESCRIPTION"),
@@ -203,9 +178,9 @@ def test_validator_sees_what_is_missing(derivatives, removed, code):
 @pytest.mark.parametrize("schema", ["bundled", "latest"])
 @pytest.mark.parametrize("key", ["SkullStripped", "SpatialReference", "Resolution"])
 def test_keys_that_the_spec_demands_are_demanded_by_the_validator(derivatives, schema, key):
-    name = f"sub-01_ses-m00_acq-sodium_space-{TEMPLATE}_res-2_desc-tscSm8_PDmap.json"
+    name = f"sub-01_ses-m00_space-{TEMPLATE}_res-2_desc-tscSm8_PDmap.json"
     if key == "SpatialReference":
-        name = "sub-01_ses-m00_acq-sodium_space-T1w_desc-tsc_PDmap.json"
+        name = "sub-01_ses-m00_space-T1w_res-2_desc-tsc_PDmap.json"
     path = derivatives / "sub-01/ses-m00/anat" / name
     content = json.loads(path.read_text())
     del content[key]
