@@ -13,6 +13,10 @@ from bids_alsmri.numerics.checks import as_float, require_finite, require_range
 
 _Array = NDArray[np.float64]
 
+_NO_VARIANCE = 1e-12  # of a regressor's own sum of squares: what the others leave is rounding
+_SMALLEST_FREEDOM = 1e-6  # of a group whose own covariates explain it wholly
+_FEATURES_AT_ONCE = 4096  # with models of their own
+
 
 @dataclass(frozen=True)
 class Effects:
@@ -22,14 +26,15 @@ class Effects:
     ----------
     difference : (m,) array
         First group less second, adjusted for covariates, or the mean of one group, in the unit of
-        the data.
+        the data; NaN where a covariate of the feature's own is constant or explains the groups.
     low, high : (m,) array
         Ends of its confidence interval, in the same unit; for each feature by itself.
     percent : (m,) array
         Difference in per cent of the adjusted mean of the second group; NaN where that is 0 or
         there is no second group.
     cohen_d : (m,) array
-        Difference over the standard deviation within groups; 0 without variance or difference.
+        Difference over the standard deviation within groups; 0 without variance or difference, or
+        where the difference is NaN.
     hedges_g : (m,) array
         The same without the bias of small samples.
     d_low, d_high : (m,) array
@@ -53,6 +58,7 @@ def two_group_effects(
     *,
     level: float,
     has_unequal_variances: bool,
+    voxelwise_covariates: NDArray[np.floating] | None = None,
 ) -> Effects:
     r"""Differences between the first two groups of a design.
 
@@ -68,6 +74,8 @@ def two_group_effects(
         Of the confidence intervals, such as 0.95, above 0 to 0.9999.
     has_unequal_variances : bool
         Whether each group has a variance of its own, for the interval of the difference.
+    voxelwise_covariates : (c, n, m) array, optional
+        Nuisance that differs by feature, finite; its means do not matter.
 
     Returns
     -------
@@ -95,6 +103,9 @@ def two_group_effects(
     :math:`\mathrm{var}(d) = 1/n_1 + 1/n_2 + d^2 / (2 (n_1 + n_2))` as normal (Hedges and Olkin
     1985); n are the observations of the two groups.
 
+    A covariate of a feature's own makes the model that feature's own too: a further column of
+    :math:`X`.
+
     Examples
     --------
     >>> design = np.array([[1.0, 0.0]] * 3 + [[0.0, 1.0]] * 3)
@@ -110,39 +121,33 @@ def two_group_effects(
     number = np.asarray(groups)
     _require_fit(values, matrix, number)
     require_range("level", level, 0.0, 0.9999, open_low=True)
-    n, n_columns = matrix.shape
-    dof = n - n_columns
-    inverse: _Array = np.linalg.inv(matrix.T @ matrix).astype(np.float64)
-    estimates = inverse @ (matrix.T @ values)
-    difference = estimates[0] - estimates[1]
-    rest = values - matrix @ estimates
-    squares = np.einsum("ij,ij->j", rest, rest)
-    sd = np.sqrt(squares / dof)
-    contrast = np.zeros(n_columns)
-    contrast[:2] = 1.0, -1.0
+    extra = _covariates(values, voxelwise_covariates)
+    fit = _fitted(values, matrix, (1.0, -1.0), extra)
     if has_unequal_variances:
-        error, freedom = _welch(rest, matrix, inverse, contrast, number)
+        error, freedom = _welch(fit, number)
     else:
-        error, freedom = sd * np.sqrt(contrast @ inverse @ contrast), np.full(len(sd), float(dof))
-    reach = stats.t.ppf((1 + level) / 2, freedom) * error
-    cohen_d = _ratio(difference, sd, missing=0.0)
-    n_first, n_second = np.count_nonzero(number == 0), np.count_nonzero(number == 1)
-    spread = np.sqrt(1 / n_first + 1 / n_second + cohen_d**2 / (2 * (n_first + n_second)))
-    d_reach = stats.norm.ppf((1 + level) / 2) * spread
-    return Effects(
-        difference=difference,
-        low=difference - reach,
-        high=difference + reach,
-        percent=100.0 * _ratio(difference, estimates[1], missing=np.nan),
-        cohen_d=cohen_d,
-        hedges_g=small_sample_factor(dof) * cohen_d,
-        d_low=cohen_d - d_reach,
-        d_high=cohen_d + d_reach,
+        error = fit.sd * fit.spread
+        freedom = np.full(len(error), float(fit.degrees_of_freedom))
+    # as those of the design, these covariates count at their means
+    slopes = fit.estimates[matrix.shape[1] :]
+    second = fit.estimates[1] + np.einsum("ij,ij->j", slopes, extra.mean(axis=1))
+    n_first, n_second = (int(np.count_nonzero(number == k)) for k in (0, 1))
+    return _effects(
+        fit,
+        stats.t.ppf((1 + level) / 2, freedom) * error,
+        100.0 * _ratio(fit.difference, second, missing=np.nan),
+        level=level,
+        variance_of_d=1 / n_first + 1 / n_second,
+        n=n_first + n_second,
     )
 
 
 def one_group_effects(
-    data: NDArray[np.floating], *, level: float, covariates: ArrayLike | None = None
+    data: NDArray[np.floating],
+    *,
+    level: float,
+    covariates: ArrayLike | None = None,
+    voxelwise_covariates: NDArray[np.floating] | None = None,
 ) -> Effects:
     r"""Mean of one group against 0, such as that of changes between two visits.
 
@@ -154,6 +159,9 @@ def one_group_effects(
         Of the confidence intervals, such as 0.95, above 0 to 0.9999.
     covariates : (n, c) array, optional
         Nuisance; the mean is that at their means.
+    voxelwise_covariates : (k, n, m) array, optional
+        Nuisance that differs by feature, finite; the mean is that where it is 0: of changes, that
+        where the covariate has not changed. At its mean nothing would be adjusted.
 
     Returns
     -------
@@ -164,7 +172,8 @@ def one_group_effects(
     Raises
     ------
     NumericsError
-        If there are not two observations more than covariates, or a value is not finite.
+        If there are not two observations more than covariates, covariates follow from each other,
+        shapes do not fit, or a value is not finite.
 
     Notes
     -----
@@ -183,29 +192,25 @@ def one_group_effects(
     n = len(values)
     others = as_float("covariates", np.zeros((n, 0)) if covariates is None else covariates, ndim=2)
     require_finite("covariates", others)
-    dof = n - 1 - others.shape[1]
-    if dof < 1 or len(others) != n:
+    if n - 1 - others.shape[1] < 1 or len(others) != n:
         raise NumericsError(
             f"data has {n} observations and covariates the shape {others.shape}; a variance takes "
             "one row for each, and two observations more than columns"
         )
-    difference = values.mean(axis=0)
-    centred = others - others.mean(axis=0)
-    rest = values - difference
-    rest -= centred @ np.linalg.lstsq(centred, rest, rcond=None)[0]
-    sd = np.sqrt(np.einsum("ij,ij->j", rest, rest) / dof)
-    reach = stats.t.ppf((1 + level) / 2, dof) * sd / np.sqrt(n)
-    cohen_d = _ratio(difference, sd, missing=0.0)
-    d_reach = stats.norm.ppf((1 + level) / 2) * np.sqrt(1 / n + cohen_d**2 / (2 * n))
-    return Effects(
-        difference=difference,
-        low=difference - reach,
-        high=difference + reach,
-        percent=np.full(len(difference), np.nan),
-        cohen_d=cohen_d,
-        hedges_g=small_sample_factor(dof) * cohen_d,
-        d_low=cohen_d - d_reach,
-        d_high=cohen_d + d_reach,
+    matrix = np.column_stack([np.ones(n), others - others.mean(axis=0)])
+    if np.linalg.matrix_rank(matrix) < matrix.shape[1]:
+        raise NumericsError(
+            f"covariates has {others.shape[1]} columns, of which some are constant or follow from "
+            "others; leave them out"
+        )
+    fit = _fitted(values, matrix, (1.0,), _covariates(values, voxelwise_covariates))
+    return _effects(
+        fit,
+        stats.t.ppf((1 + level) / 2, fit.degrees_of_freedom) * fit.sd * fit.spread,
+        np.full(values.shape[1], np.nan),
+        level=level,
+        variance_of_d=1 / n,
+        n=n,
     )
 
 
@@ -262,26 +267,140 @@ def _require_fit(data: _Array, design: _Array, groups: NDArray[np.generic]) -> N
         )
 
 
-def _welch(
-    rest: _Array,
-    design: _Array,
-    inverse: _Array,
-    contrast: _Array,
-    groups: NDArray[np.generic],
-) -> tuple[_Array, _Array]:
+def _covariates(values: _Array, covariates: NDArray[np.floating] | None) -> _Array:
+    """Covariates of the features' own, (c, n, m), after a look whether they fit the data."""
+    if covariates is None:
+        return np.empty((0, *values.shape))
+    extra = as_float("voxelwise_covariates", covariates, ndim=3)
+    require_finite("voxelwise_covariates", extra)
+    if extra.shape[1:] != values.shape:
+        raise NumericsError(
+            f"voxelwise_covariates has shape {extra.shape} but data {values.shape}; give a value "
+            "of each covariate for each observation and feature"
+        )
+    return extra
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Linear models of all features: one for all, or each its own (then m in place of 1)."""
+
+    difference: _Array  # (m,), contrast of the estimates
+    estimates: _Array  # (p, m)
+    rest: _Array  # (n, m)
+    weights: _Array  # (n, 1 or m): their product with the data is the difference
+    left: _Array  # (n, 1 or m): 1 less the leverage of each observation
+    degrees_of_freedom: int
+
+    @property
+    def sd(self) -> _Array:
+        """Standard deviation of the noise."""
+        squares = np.einsum("ij,ij->j", self.rest, self.rest)
+        sd: _Array = np.sqrt(squares / self.degrees_of_freedom)
+        return sd
+
+    @property
+    def spread(self) -> _Array:
+        """Standard error of the difference over that of an observation."""
+        spread: _Array = np.sqrt(np.einsum("ij,ij->j", self.weights, self.weights))
+        return spread
+
+
+def _fitted(values: _Array, design: _Array, weights: tuple[float, ...], extra: _Array) -> _Fit:
+    contrast = np.zeros(design.shape[1] + len(extra))
+    contrast[: len(weights)] = weights
+    if not len(extra):
+        return _fit_alike(values, design, contrast)
+    if len(values) <= len(contrast):
+        raise NumericsError(
+            f"{len(values)} observations and {len(contrast)} columns, {len(extra)} of them of each "
+            "feature's own, leave no degree of freedom; leave out covariates"
+        )
+    parts = [
+        _fit_apart(values[:, part], design, contrast, extra[:, :, part])
+        for part in (
+            slice(start, start + _FEATURES_AT_ONCE)
+            for start in range(0, max(values.shape[1], 1), _FEATURES_AT_ONCE)
+        )
+    ]
+    difference, estimates, rest, weights_of_all, left = (
+        np.concatenate([getattr(part, name) for part in parts], axis=-1)
+        for name in ("difference", "estimates", "rest", "weights", "left")
+    )
+    return _Fit(difference, estimates, rest, weights_of_all, left, len(values) - len(contrast))
+
+
+def _fit_alike(values: _Array, design: _Array, contrast: _Array) -> _Fit:
+    inverse: _Array = np.linalg.inv(design.T @ design).astype(np.float64)
+    estimates = inverse @ (design.T @ values)
+    return _Fit(
+        contrast @ estimates,
+        estimates,
+        values - design @ estimates,
+        (design @ inverse @ contrast)[:, np.newaxis],
+        1.0 - np.einsum("ij,jk,ik->i", design, inverse, design)[:, np.newaxis],
+        len(design) - design.shape[1],
+    )
+
+
+def _fit_apart(values: _Array, design: _Array, contrast: _Array, extra: _Array) -> _Fit:
+    # by orthogonal triangles: normal equations would square what little a covariate varies
+    n, m = values.shape
+    matrix = np.empty((m, n, len(contrast)))
+    matrix[:, :, : design.shape[1]] = design
+    matrix[:, :, design.shape[1] :] = extra.T
+    basis, triangle = np.linalg.qr(matrix)
+    own = np.diagonal(triangle, axis1=1, axis2=2) ** 2
+    is_known = np.all(own > _NO_VARIANCE * np.einsum("ijk,ijk->ik", matrix, matrix), axis=1)
+    triangle[~is_known] = np.eye(len(contrast))
+    inverse = np.linalg.inv(triangle)
+    along = np.einsum("ijk,ji->ik", basis, values)
+    estimates = np.einsum("ijk,ik->ji", inverse, along)
+    estimates[:, ~is_known] = np.nan
+    return _Fit(
+        contrast @ estimates,
+        estimates,
+        values - np.einsum("ijk,ik->ji", basis, along),
+        np.einsum("ijk,ilk,l->ji", basis, inverse, contrast),
+        1.0 - np.einsum("ijk,ijk->ji", basis, basis),
+        n - len(contrast),
+    )
+
+
+def _effects(
+    fit: _Fit, reach: _Array, percent: _Array, *, level: float, variance_of_d: float, n: int
+) -> Effects:
+    difference = fit.difference
+    known = np.where(np.isnan(difference), 0.0, difference)
+    cohen_d = _ratio(known, fit.sd, missing=0.0)
+    spread = np.sqrt(variance_of_d + cohen_d**2 / (2 * n))
+    d_reach = stats.norm.ppf((1 + level) / 2) * spread
+    return Effects(
+        difference=difference,
+        low=difference - reach,
+        high=difference + reach,
+        percent=percent,
+        cohen_d=cohen_d,
+        hedges_g=small_sample_factor(fit.degrees_of_freedom) * cohen_d,
+        d_low=cohen_d - d_reach,
+        d_high=cohen_d + d_reach,
+    )
+
+
+def _welch(fit: _Fit, groups: NDArray[np.generic]) -> tuple[_Array, _Array]:
     """Standard error and degrees of freedom where each group has a variance of its own."""
-    left = 1.0 - np.einsum("ij,jk,ik->i", design, inverse, design)
-    weights = (design @ inverse @ contrast) ** 2
-    total, spread = np.zeros((2, rest.shape[1]))
+    total, spread = np.zeros((2, fit.rest.shape[1]))
     for group in np.unique(groups):
         is_own = groups == group
-        own_dof = left[is_own].sum()
-        if own_dof <= 0.0:
+        own_dof = fit.left[is_own].sum(axis=0)
+        if len(own_dof) == 1 and own_dof[0] <= 0.0:
             raise NumericsError(
                 f"group {group} leaves no degree of freedom for its variance; take more "
                 "observations, or one variance for all groups"
             )
-        part = (rest[is_own] ** 2).sum(axis=0) / own_dof * weights[is_own].sum()
+        own_dof = np.maximum(own_dof, _SMALLEST_FREEDOM)
+        squares = np.einsum("ij,ij->j", fit.rest[is_own], fit.rest[is_own])
+        part = squares / own_dof * np.einsum("ij,ij->j", fit.weights[is_own], fit.weights[is_own])
         total += part
         spread += part**2 / own_dof
     return np.sqrt(total), _ratio(total**2, spread, missing=1.0)

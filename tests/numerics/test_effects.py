@@ -20,10 +20,15 @@ N = (13, 24)
 GROUPS = ["als"] * N[0] + ["hc"] * N[1]
 
 
-def effects(data, covariates=None, *, groups=GROUPS, is_unequal=False, level=0.95):
+def effects(data, covariates=None, *, groups=GROUPS, is_unequal=False, level=0.95, own=None):
     design = group_design(groups, "als", "hc", covariates)
     return two_group_effects(
-        data, design.matrix, design.groups, level=level, has_unequal_variances=is_unequal
+        data,
+        design.matrix,
+        design.groups,
+        level=level,
+        has_unequal_variances=is_unequal,
+        voxelwise_covariates=own,
     )
 
 
@@ -57,6 +62,73 @@ def test_adjusted_difference_and_interval_are_those_of_a_regression():
         at_mean = fit.predict([[1.0, 0.0, age.mean()]])[0]
         assert_allclose(found.percent[column], 100 * fit.params[1] / at_mean)
         assert_allclose(found.cohen_d[column], fit.params[1] / np.sqrt(fit.scale))
+
+
+def test_difference_beside_covariates_of_each_voxel_is_that_of_a_regression_there():
+    rng = np.random.default_rng(11)
+    data, age = simulated(11), rng.normal(60, 10, size=sum(N))
+    is_first = np.array(GROUPS) == "als"
+    # two maps that differ between the groups and raise the values
+    own = rng.normal(0.6, 0.1, size=(2, *data.shape)) - 0.05 * is_first[:, np.newaxis]
+    data = data + 8.0 * own[0] - 3.0 * own[1]
+    found = effects(data, age[:, np.newaxis], own=own)
+    for column, values in enumerate(data.T):
+        regressors = np.column_stack([is_first, age, *own[:, :, column]])
+        fit = sm.OLS(values, sm.add_constant(regressors)).fit()
+        assert_allclose(found.difference[column], fit.params[1])
+        assert_allclose([found.low[column], found.high[column]], fit.conf_int()[1])
+        at_means = fit.predict([[1.0, 0.0, age.mean(), *own[:, :, column].mean(axis=1)]])[0]
+        assert_allclose(found.percent[column], 100 * fit.params[1] / at_means)
+        assert_allclose(found.cohen_d[column], fit.params[1] / np.sqrt(fit.scale))
+
+
+def test_welchs_interval_beside_a_covariate_of_each_voxel_takes_the_same_model():
+    # the same covariate in every voxel is one of the design
+    rng = np.random.default_rng(12)
+    data, age = simulated(12), rng.normal(60, 10, size=sum(N))
+    own = np.broadcast_to(age[:, np.newaxis], (1, *data.shape))
+    found = effects(data, own=own, is_unequal=True)
+    expected = effects(data, age[:, np.newaxis], is_unequal=True)
+    for name in ("difference", "low", "high", "percent", "hedges_g", "d_low"):
+        assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-9)
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.3])
+def test_voxel_whose_covariate_does_not_vary_or_is_the_group_has_no_effect(constant):
+    data = simulated(13, 3)
+    own = np.random.default_rng(13).normal(size=(1, *data.shape))
+    own[0, :, 0] = constant
+    own[0, :, 1] = 0.1 + 0.2 * (np.array(GROUPS) == "als")
+    found = effects(data, own=own)
+    for name in ("difference", "low", "high", "percent"):
+        assert np.isnan(getattr(found, name)).tolist() == [True, True, False], name
+    assert found.cohen_d[:2].tolist() == found.hedges_g[:2].tolist() == [0.0, 0.0]
+
+
+def test_change_of_one_group_is_that_where_the_covariate_has_not_changed():
+    rng = np.random.default_rng(14)
+    own = rng.normal(-0.02, 0.01, size=(1, 16, 5))
+    change = 60.0 * own[0] + rng.normal(0.0, 0.1, size=(16, 5))
+    found = one_group_effects(change, level=0.9, voxelwise_covariates=own)
+    for column, values in enumerate(change.T):
+        fit = sm.OLS(values, sm.add_constant(own[0, :, column])).fit()
+        assert_allclose(found.difference[column], fit.params[0])
+        assert_allclose([found.low[column], found.high[column]], fit.conf_int(0.1)[0])
+        assert_allclose(found.cohen_d[column], fit.params[0] / np.sqrt(fit.scale))
+
+
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        (np.zeros((1, 37, 3)), "has shape (1, 37, 3) but data (37, 4)"),
+        (np.full((1, 37, 4), np.nan), "voxelwise_covariates"),
+        (np.zeros((35, 37, 4)), "37 observations and 37 columns, 35 of them"),
+    ],
+)
+def test_covariates_of_each_voxel_that_do_not_fit_are_refused(own, words):
+    with pytest.raises(NumericsError) as caught:
+        effects(simulated(), own=own)
+    assert words in str(caught.value)
 
 
 def test_cohens_d_is_the_difference_over_the_pooled_deviation():
@@ -122,6 +194,12 @@ def test_interval_of_d_of_one_group_holds_the_truth_in_19_of_20_studies():
     assert abs(share - 0.95) < 0.012  # as for two groups
     error = found.hedges_g.std() / np.sqrt(data.shape[1])
     assert abs(found.hedges_g.mean() - 0.8) < 4 * error
+
+
+def test_covariates_of_one_group_that_follow_from_others_are_refused():
+    age = np.arange(6.0)
+    with pytest.raises(NumericsError, match="some are constant or follow from others"):
+        one_group_effects(np.ones((6, 2)), level=0.95, covariates=np.column_stack([age, -age]))
 
 
 def test_single_observation_has_no_effect_size():
