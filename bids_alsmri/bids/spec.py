@@ -21,6 +21,8 @@ _COMPARED_TOO = {"unsmoothed"}
 # how the group level compares maps: those of diffusion along tracts, with a skeleton or smoothed,
 # and others as volumes that are smooth already
 ANALYSES = ("tracts", "volume")
+# those whose maps lie where the participant level left them, so that another map lies there too
+ADJUSTED_ANALYSES = ("volume",)
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,10 @@ class OutputSpec:
         How groups are compared on it, empty where they are not: ``analysis`` (one of `ANALYSES`)
         and ``map``, its short name there; of a smoothed map, ``unsmoothed`` may name the output
         that it was made from.
+    covariate : dict
+        For which maps of the pipeline it can be a covariate of each voxel, empty where for none:
+        those of an ``analysis`` (one of `ADJUSTED_ANALYSES`), on whose grid it lies and as smooth
+        as they are; ``map`` and ``unsmoothed`` as in `compared`.
     """
 
     name: str
@@ -142,6 +148,7 @@ class OutputSpec:
     sidecar: Mapping[str, Any] = field(default_factory=dict)
     optional: bool = False
     compared: Mapping[str, str] = field(default_factory=dict)
+    covariate: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -476,14 +483,8 @@ def _check_output(path: Path, output: OutputSpec) -> None:
     the BIDS schema 1.11.2.
     """
     where = f"{path}: outputs.{output.name}"
-    if output.compared:
-        known = _COMPARED | _COMPARED_TOO
-        _refuse_unknown(path, f"outputs.{output.name}.compared", output.compared, known)
-        if not set(output.compared) >= _COMPARED or output.compared["analysis"] not in ANALYSES:
-            raise SettingsError(
-                f"{where}.compared is {dict(output.compared)}; give a map and as its analysis one "
-                f"of {', '.join(ANALYSES)}"
-            )
+    _check_use(path, f"outputs.{output.name}.compared", output.compared, ANALYSES)
+    _check_use(path, f"outputs.{output.name}.covariate", output.covariate, ADJUSTED_ANALYSES)
     if not output.extension.startswith("."):
         raise SettingsError(f"{where}.extension is {output.extension!r}; it must start with a dot")
     if output.extension not in {".nii", ".nii.gz"}:
@@ -498,3 +499,15 @@ def _check_output(path: Path, output: OutputSpec) -> None:
     for key, is_needed in needed.items():
         if is_needed and key not in output.sidecar:
             raise SettingsError(f"{where}.sidecar lacks {key}, which BIDS requires here; add it")
+
+
+def _check_use(path: Path, where: str, use: Mapping[str, str], analyses: tuple[str, ...]) -> None:
+    """Raise where what the group level makes of an output is told wrongly."""
+    if not use:
+        return
+    _refuse_unknown(path, where, use, _COMPARED | _COMPARED_TOO)
+    if not set(use) >= _COMPARED or use["analysis"] not in analyses:
+        raise SettingsError(
+            f"{path}: {where} is {dict(use)}; give a map and as its analysis one of "
+            f"{', '.join(analyses)}"
+        )

@@ -57,6 +57,16 @@ def test_shared_rule_can_be_narrowed(spec_file):
         ({"outputs": {"adc": {**IMAGE, "sidecar": {}}}}, "lacks SkullStripped"),
         ({"outputs": {"adc": {**IMAGE, "entities": {"space": "T1w"}}}}, "lacks SpatialReference"),
         ({"outputs": {"adc": {**IMAGE, "entities": {"res": "2"}}}}, "lacks Resolution"),
+        ({"outputs": {"adc": {**IMAGE, "compared": {"map": "adc"}}}}, "one of tracts, volume"),
+        (
+            {"outputs": {"adc": {**IMAGE, "covariate": {"map": "gm", "analysis": "tracts"}}}},
+            "covariate is {'map': 'gm', 'analysis': 'tracts'}; give a map and as its analysis one "
+            "of volume",
+        ),
+        (
+            {"outputs": {"adc": {**IMAGE, "covariate": {"name": "gm"}}}},
+            "outputs.adc.covariate has the unknown key 'name'",
+        ),
         ({"figures": {"fa": {"desc": "fa", "suffix": "dwi", "kind": "film"}}}, "still, flicker"),
         ({"figures": {"fa": {"desc": "fa", "suffix": "dwi", "labels": ["T1w"]}}}, "1 labels"),
         ({"figures": []}, "figures must be an object"),
