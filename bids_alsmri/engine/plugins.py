@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import logging
 import multiprocessing
 import multiprocessing.connection
@@ -103,6 +104,9 @@ class SteadyMultiProcPlugin(MultiProcPlugin):
 
     def run(self, graph: Any, config: Any, updatehash: bool = False) -> None:
         """Run the steps, and end all workers whatever happens."""
+        # nipype collects garbage before each step; what is there now stays, and is not searched
+        gc.collect()
+        gc.freeze()
         try:
             super().run(graph, config, updatehash=updatehash)
         except KeyboardInterrupt:
@@ -112,6 +116,7 @@ class SteadyMultiProcPlugin(MultiProcPlugin):
                     process.kill()
             raise
         finally:
+            gc.unfreeze()
             for pool in self._pools:
                 pool.shutdown(wait=True, cancel_futures=True)
 

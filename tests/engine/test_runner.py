@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import io
 import json
 import os
@@ -16,6 +17,7 @@ from toy_nodes import Jitter, Join, Scale
 from bids_alsmri.bids.query import Scan
 from bids_alsmri.bids.spec import InputSpec, IoSpec, OutputSpec
 from bids_alsmri.engine.graph import Graph, Surroundings
+from bids_alsmri.engine.plugins import SteadyMultiProcPlugin
 from bids_alsmri.engine.runner import (
     Keeper,
     Outcome,
@@ -334,6 +336,24 @@ def test_waiting_for_a_step_searches_no_graph(runs, monkeypatch):
     assert outcome.is_done
     # two steps of 1.5 s, some 15 looks each, and two saves: each starts, is waited for, and ends
     assert len(searches) <= 3 * len(graph.nodes)
+
+
+def test_steps_are_started_without_searching_what_was_there_before(runs, monkeypatch):
+    """A full search of a large graph's objects takes longer than most steps."""
+    kept = []
+    submit = SteadyMultiProcPlugin._submit_job
+
+    def seen(self, *args, **kwargs):
+        kept.append(gc.get_freeze_count())
+        return submit(self, *args, **kwargs)
+
+    monkeypatch.setattr(SteadyMultiProcPlugin, "_submit_job", seen)
+    graph = runs.chain(runs.workflow(), "01", "1 2 3")
+    before = len(gc.get_objects())
+    (outcome,) = runs.run(graph, resources=TWO)
+    assert outcome.is_done
+    assert min(kept) > before / 2
+    assert gc.get_freeze_count() == 0
 
 
 def test_plugin_follows_from_the_processes():
