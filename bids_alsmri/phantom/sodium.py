@@ -7,6 +7,7 @@ image is what the sampled sphere of k-space shows of their sum. No smoothing ker
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,12 +98,88 @@ def simulate(
     Simulation
         The image; true concentrations, tissue maps, tubes, sensitivity, effect and pose as truth.
     """
+    scan = set_up(participant, anatomy, settings, rng)
+    scene, fine, grid, readout = scan.scene, scan.fine, scan.grid, scan.readout
+    sodium, n_parts = settings.sodium, fine.shape[0] // grid.shape[0]
+    signal = noise_free_image(scene, fine, grid, readout, sodium)
+    image = receive(signal, grid, readout, sodium, scan.for_noise)
+    voxels, affine = store(np.round(image).clip(0, 32767).astype(np.int16), grid, settings)
+    tables = {
+        f"{LEAD}desc-pose_stats": pose_table(scan.t1w_to_sodium, SODIUM_IMAGE),
+        f"{LEAD}desc-landmarks_stats": landmark_table(
+            anatomy, scan.t1w_to_sodium, "sodium", SODIUM_IMAGE
+        ),
+        f"{LEAD}desc-tissues_stats": tissue_table(scene, scan.person, readout, sodium),
+    }
+    raw = SimulatedImage("anat", f"{LEAD}PDw", voxels, affine, _sidecar(sodium, scene.tubes))
+    return Simulation(
+        raw=(raw,),
+        truth=(
+            *_grid_truth(scene, grid, n_parts, settings),
+            *_tube_truth(scene, grid, n_parts, settings),
+            _t1w_truth(participant, anatomy, settings, scan.person, tables),
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What is scanned and how, before anything is.
+
+    Parameters
+    ----------
+    scene : Scene
+        On `fine`.
+    fine, grid : Grid
+        Grid of the scene and of the image.
+    readout : Readout
+        The readout.
+    t1w_to_sodium : (4, 4) array
+        Head pose between the scans, mm.
+    person : (float, float)
+        The person's concentrations of white and grey matter, in mmol/L.
+    for_noise : Generator
+        Random stream of the noise.
+    """
+
+    scene: Scene
+    fine: Grid
+    grid: Grid
+    readout: Readout
+    t1w_to_sodium: Floats
+    person: tuple[float, float]
+    for_noise: np.random.Generator
+
+
+def set_up(
+    participant: Participant,
+    anatomy: Anatomy,
+    settings: PhantomSettings,
+    rng: np.random.Generator,
+) -> Scan:
+    """Put head and tubes into the scanner and choose the readout.
+
+    Parameters
+    ----------
+    participant : Participant
+        Who is scanned.
+    anatomy : Anatomy
+        The person's head.
+    settings : PhantomSettings
+        Protocol and tubes.
+    rng : Generator
+        As for `simulate`.
+
+    Returns
+    -------
+    Scan
+        What `simulate` makes the image of.
+    """
     sodium = settings.sodium
     # streams of their own: without bias, tubes stand where they stand with it
     for_pose, for_tubes, for_bias, for_noise = rng.spawn(4)
     grid = make_grid(CENTRE_MM, EXTENT_MM, sodium.voxel_mm, settings.oblique_deg)
-    n_parts = n_parts_for(sodium.voxel_mm, sodium.resolution_mm)
-    fine = split_grid(grid, n_parts)
+    fine = split_grid(grid, n_parts_for(sodium.voxel_mm, sodium.resolution_mm))
     shift = for_pose.uniform(-1, 1, 3) * sodium.max_reposition_mm
     turn = for_pose.uniform(-1, 1, 3) * sodium.max_reposition_deg
     t1w_to_sodium = rigid_matrix(shift, turn, grid.centre_mm)
@@ -118,25 +195,7 @@ def simulate(
         rng=for_tubes,
     )
     readout = Readout(sodium.resolution_mm, sodium.echo_ms, sodium.readout_ms)
-    signal = noise_free_image(scene, fine, grid, readout, sodium)
-    image = receive(signal, grid, readout, sodium, for_noise)
-    voxels, affine = store(np.round(image).clip(0, 32767).astype(np.int16), grid, settings)
-    tables = {
-        f"{LEAD}desc-pose_stats": pose_table(t1w_to_sodium, SODIUM_IMAGE),
-        f"{LEAD}desc-landmarks_stats": landmark_table(
-            anatomy, t1w_to_sodium, "sodium", SODIUM_IMAGE
-        ),
-        f"{LEAD}desc-tissues_stats": tissue_table(scene, person, readout, sodium),
-    }
-    raw = SimulatedImage("anat", f"{LEAD}PDw", voxels, affine, _sidecar(sodium, scene.tubes))
-    return Simulation(
-        raw=(raw,),
-        truth=(
-            *_grid_truth(scene, grid, n_parts, settings),
-            *_tube_truth(scene, grid, n_parts, settings),
-            _t1w_truth(participant, anatomy, settings, person, tables),
-        ),
-    )
+    return Scan(scene, fine, grid, readout, t1w_to_sodium, person, for_noise)
 
 
 def noise_free_image(
