@@ -20,6 +20,7 @@ from rich.console import Console
 from bids_alsmri.bids.dataset import write_description, write_descriptions
 from bids_alsmri.bids.sink import sidecar_path, write_text
 from bids_alsmri.engine.graph import Graph, Ref, Surroundings
+from bids_alsmri.engine.leftovers import drop_saves, list_saves, remove_leftovers, saves_path
 from bids_alsmri.engine.methods import methods_text
 from bids_alsmri.engine.pipeline import registry
 from bids_alsmri.engine.records import Record, forget, record_path, write_record
@@ -251,6 +252,9 @@ def _keeper(
     def before_saves(graph: Graph) -> None:
         job = jobs[graph.scan.pipeline, graph.scan.label]
         path = record_path(settings.output_dir, job.scan)
+        before = job.record.outputs if job.record is not None else {}
+        now = _relative(_with_sidecars(graph.destinations), settings.output_dir)
+        list_saves(saves_path(settings.output_dir, job.scan), {*before.values(), *now.values()})
         forget(path, job.record, keeps_fits=job.work == "apply")
 
     def when_done(outcome: Outcome) -> None:
@@ -376,8 +380,7 @@ def _saved_before(settings: RunSettings, job: Job) -> dict[str, Ref | Path]:
 
 def _keep_record(settings: RunSettings, job: Job, outcome: Outcome) -> None:
     root = settings.output_dir
-    saved = _with_sidecars(outcome.graph.destinations)
-    outputs = {name: str(path.relative_to(root)) for name, path in saved.items()}
+    outputs = _relative(_with_sidecars(outcome.graph.destinations), root)
     by_fit = outcome.graph.made_by_fit
     fits = tuple(sorted(n for n in outputs if n.removesuffix(SIDECAR) in by_fit))
     seconds = dict(outcome.seconds)
@@ -393,7 +396,10 @@ def _keep_record(settings: RunSettings, job: Job, outcome: Outcome) -> None:
         notes=job.scan.notes,
         methods=methods_of(settings, job),
     )
+    # before the record stands: a run that is killed in between is taken up again
+    remove_leftovers(root, job.scan, outputs.values())
     write_record(record_path(root, job.scan), record)
+    drop_saves(root, job.scan)
 
 
 def methods_of(settings: RunSettings, job: Job) -> str:
@@ -418,6 +424,10 @@ def methods_of(settings: RunSettings, job: Job) -> str:
         "has_anatomy": bool(job.upstream),
     }
     return methods_text(job.pipeline, settings.pipelines[job.pipeline.name], facts)
+
+
+def _relative(saved: Mapping[str, Path], root: Path) -> dict[str, str]:
+    return {name: str(path.relative_to(root)) for name, path in saved.items()}
 
 
 def _with_sidecars(saved: Mapping[str, Path]) -> dict[str, Path]:

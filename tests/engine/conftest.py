@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -97,3 +98,17 @@ def tables(output: Path) -> dict[str, bytes]:
 def tables_fixture() -> Callable[[Path], dict[str, bytes]]:
     """`tables`, for tests."""
     return tables
+
+
+def wait_until(run: subprocess.Popen[str], claim: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not claim():
+        assert run.poll() is None, run.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture(name="wait_until")
+def wait_until_fixture() -> Callable[..., None]:
+    """Wait for a claim to become true while a process runs."""
+    return wait_until

@@ -206,16 +206,8 @@ def test_run_killed_at_any_moment_is_finished_by_the_next(toy, raw, tables, n_pr
         json.loads(record.read_text())
 
 
-def wait_until(run, claim):
-    deadline = time.monotonic() + 60
-    while not claim():
-        assert run.poll() is None, run.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @pytest.mark.slow
-def test_record_does_not_outlive_files_that_a_killed_run_overwrote(toy, raw, tables):
+def test_record_does_not_outlive_files_that_a_killed_run_overwrote(toy, raw, tables, wait_until):
     words = (raw(s01="1 2 3"), "out", "participant", "--n-procs", 1)
     two, five = (*words, "--first-factor", 2), (*words, "--first-factor", 5)
     assert toy.run(*two).returncode == 0
@@ -232,7 +224,7 @@ def test_record_does_not_outlive_files_that_a_killed_run_overwrote(toy, raw, tab
 
 
 @pytest.mark.slow
-def test_fits_are_still_reused_after_an_apply_that_was_killed(toy, raw, tables):
+def test_fits_are_still_reused_after_an_apply_that_was_killed(toy, raw, tables, wait_until):
     words = (raw(s01="1 2 3"), "out", "participant", "--n-procs", 1, "--pipelines", "first")
     assert toy.run(*words).returncode == 0
     done = tables(toy.folder / "out")
@@ -258,7 +250,7 @@ def test_fits_are_still_reused_after_an_apply_that_was_killed(toy, raw, tables):
         (signal.SIGKILL, 2),
     ],
 )
-def test_finished_participant_is_kept_when_the_run_is_stopped(toy, raw, n_procs, stop):
+def test_finished_participant_is_kept_when_the_run_is_stopped(toy, raw, n_procs, stop, wait_until):
     words = (raw(s01="1 2", s02="4 5", s03="7 8"), "out", "participant", "--n-procs", n_procs)
     run = toy.start(*words, TOY_SLEEP_S="0.5")
     records = toy.folder / "out" / "logs" / "scans"
@@ -279,7 +271,9 @@ def test_finished_participant_is_kept_when_the_run_is_stopped(toy, raw, n_procs,
 @pytest.mark.slow
 @pytest.mark.parametrize("n_procs", [1, 2])
 @pytest.mark.parametrize("n_signals", [1, 2])
-def test_run_under_way_ends_when_it_is_told_to_and_not_with_its_steps(toy, raw, n_procs, n_signals):
+def test_run_under_way_ends_when_it_is_told_to_and_not_with_its_steps(
+    toy, raw, n_procs, n_signals, wait_until
+):
     words = (raw(s01="1 2", s02="4 5"), "out", "participant", "--n-procs", n_procs)
     run = toy.start(*words, TOY_SLEEP_S="600")
     wait_until(run, toy.journal.exists)
@@ -533,7 +527,7 @@ def test_full_work_folder_ends_with_its_own_exit_code(toy, raw):
 
 
 @pytest.mark.slow
-def test_worker_whose_parent_is_gone_before_it_starts_ends(tmp_path):
+def test_worker_whose_parent_is_gone_before_it_starts_ends(tmp_path, wait_until):
     script = tmp_path / "parent.py"
     script.write_text(
         "import multiprocessing, os, time\n"

@@ -15,6 +15,10 @@ class FirstSettings(SettingsModel):
     decimals: int = setting(
         3, ge=0, le=6, unit="1", stage="apply", source="taste", help="Digits shown."
     )
+    has_copy: bool = setting(False, source="taste", help="Save a fit twice.")
+    has_second_join: bool = setting(
+        False, stage="apply", source="taste", help="Save what is made of the fits twice."
+    )
 
 
 def kept_apart(settings: FirstSettings) -> tuple[str, ...]:

@@ -15,6 +15,8 @@ def fit(graph, scan, cfg) -> None:
     graph.save("noisy", noisy.out_file)
     drawn = graph.step("draw", Draw(title=scan.label), in_file=noisy.out_file)
     graph.figure("picture", drawn.out_file)
+    if cfg.has_copy:
+        graph.save("copy", scaled.out_file)
 
 
 def apply(graph, scan, cfg) -> None:
@@ -25,3 +27,5 @@ def apply(graph, scan, cfg) -> None:
         in_files=[graph.saved("scaled"), graph.saved("noisy")],
     )
     graph.save("joined", joined.out_file)
+    if cfg.has_second_join:
+        graph.save("joined_again", joined.out_file)
