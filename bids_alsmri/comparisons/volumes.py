@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from bids_alsmri.comparisons.skeleton import require_same_grid
+from bids_alsmri.errors import DataError
 from bids_alsmri.interfaces.base import ImageData, read_image, write_image
 from bids_alsmri.interfaces.node import AlsInterface, NodeInputSpec, NodeOutputSpec, write_facts
 from bids_alsmri.numerics.skeleton import GroupMask, group_mask
@@ -187,6 +188,45 @@ class StackSampled(AlsInterface):
         return self.give(runtime, dict(results))
 
 
+class SampleCovariateInputSpec(NodeInputSpec):
+    """Inputs of :class:`SampleCovariate`."""
+
+    maps = InputMultiObject(File(exists=True), mandatory=True, desc="one of each participant")
+    labels = traits.List(traits.Str(), mandatory=True, desc="participants, in the same order")
+    mask = File(exists=True, mandatory=True, desc="voxels of the maps that are adjusted")
+
+
+class SampleCovariateOutputSpec(NodeOutputSpec):
+    """Outputs of :class:`SampleCovariate`."""
+
+    stack = File(exists=True, desc="(participants, voxels of the mask), float32, .npy")
+
+
+class SampleCovariate(AlsInterface):
+    """Take the values of covariates, which may be 0, at the voxels of sampled maps."""
+
+    input_spec = SampleCovariateInputSpec
+    output_spec = SampleCovariateOutputSpec
+    memory_gb = 1.0
+
+    def _run_interface(self, runtime: Any) -> Any:
+        mask = read_image(Path(self.inputs.mask), ndim=3)
+        rows = []
+        for label, path in zip(self.inputs.labels, self.inputs.maps, strict=True):
+            image = read_image(Path(path), ndim=3, nonfinite="keep")
+            rows.append(sample(image, mask, zero_counts=True))
+            n_lacking = int(np.count_nonzero(np.isnan(rows[-1])))
+            if n_lacking:
+                raise DataError(
+                    f"{path}: no value of {label} at {n_lacking} of {len(rows[-1])} voxels; a "
+                    "covariate needs one wherever maps are compared; run the participant level "
+                    "again, or leave the scan out with --exclusions"
+                )
+        stack = self.file(runtime, "stack.npy")
+        np.save(stack, np.stack(rows))
+        return self.give(runtime, {"stack": stack})
+
+
 def mask_facts(
     group: GroupMask, labels: Sequence[str], *, most_removed_share: float
 ) -> dict[str, Any]:
@@ -220,7 +260,7 @@ def mask_facts(
     }
 
 
-def sample(image: ImageData, mask: ImageData) -> NDArray[np.float32]:
+def sample(image: ImageData, mask: ImageData, *, zero_counts: bool = False) -> NDArray[np.float32]:
     """Values of a map at the voxels of a mask of another grid in the same space.
 
     Parameters
@@ -229,6 +269,8 @@ def sample(image: ImageData, mask: ImageData) -> NDArray[np.float32]:
         Map, 0 or NaN where there is no value.
     mask : ImageData
         Voxels above 0 are taken.
+    zero_counts : bool
+        Whether 0 is a value, as of a share; else it stands for none.
 
     Returns
     -------
@@ -238,7 +280,7 @@ def sample(image: ImageData, mask: ImageData) -> NDArray[np.float32]:
     voxels = np.argwhere(mask.data > 0)
     matrix = np.linalg.inv(image.affine) @ mask.affine
     places = (voxels @ matrix[:3, :3].T + matrix[:3, 3]).T
-    is_there = np.isfinite(image.data) & (image.data != 0)
+    is_there = np.isfinite(image.data) & (zero_counts | (image.data != 0))
     # a rim without values would pull those beside it down
     weight = ndimage.map_coordinates(is_there.astype(np.float32), places, order=1)
     filled = np.where(is_there, image.data, 0.0).astype(np.float32)

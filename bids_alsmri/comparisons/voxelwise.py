@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nipype.interfaces.base import File, InputMultiObject, traits
+from nipype.interfaces.base import File, InputMultiObject, isdefined, traits
 from numpy.typing import NDArray
 
 from bids_alsmri.errors import DataError
@@ -30,6 +30,8 @@ _Array = NDArray[np.float64]
 # GB for each GB of the maps of those compared, as float32: maps, residuals in either precision and
 # what they are made from
 _MEMORY_PER_GB = 9.0
+# more for each covariate of every voxel: models of their own, in double precision
+_MEMORY_PER_COVARIATE_PER_GB = 7.0
 _MEMORY_GB = 0.35
 
 
@@ -137,20 +139,23 @@ class Model:
         return {label: maps[groups == number] for number, label in enumerate(self.labels)}
 
 
-def memory_gb(n_participants: int, n_voxels: int) -> float:
+def memory_gb(n_participants: int, n_voxels: int, n_covariates: int = 0) -> float:
     """Memory of a node that compares maps, in GB.
 
     Parameters
     ----------
     n_participants, n_voxels : int
         Size of the maps.
+    n_covariates : int
+        Covariates of each voxel.
 
     Returns
     -------
     float
         For one thread; it does not grow with the number of relabellings.
     """
-    return _MEMORY_GB + _MEMORY_PER_GB * 4e-9 * n_participants * n_voxels
+    per_gb = _MEMORY_PER_GB + _MEMORY_PER_COVARIATE_PER_GB * n_covariates
+    return _MEMORY_GB + per_gb * 4e-9 * n_participants * n_voxels
 
 
 class ComparisonInputSpec(NodeInputSpec):
@@ -158,6 +163,9 @@ class ComparisonInputSpec(NodeInputSpec):
 
     stack = File(exists=True, mandatory=True, desc="maps of all scans, (scans, voxels) .npy")
     mask = File(exists=True, mandatory=True, desc="voxels of the stack")
+    covariates = InputMultiObject(
+        File(exists=True), desc="stacks of the same scans and voxels that the model takes too"
+    )
     model = traits.Str(mandatory=True, desc="JSON text of a Model")
     n_permutations = traits.Int(mandatory=True, desc="relabellings, the observed one among them")
     seed = traits.Int(mandatory=True, desc="of the relabellings")
@@ -169,7 +177,29 @@ class ComparisonInputSpec(NodeInputSpec):
     n_threads = traits.Int(mandatory=True, nohash=True, desc="threads")
 
 
-def read_problem(inputs: Any) -> tuple[Problem, _Array, NDArray[np.bool_]]:
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """What a node compares.
+
+    Attributes
+    ----------
+    problem : Problem
+        The same in every job.
+    maps : (n, m) array
+        One map per participant.
+    covariates : (c, n, m) array or None
+        Covariates of each voxel, made of the visits as the maps are; None where there are none.
+    mask : (X, Y, Z) array of bool
+        Their voxels.
+    """
+
+    problem: Problem
+    maps: _Array
+    covariates: _Array | None
+    mask: NDArray[np.bool_]
+
+
+def read_compared(inputs: Any) -> Compared:
     """Problem of a node's inputs.
 
     Parameters
@@ -179,27 +209,27 @@ def read_problem(inputs: Any) -> tuple[Problem, _Array, NDArray[np.bool_]]:
 
     Returns
     -------
-    problem : Problem
-        The same in every job.
-    maps : (n, m) array
-        One map per participant.
-    mask : (X, Y, Z) array of bool
-        Their voxels.
+    Compared
+        With the maps that the problem is of.
 
     Raises
     ------
     DataError
-        If stack and mask do not fit.
+        If stack, covariates and mask do not fit.
     """
     model = Model.read(inputs.model)
-    stack = np.load(inputs.stack, mmap_mode="r")
     mask = read_image(Path(inputs.mask), ndim=3).data > 0
-    if stack.shape[1] != np.count_nonzero(mask):
-        raise DataError(
-            f"{inputs.stack}: {stack.shape[1]} voxels, but {inputs.mask} has "
-            f"{np.count_nonzero(mask)}; make them in one run; remove the work folder"
-        )
-    maps = model.maps(stack)
+    stack = read_stack(inputs.stack, inputs.mask, mask)
+    maps, covariates = model.maps(stack), None
+    if isdefined(inputs.covariates):
+        stacks = [read_stack(path, inputs.mask, mask) for path in inputs.covariates]
+        for path, other in zip(inputs.covariates, stacks, strict=True):
+            if other.shape != stack.shape:
+                raise DataError(
+                    f"{path}: {len(other)} scans, but {inputs.stack} has {len(stack)}; make them "
+                    "in one run; remove the work folder"
+                )
+        covariates = np.stack([model.maps(other) for other in stacks])
     with concerning(Path(inputs.stack)):
         problem = make_problem(
             maps,
@@ -208,6 +238,7 @@ def read_problem(inputs: Any) -> tuple[Problem, _Array, NDArray[np.bool_]]:
             image_neighbourhood(mask, inputs.connectivity),
             exchange=exchange_of(model),
             variance_groups=model.groups if model.has_unequal_variances else None,
+            voxelwise_covariates=covariates,
             permutation=Permutation(
                 n_permutations=inputs.n_permutations,
                 seed=inputs.seed,
@@ -218,7 +249,38 @@ def read_problem(inputs: Any) -> tuple[Problem, _Array, NDArray[np.bool_]]:
                 cluster_height=inputs.cluster_height or None,
             ),
         )
-    return problem, maps, mask
+    return Compared(problem, maps, covariates, mask)
+
+
+def read_stack(path: str, mask_path: str, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Maps of all scans, read when they are used.
+
+    Parameters
+    ----------
+    path : str
+        File of a stack.
+    mask_path : str
+        File of its voxels, for the message.
+    mask : (X, Y, Z) array of bool
+        Its voxels.
+
+    Returns
+    -------
+    (n_scans, m) array
+        In single precision.
+
+    Raises
+    ------
+    DataError
+        If they do not fit.
+    """
+    stack: NDArray[np.float32] = np.load(path, mmap_mode="r")
+    if stack.shape[1] != np.count_nonzero(mask):
+        raise DataError(
+            f"{path}: {stack.shape[1]} voxels, but {mask_path} has {np.count_nonzero(mask)}; make "
+            "them in one run; remove the work folder"
+        )
+    return stack
 
 
 def exchange_of(model: Model) -> Exchange:
@@ -263,7 +325,7 @@ class Permute(AlsInterface):
     output_spec = PermuteOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        problem, _, _ = read_problem(self.inputs)
+        problem = read_compared(self.inputs).problem
         block = problem.block(range(self.inputs.start, self.inputs.stop))
         return self.give(runtime, {"null": write_null(block, self.file(runtime, "null.npz"))})
 
@@ -314,6 +376,7 @@ class ConcludeInputSpec(ComparisonInputSpec):
     level = traits.Float(mandatory=True, desc="of confidence intervals")
     nulls = InputMultiObject(File(exists=True), mandatory=True, desc="all blocks of relabellings")
     alpha = traits.Float(mandatory=True, desc="corrected p-value that is reported")
+    covariate_names = traits.List(traits.Str(), desc="of the covariates, for the sidecars")
     space = traits.Enum("mni152", "aligned", mandatory=True, desc="what world coordinates mean")
 
 
@@ -352,17 +415,20 @@ class Conclude(AlsInterface):
     output_spec = ConcludeOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        problem, maps, mask = read_problem(self.inputs)
-        found = conclude(problem, read_nulls(self.inputs.nulls))
+        compared = read_compared(self.inputs)
+        found = conclude(compared.problem, read_nulls(self.inputs.nulls))
         affine = read_image(Path(self.inputs.mask), ndim=3).affine
         results: dict[str, Any] = {}
-        effects = effects_of(Model.read(self.inputs.model), maps, self.inputs.level)
+        effects = effects_of(Model.read(self.inputs.model), compared, self.inputs.level)
         for name, values in {**maps_of(found), **effects}.items():
             # p-values outside the mask are 1, not 0: nothing was tested there
-            image = filled(mask, values, 1.0 if "p" in name.split("_") else 0.0)
+            image = filled(compared.mask, values, 1.0 if "p" in name.split("_") else 0.0)
             results[name] = self.file(runtime, f"{name}.nii.gz")
             write_image(image, affine, results[name], space=self.inputs.space)
         facts = facts_of(found, effects["d"], self.inputs.alpha)
+        if compared.covariates is not None:
+            names = self.inputs.covariate_names
+            facts["VoxelwiseCovariates"] = list(names) if isdefined(names) else []
         results["facts"] = write_facts(self.file(runtime, "facts.json"), facts)
         return self.give(runtime, results)
 
@@ -418,15 +484,15 @@ def maps_of(found: Inference) -> dict[str, _Array]:
     return maps
 
 
-def effects_of(model: Model, maps: _Array, level: float) -> dict[str, _Array]:
+def effects_of(model: Model, compared: Compared, level: float) -> dict[str, _Array]:
     """Maps of the size of a difference by the names under which they are saved.
 
     Parameters
     ----------
     model : Model
         Of the comparison.
-    maps : (n, m) array
-        One map per participant.
+    compared : Compared
+        Its maps and covariates.
     level : float
         Of the confidence intervals.
 
@@ -437,14 +503,20 @@ def effects_of(model: Model, maps: _Array, level: float) -> dict[str, _Array]:
     """
     matrix = np.asarray(model.matrix)
     if model.is_change:
-        found = one_group_effects(maps, level=level, covariates=matrix[:, 1:])
+        found = one_group_effects(
+            compared.maps,
+            level=level,
+            covariates=matrix[:, 1:],
+            voxelwise_covariates=compared.covariates,
+        )
     else:
         found = two_group_effects(
-            maps,
+            compared.maps,
             matrix,
             np.asarray(model.groups),
             level=level,
             has_unequal_variances=model.has_unequal_variances,
+            voxelwise_covariates=compared.covariates,
         )
     return {
         "d": found.cohen_d,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,7 +16,7 @@ _Array = NDArray[np.float64]
 
 _NO_VARIANCE = 1e-12  # of a regressor's own sum of squares: what the others leave is rounding
 _SMALLEST_FREEDOM = 1e-6  # of a group whose own covariates explain it wholly
-_FEATURES_AT_ONCE = 4096  # with models of their own
+_FEATURES_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -122,24 +123,27 @@ def two_group_effects(
     _require_fit(values, matrix, number)
     require_range("level", level, 0.0, 0.9999, open_low=True)
     extra = _covariates(values, voxelwise_covariates)
-    fit = _fitted(values, matrix, (1.0, -1.0), extra)
-    if has_unequal_variances:
-        error, freedom = _welch(fit, number)
-    else:
-        error = fit.sd * fit.spread
-        freedom = np.full(len(error), float(fit.degrees_of_freedom))
-    # as those of the design, these covariates count at their means
-    slopes = fit.estimates[matrix.shape[1] :]
-    second = fit.estimates[1] + np.einsum("ij,ij->j", slopes, extra.mean(axis=1))
     n_first, n_second = (int(np.count_nonzero(number == k)) for k in (0, 1))
-    return _effects(
-        fit,
-        stats.t.ppf((1 + level) / 2, freedom) * error,
-        100.0 * _ratio(fit.difference, second, missing=np.nan),
-        level=level,
-        variance_of_d=1 / n_first + 1 / n_second,
-        n=n_first + n_second,
-    )
+
+    def effects(part: _Array, own: _Array) -> Effects:
+        fit = _fitted(part, matrix, (1.0, -1.0), own)
+        if has_unequal_variances:
+            error, freedom = _welch(fit, number)
+        else:
+            error, freedom = fit.error, np.full(len(fit.error), float(fit.degrees_of_freedom))
+        # as those of the design, these covariates count at their means
+        slopes = fit.estimates[matrix.shape[1] :]
+        second = fit.estimates[1] + np.einsum("ij,ij->j", slopes, own.mean(axis=1))
+        return _effects(
+            fit,
+            stats.t.ppf((1 + level) / 2, freedom) * error,
+            100.0 * _ratio(fit.difference, second, missing=np.nan),
+            level=level,
+            variance_of_d=1 / n_first + 1 / n_second,
+            n=n_first + n_second,
+        )
+
+    return _in_parts(effects, values, extra)
 
 
 def one_group_effects(
@@ -203,15 +207,19 @@ def one_group_effects(
             f"covariates has {others.shape[1]} columns, of which some are constant or follow from "
             "others; leave them out"
         )
-    fit = _fitted(values, matrix, (1.0,), _covariates(values, voxelwise_covariates))
-    return _effects(
-        fit,
-        stats.t.ppf((1 + level) / 2, fit.degrees_of_freedom) * fit.sd * fit.spread,
-        np.full(values.shape[1], np.nan),
-        level=level,
-        variance_of_d=1 / n,
-        n=n,
-    )
+
+    def effects(part: _Array, own: _Array) -> Effects:
+        fit = _fitted(part, matrix, (1.0,), own)
+        return _effects(
+            fit,
+            stats.t.ppf((1 + level) / 2, fit.degrees_of_freedom) * fit.error,
+            np.full(part.shape[1], np.nan),
+            level=level,
+            variance_of_d=1 / n,
+            n=n,
+        )
+
+    return _in_parts(effects, values, _covariates(values, voxelwise_covariates))
 
 
 def small_sample_factor(degrees_of_freedom: int) -> float:
@@ -281,6 +289,21 @@ def _covariates(values: _Array, covariates: NDArray[np.floating] | None) -> _Arr
     return extra
 
 
+def _in_parts(
+    effects: Callable[[_Array, _Array], Effects], values: _Array, extra: _Array
+) -> Effects:
+    """Effects of all features, some at a time: residuals of all would take most of the memory."""
+    starts = range(0, max(values.shape[1], 1), _FEATURES_AT_ONCE)
+    slices = [slice(start, start + _FEATURES_AT_ONCE) for start in starts]
+    found = [effects(values[:, part], extra[:, :, part]) for part in slices]
+    return Effects(
+        **{
+            field.name: np.concatenate([getattr(one, field.name) for one in found])
+            for field in fields(Effects)
+        }
+    )
+
+
 @dataclass(frozen=True)
 class _Fit:
     """Linear models of all features: one for all, or each its own (then m in place of 1)."""
@@ -300,10 +323,10 @@ class _Fit:
         return sd
 
     @property
-    def spread(self) -> _Array:
-        """Standard error of the difference over that of an observation."""
-        spread: _Array = np.sqrt(np.einsum("ij,ij->j", self.weights, self.weights))
-        return spread
+    def error(self) -> _Array:
+        """Standard error of the difference, where all noise is of one variance."""
+        error: _Array = self.sd * np.sqrt(np.einsum("ij,ij->j", self.weights, self.weights))
+        return error
 
 
 def _fitted(values: _Array, design: _Array, weights: tuple[float, ...], extra: _Array) -> _Fit:
@@ -316,18 +339,7 @@ def _fitted(values: _Array, design: _Array, weights: tuple[float, ...], extra: _
             f"{len(values)} observations and {len(contrast)} columns, {len(extra)} of them of each "
             "feature's own, leave no degree of freedom; leave out covariates"
         )
-    parts = [
-        _fit_apart(values[:, part], design, contrast, extra[:, :, part])
-        for part in (
-            slice(start, start + _FEATURES_AT_ONCE)
-            for start in range(0, max(values.shape[1], 1), _FEATURES_AT_ONCE)
-        )
-    ]
-    difference, estimates, rest, weights_of_all, left = (
-        np.concatenate([getattr(part, name) for part in parts], axis=-1)
-        for name in ("difference", "estimates", "rest", "weights", "left")
-    )
-    return _Fit(difference, estimates, rest, weights_of_all, left, len(values) - len(contrast))
+    return _fit_apart(values, design, contrast, extra)
 
 
 def _fit_alike(values: _Array, design: _Array, contrast: _Array) -> _Fit:

@@ -10,7 +10,7 @@ import pytest
 from nilearn.image import resample_to_img
 from numpy.testing import assert_allclose, assert_array_equal
 
-from bids_alsmri.comparisons.volumes import CommonMask, SampleMap, StackSampled
+from bids_alsmri.comparisons.volumes import CommonMask, SampleCovariate, SampleMap, StackSampled
 from bids_alsmri.interfaces.base import read_image, write_image
 from bids_alsmri.spaces.templates import EMBEDDED_TEMPLATE, get_template
 
@@ -119,3 +119,31 @@ def test_stack_keeps_the_voxels_that_all_have(finer, tmp_path):
     assert_array_equal(np.load(found.stack), rows[:, kept])
     inside = read_image(Path(found.mask), ndim=3).data > 0
     assert_array_equal(np.flatnonzero(inside[mask.data > 0]), kept)
+
+
+def test_covariate_may_be_zero_at_sampled_voxels(brain, finer, tmp_path):
+    inside, affine = brain
+    rng = np.random.default_rng(2)
+    # white matter without any grey
+    values = np.where(rng.random(inside.shape) < 0.5, 0.0, 0.6)
+    paths = [tmp_path / f"{label}.nii.gz" for label in LABELS]
+    for path in paths:
+        write_image(values, affine, path, space="mni152")
+    node = SampleCovariate(maps=[str(p) for p in paths], labels=LABELS, mask=str(finer))
+    found = np.load(node.run(cwd=tmp_path).outputs.stack)
+    expected = resample_to_img(paths[0], finer, interpolation="linear").get_fdata()
+    expected = expected[read_image(finer, ndim=3).data > 0]
+    assert_allclose(found, np.tile(expected, (3, 1)), atol=1e-5)
+
+
+def test_covariate_without_values_is_refused_by_name(brain, finer, tmp_path):
+    inside, affine = brain
+    paths = [tmp_path / f"{label}.nii.gz" for label in LABELS]
+    for index, path in enumerate(paths):
+        values = np.full(inside.shape, 0.5)
+        if index == 1:
+            values[:, :, -20:] = np.nan
+        write_image(values, affine, path, space="mni152")
+    node = SampleCovariate(maps=[str(p) for p in paths], labels=LABELS, mask=str(finer))
+    with pytest.raises(Exception, match=r"sub-02\.nii\.gz: no value of sub-02 at \d+ of"):
+        node.run(cwd=tmp_path)

@@ -9,10 +9,11 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
+import statsmodels.api as sm
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
 
-from bids_alsmri.comparisons.voxelwise import Conclude, Model, Permute
+from bids_alsmri.comparisons.voxelwise import Conclude, Model, Permute, memory_gb
 from bids_alsmri.interfaces.base import read_image, write_image
 from bids_alsmri.numerics.linear import two_groups
 from bids_alsmri.numerics.permutation import make_exchange
@@ -67,6 +68,7 @@ class Files:
 
     def blocks(self, model, cuts, **changed):
         paths = []
+        changed.pop("covariate_names", None)
         for start, stop in itertools.pairwise(cuts):
             place = self.folder / f"block_{len(cuts)}_{start}"
             place.mkdir()
@@ -238,3 +240,99 @@ def test_stack_of_another_mask_is_refused(files):
     np.save(files.folder / "stack.npy", files.stack[:, :-1])
     with pytest.raises(Exception, match=r"voxels, but .*mask\.nii\.gz has 36"):
         files.blocks(model_of(GROUPS), (0, 60))
+
+
+def grown(files, rng, *, groups=GROUPS, loss=0.1):
+    """Stack that follows the share of grey matter, of which patients have lost some."""
+    is_patient = np.array(groups)[:, np.newaxis] == "als"
+    gm = rng.normal(0.6, 0.03, files.stack.shape) - loss * is_patient
+    files.stack = (20.0 + 50.0 * gm + rng.normal(0.0, 1.0, gm.shape)).astype("f4")
+    np.save(files.folder / "stack.npy", files.stack)
+    return is_patient, add_covariate(files, gm.astype("f4"))
+
+
+def add_covariate(files, gm):
+    np.save(files.folder / "gm.npy", gm)
+    return {"covariates": [str(files.folder / "gm.npy")]}
+
+
+def test_atrophy_that_lowers_a_map_vanishes_beside_it_as_a_covariate(tmp_path):
+    groups = ["als"] * 12 + ["hc"] * 12
+    files = Files(tmp_path, len(groups))
+    is_patient, gm = grown(files, np.random.default_rng(5), groups=groups)
+    before = files.conclude(model_of(groups), (0, 200), n_permutations=200)
+    after = files.conclude(model_of(groups), (0, 90, 200), n_permutations=200, **gm)
+    # 5 mmol/l where the standard deviation within groups is 1.8
+    assert (files.values(before.down_p_fwe) < 0.05).all()
+    assert (files.values(after.down_p_fwe) > 0.05).all()
+    values = np.load(gm["covariates"][0])
+    for voxel in (0, 17, 35):
+        regressors = np.column_stack([is_patient, values[:, voxel]]).astype(float)
+        fit = sm.OLS(files.stack[:, voxel].astype(float), sm.add_constant(regressors)).fit()
+        assert files.values(after.t)[voxel] == pytest.approx(fit.tvalues[1], rel=1e-4)  # float32
+        low, high = fit.conf_int()[1]
+        for name, expected in (
+            ("difference", fit.params[1]),
+            ("difference_low", low),
+            ("difference_high", high),
+            ("d", fit.params[1] / np.sqrt(fit.scale)),
+        ):
+            found = files.values(getattr(after, name))[voxel]
+            assert found == pytest.approx(expected, rel=1e-3, abs=1e-4), name
+
+
+def test_voxels_where_a_covariate_tells_nothing_are_counted_and_not_tested(files):
+    is_patient, gm = grown(files, np.random.default_rng(6))
+    values = np.load(gm["covariates"][0])
+    values[:, :2], values[:, 2:3] = 0.0, 0.1 + 0.2 * is_patient
+    found = files.conclude(
+        model_of(GROUPS), (0, 60), covariate_names=["gm"], **add_covariate(files, values)
+    )
+    with open(found.facts, encoding="utf-8") as stream:
+        facts = json.load(stream)
+    assert facts["VoxelsWithoutVariance"] == 3
+    assert facts["VoxelwiseCovariates"] == ["gm"]
+    assert facts["DegreesOfFreedom"] == len(GROUPS) - 3
+    assert files.values(found.t)[:3].tolist() == [0.0, 0.0, 0.0]
+    assert files.values(found.p_two_sided)[:3].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_covariate_becomes_a_change_where_the_map_does(tmp_path):
+    people = [f"sub-{i:02d}" for i in range(9) for _ in range(2)]
+    files = Files(tmp_path, len(people))
+    rng = np.random.default_rng(8)
+    gm = rng.normal(0.6, 0.05, files.stack.shape)
+    gm[1::2] = gm[::2] - rng.uniform(0.0, 0.04, gm[::2].shape)
+    files.stack = (20.0 + 50.0 * gm + rng.normal(0.0, 0.3, gm.shape)).astype("f4")
+    np.save(tmp_path / "stack.npy", files.stack)
+    _, weights = visit_weights(people, np.zeros(len(people)), "change")
+    design = change_design(9)
+    model = Model(
+        scans=list(range(len(people))),
+        weights=weights.tolist(),
+        matrix=design.matrix.tolist(),
+        contrast=design.contrast.tolist(),
+        groups=design.groups.tolist(),
+        labels=["als"],
+        has_unequal_variances=False,
+        flips_signs=True,
+    )
+    gm = gm.astype("f4")
+    found = files.conclude(model, (0, 60), **add_covariate(files, gm))
+    change, lost = (np.diff(x.astype(float).reshape(9, 2, -1), axis=1) for x in (files.stack, gm))
+    for voxel in (0, 20):
+        fit = sm.OLS(change[:, 0, voxel], sm.add_constant(lost[:, 0, voxel])).fit()
+        # what is left where no grey matter was lost
+        assert files.values(found.t)[voxel] == pytest.approx(fit.tvalues[0], rel=1e-3)
+        assert files.values(found.difference)[voxel] == pytest.approx(fit.params[0], rel=1e-3)
+
+
+def test_covariate_of_other_scans_is_refused(files):
+    gm = add_covariate(files, files.stack[:-1])
+    with pytest.raises(Exception, match=r"gm\.npy: 10 scans, but .*stack\.npy has 11"):
+        files.blocks(model_of(GROUPS), (0, 60), **gm)
+
+
+def test_memory_that_is_declared_grows_with_covariates_of_each_voxel():
+    alone, one, two = (memory_gb(53, 235375, n) for n in range(3))
+    assert alone < one < two
