@@ -20,13 +20,13 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 
 # coarser than the defaults, so that it ends within a quarter of an hour on two cores
 demo: setup
-	$(BIN)/python -m bids_alsmri.phantom $(DEMO)/raw --controls 4 --fast 3 --slow 3 --seed 1 \
-	  --modalities anat,dwi --t1w-mm 2 --dwi-mm 3 --n-directions 12
+	$(BIN)/python -m bids_alsmri.phantom $(DEMO)/raw --controls 3 --fast 3 --slow 3 --seed 1 \
+	  --modalities anat,dwi --t1w-mm 3 --dwi-mm 3 --n-directions 12
 	$(BIN)/bids_alsmri $(DEMO)/raw $(DEMO)/derivatives participant -w $(DEMO)/work \
 	  --anatomical-template-registration-mm 3 --anatomical-template-resolution-mm 2 \
 	  --diffusion-template-resolution-mm 2
 	$(BIN)/bids_alsmri $(DEMO)/raw $(DEMO)/derivatives group -w $(DEMO)/work \
-	  --group-resolution-mm 2 --group-refinement-iterations 1 --group-refinement-resolution-mm 3 \
+	  --group-resolution-mm 2 --group-refinement-iterations 1 --group-refinement-resolution-mm 4 \
 	  --group-maps fa md
 	@echo
 	@echo "Reports:"; ls $(DEMO)/derivatives/*.html
