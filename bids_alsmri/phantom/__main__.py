@@ -213,6 +213,7 @@ def map_settings_from(arguments: argparse.Namespace) -> MapSettings:
             for kind, by_map in EFFECTS.items()
         },
         registration_sd_mm=a.registration_sd_mm,
+        grey_loss=a.grey_loss,
     )
 
 

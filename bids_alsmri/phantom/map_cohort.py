@@ -352,8 +352,9 @@ def _write_visit(
     diffusion.table("quality", quality_table("diffusion", person, settings.seed))
     diffusion.record({"anatomical": anatomy.digest()})
     sodium.image("template_tsc", maps["tsc"], truth.affine, space="mni")
-    smooth = smoothed_within(maps["tsc"], truth.mask, SMOOTHING_MM / settings.voxel_mm)
-    sodium.image("template_smoothed", smooth, truth.affine, space="mni")
+    for output, name in (("template_smoothed", "tsc"), ("template_gm", "gm")):
+        smooth = smoothed_within(maps[name], truth.mask, SMOOTHING_MM / settings.voxel_mm)
+        sodium.image(output, smooth, truth.affine, space="mni")
     sodium.table("quality", quality_table("sodium", person, settings.seed))
     sodium.record({"anatomical": anatomy.digest()})
 

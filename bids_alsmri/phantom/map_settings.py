@@ -47,9 +47,12 @@ class MapSettings:
         Smoothness of that warp, in mm.
     sessions : tuple of str
         Labels of visits without ``ses-``; empty for a dataset without sessions.
+    grey_loss : float
+        Share of grey matter that patients have lost to fluid on average, in maps of grey matter and
+        of sodium, up to 0.3: each patient between half and one and a half of it.
     growth_per_visit : float
-        By how much the planted differences grow from one visit to the next, as a share of those
-        of the first.
+        By how much the planted differences, and the loss of grey matter, grow from one visit to the
+        next, as a share of those of the first.
     months_per_visit : float
         Time between visits, in months.
 
@@ -73,6 +76,7 @@ class MapSettings:
     registration_sd_mm: float = 0.6
     registration_fwhm_mm: float = 25.0
     sessions: tuple[str, ...] = ()
+    grey_loss: float = 0.0
     growth_per_visit: float = 0.5
     months_per_visit: float = 6.0
 
@@ -84,6 +88,7 @@ class MapSettings:
             ("global_share", 0, 1),
             ("registration_sd_mm", 0, 5),
             ("registration_fwhm_mm", 5, 100),
+            ("grey_loss", 0, 0.3),
             ("growth_per_visit", -10, 10),
             ("months_per_visit", 0.1, 120),
         ):

@@ -39,11 +39,14 @@ Single = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 TENSOR_MAPS = ("fa", "md", "ad", "rd")
-UNITS = {"fa": "1", "md": "mm2/s", "ad": "mm2/s", "rd": "mm2/s", "tsc": "mmol/l"}
+UNITS = {"fa": "1", "md": "mm2/s", "ad": "mm2/s", "rd": "mm2/s", "tsc": "mmol/l", "gm": "1"}
 
 # Tissue sodium in mmol/l and the width of the image's point spread (mm); chosen so that controls
 # have about 53 mmol/l where differences are planted, as in El Mendili 2022.
 TSC_WHITE, TSC_GREY, TSC_FLUID, TSC_BLUR_MM = 49.0, 52.0, 140.0, 6.0
+
+# Spread of the share of grey matter in a voxel, from one segmentation to the next.
+GREY_NOISE_SD = 0.05
 
 # Share of the phantom's largest change, and of white matter, from which a voxel is planted.
 PLANTED_WEIGHT, PLANTED_WHITE = 0.5, 0.5
@@ -65,7 +68,9 @@ class MapTruth:
     mask : (i, j, k) array of bool
         Brain of the template.
     healthy : dict of (i, j, k) array of float32
-        Mean of controls by map (fa, md, tsc), in its unit.
+        Mean of controls by map (fa, md, tsc, gm), in its unit.
+    grey_to_fluid : (i, j, k) array of float32
+        Rise of TSC if all grey matter became fluid, in mmol/l.
     planted : dict of (i, j, k) array of bool
         Voxels that differ from controls, by kind (fast, slow).
     difference : dict of dict of (i, j, k) array of float32
@@ -75,6 +80,7 @@ class MapTruth:
     affine: Floats
     mask: Mask
     healthy: Mapping[str, Single]
+    grey_to_fluid: Single
     planted: Mapping[str, Mask]
     difference: Mapping[str, Mapping[str, Single]]
 
@@ -160,7 +166,14 @@ def build_truth(settings: MapSettings) -> MapTruth:
     scale = np.sqrt(along**2 + 2 * across**2)
     fa = np.divide(along - across, scale, out=np.zeros(mask.shape), where=scale > 0)
     sodium = (white * TSC_WHITE + grey * TSC_GREY + fluid * TSC_FLUID) / total
-    healthy = {"fa": fa, "md": (along + 2 * across) / 3, "tsc": _blurred(sodium, mask, settings)}
+    grey_share = np.where(mask, grey, 0.0) / total
+    replaced = _blurred(grey_share * (TSC_FLUID - TSC_GREY), mask, settings)
+    healthy = {
+        "fa": fa,
+        "md": (along + 2 * across) / 3,
+        "tsc": _blurred(sodium, mask, settings),
+        "gm": grey_share,
+    }
     is_white = mask & (white >= PLANTED_WHITE)
     fast = is_white & (at_grid(tracts.fast_fa / FAST_FA) >= PLANTED_WEIGHT)
     # inside the other, so that slow progressors are nowhere worse than fast ones
@@ -170,6 +183,7 @@ def build_truth(settings: MapSettings) -> MapTruth:
         affine=affine,
         mask=mask,
         healthy={name: np.where(mask, m, 0).astype(np.float32) for name, m in healthy.items()},
+        grey_to_fluid=np.where(mask, replaced, 0).astype(np.float32),
         planted=planted,
         difference={
             kind: {
@@ -206,10 +220,11 @@ def simulate_maps(
     Yields
     ------
     dict of (i, j, k) array of float32
-        ``fa`` (dimensionless), ``md``, ``ad``, ``rd`` (mm2/s) and ``tsc`` (mmol/l) on the grid of
-        `truth`, 0 outside its mask. ``ad`` and ``rd`` are those of an axisymmetric tensor with
-        this FA and MD. Own fields and noise of FA, MD and TSC are independent of each other, and
-        nothing depends on age or sex.
+        ``fa`` (dimensionless), ``md``, ``ad``, ``rd`` (mm2/s), ``tsc`` (mmol/l) and ``gm`` (share
+        of grey matter) on the grid of `truth`, 0 outside its mask. ``ad`` and ``rd`` are those of
+        an axisymmetric tensor with this FA and MD. Own fields and noise of FA, MD and TSC are
+        independent of each other, and nothing depends on age or sex. Grey matter that is lost
+        becomes fluid in TSC and in no other map.
     """
     for person in participants:
         yield draw_maps(person, settings, truth)
@@ -245,11 +260,14 @@ def draw_maps(
         warp = smooth_field(rng, shape, settings.registration_fwhm_mm / settings.voxel_mm)
         axis += settings.registration_sd_mm / settings.voxel_mm * warp
     maps = {}
+    grown = 1 + visit * settings.growth_per_visit
+    loss = grown * grey_loss_of(person, settings)
     for name in DRAWN:
         mean = truth.healthy[name][box]
         if person.kind in truth.difference:
-            grown = 1 + visit * settings.growth_per_visit
             mean = mean + grown * truth.difference[person.kind][name][box]
+        if name == "tsc" and loss:
+            mean = mean + loss * truth.grey_to_fluid[box]
         values = ndimage.map_coordinates(mean, moved, order=1, mode="nearest")
         common = rng.standard_normal()
         own = smooth_field(rng, shape, settings.between_fwhm_mm / settings.voxel_mm)
@@ -262,11 +280,36 @@ def draw_maps(
         values += settings.noise_sd[name] * noise
         maps[name] = np.clip(values, *RANGES[name])
     maps["ad"], maps["rd"] = axisymmetric(maps["fa"], maps["md"])
+    # streams of their own: the other maps are what they would be without
+    segmented = stream(settings.seed, person, "grey", str(visit))
+    share = ndimage.map_coordinates(truth.healthy["gm"][box], moved, order=1, mode="nearest")
+    noise = GREY_NOISE_SD * segmented.standard_normal(shape, dtype=np.float32)
+    maps["gm"] = np.clip((1 - loss) * share + noise, 0.0, 1.0)
     whole = {}
     for name, values in maps.items():
         whole[name] = np.zeros(truth.mask.shape, dtype=np.float32)
         whole[name][box] = np.where(truth.mask[box], values, 0)
     return whole
+
+
+def grey_loss_of(person: Participant, settings: MapSettings) -> float:
+    """Share of grey matter that a participant has lost at the first visit.
+
+    Parameters
+    ----------
+    person : Participant
+        Who.
+    settings : MapSettings
+        The mean over patients.
+
+    Returns
+    -------
+    float
+        0 for controls; of patients between half and one and a half of their mean.
+    """
+    if person.group != "als" or not settings.grey_loss:
+        return 0.0
+    return settings.grey_loss * stream(settings.seed, person, "grey").uniform(0.5, 1.5)
 
 
 def smooth_field(rng: np.random.Generator, shape: tuple[int, ...], fwhm_voxels: float) -> Single:

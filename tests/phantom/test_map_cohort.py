@@ -80,7 +80,7 @@ def test_results_hold_every_map_that_groups_are_compared_on(records):
     for pipeline in with_maps():
         label = labels[pipeline]
         outputs = registry()[pipeline].io_spec.outputs
-        compared = {name for name, spec in outputs.items() if spec.compared}
+        compared = {name for name, spec in outputs.items() if spec.compared or spec.covariate}
         compared |= {
             s.compared["unsmoothed"] for s in outputs.values() if "unsmoothed" in s.compared
         }

@@ -20,7 +20,7 @@ from bids_alsmri.phantom.maps import (
 from bids_alsmri.phantom.tracts import FA_GREY, MD_FLUID
 
 SHAPE = (12, 14, 10)
-HEALTHY = {"fa": 0.5, "md": 1e-3, "tsc": 60.0}
+HEALTHY = {"fa": 0.5, "md": 1e-3, "tsc": 60.0, "gm": 0.4}
 STILL = {"fa": 0.0, "md": 0.0, "tsc": 0.0}
 
 
@@ -32,6 +32,7 @@ def plain_truth(settings: MapSettings) -> MapTruth:
         affine=np.diag([settings.voxel_mm] * 3 + [1.0]),
         mask=np.ones(SHAPE, bool),
         healthy={name: np.full(SHAPE, v, np.float32) for name, v in HEALTHY.items()},
+        grey_to_fluid=np.full(SHAPE, 35.2, np.float32),
         planted={"fast": where},
         difference={
             "fast": {
@@ -145,6 +146,22 @@ def test_a_participant_does_not_depend_on_the_cohort():
         np.testing.assert_array_equal(alone[name], among[name])
 
 
+def test_grey_matter_that_is_lost_becomes_fluid():
+    settings = MapSettings(voxel_mm=4.0, between_sd=STILL, noise_sd=STILL, grey_loss=0.1)
+    truth = plain_truth(settings)
+    found = drawn("slow", 60, settings, truth)
+    before = drawn("slow", 60, replace(settings, grey_loss=0.0), truth)
+    lost = 1 - found["gm"].mean(axis=(1, 2, 3)) / 0.4
+    assert_allclose(lost.mean(), 0.1, atol=0.015)  # uniform from 0.05 to 0.15: SD of 0.03
+    # from 52 to 140 mmol/l in 0.4 of a voxel; five times the noise of a brain's mean of grey matter
+    assert_allclose(found["tsc"].mean(axis=(1, 2, 3)) - 60.0, 35.2 * lost, atol=0.5)
+    assert_allclose(before["tsc"], 60.0, rtol=1e-6)
+    for name in ("fa", "md"):
+        assert_allclose(found[name], before[name])
+    controls = drawn("hc", 20, settings, truth)
+    assert_allclose(controls["gm"].mean(), 0.4, atol=0.002)
+
+
 def test_seeds_give_other_people():
     truth = plain_truth(MapSettings(voxel_mm=4.0))
     (person,) = draw_cohort(("hc",), 0)
@@ -232,6 +249,7 @@ def test_one_folder_for_both_is_refused(tmp_path):
     ("change", "message"),
     [
         ({"voxel_mm": 0.5}, "voxel_mm is 0.5; it must lie from 1 to 8"),
+        ({"grey_loss": 0.4}, "grey_loss is 0.4; it must lie from 0 to 0.3"),
         ({"noise_sd": {"fa": 0.1}}, "give a standard deviation of 0 or more for each of fa, md"),
         ({"effects": {"rapid": {"fa": 1.0}}}, "effects of 'rapid' are"),
         ({"effects": {"fast": {"rd": 1.0}}}, "give Cohen's d of fa, md, tsc for fast and slow"),
