@@ -6,11 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nipype.interfaces.base import File, InputMultiObject, traits
+from nipype.interfaces.base import File, InputMultiObject, isdefined, traits
 from numpy.typing import NDArray
 
 from bids_alsmri.comparisons.pictures import read_volume
-from bids_alsmri.comparisons.voxelwise import Model, exchange_of, filled, read_nulls, write_null
+from bids_alsmri.comparisons.voxelwise import (
+    Model,
+    exchange_of,
+    filled,
+    read_nulls,
+    read_stack,
+    write_null,
+)
 from bids_alsmri.errors import DataError
 from bids_alsmri.interfaces.base import concerning, read_image, write_image
 from bids_alsmri.interfaces.node import AlsInterface, NodeInputSpec, NodeOutputSpec, write_facts
@@ -109,6 +116,10 @@ class CombinationInputSpec(NodeInputSpec):
     )
     models = traits.List(traits.Str(), mandatory=True, desc="JSON text of the Model of each map")
     masks = InputMultiObject(File(exists=True), mandatory=True, desc="voxels of each stack")
+    covariates = InputMultiObject(
+        File(exists=True), desc="stacks that the models take too, map by map"
+    )
+    n_covariates = traits.List(traits.Int(), desc="how many are of each map")
     method = traits.Enum("fisher", "stouffer", "tippett", mandatory=True, desc="of combining")
     n_permutations = traits.Int(mandatory=True, desc="relabellings, the observed one among them")
     seed = traits.Int(mandatory=True, desc="of the relabellings")
@@ -147,10 +158,18 @@ def read_combination(inputs: Any) -> tuple[CombinationProblem, _Inside]:
         )
     masks = [read_image(Path(path), ndim=3).data > 0 for path in inputs.masks]
     inside = np.logical_and.reduce(masks)
-    maps = {
-        name: model.maps(np.load(path, mmap_mode="r"))[:, inside[mask]]
-        for name, model, path, mask in zip(inputs.names, models, inputs.stacks, masks, strict=True)
-    }
+    maps, covariates = {}, {}
+    beside = _covariates_by_map(inputs)
+    for name, model, path, mask, mask_path in zip(
+        inputs.names, models, inputs.stacks, masks, inputs.masks, strict=True
+    ):
+        own = [
+            model.maps(read_stack(one, mask_path, mask))[:, inside[mask]]
+            for one in (path, *beside.get(name, ()))
+        ]
+        maps[name] = own[0]
+        if own[1:]:
+            covariates[name] = np.stack(own[1:])
     with concerning(Path(inputs.stacks[0])):
         problem = make_combination(
             maps,
@@ -160,6 +179,7 @@ def read_combination(inputs: Any) -> tuple[CombinationProblem, _Inside]:
             image_neighbourhood(inside, inputs.connectivity),
             method=inputs.method,
             exchange=exchange_of(models[0]),
+            voxelwise_covariates=covariates,
             permutation=Permutation(
                 n_permutations=inputs.n_permutations,
                 seed=inputs.seed,
@@ -170,6 +190,16 @@ def read_combination(inputs: Any) -> tuple[CombinationProblem, _Inside]:
             ),
         )
     return problem, inside
+
+
+def _covariates_by_map(inputs: Any) -> dict[str, list[str]]:
+    if not isdefined(inputs.covariates):
+        return {}
+    ends = np.cumsum(inputs.n_covariates)
+    return {
+        name: inputs.covariates[end - n : end]
+        for name, n, end in zip(inputs.names, inputs.n_covariates, ends, strict=True)
+    }
 
 
 def _design(model: Model) -> tuple[list[list[float]], list[float], list[int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
@@ -14,8 +14,14 @@ from scipy import special, stats
 from bids_alsmri.errors import NumericsError
 from bids_alsmri.numerics.checks import as_float, require_finite, require_range
 from bids_alsmri.numerics.compile import kernel
-from bids_alsmri.numerics.linear import Partition, relabelled_regressors, relabelled_t
+from bids_alsmri.numerics.linear import (
+    Partition,
+    Residuals,
+    relabelled_regressors,
+    relabelled_t,
+)
 from bids_alsmri.numerics.permutation import NullStatistics, Relabellings
+from bids_alsmri.numerics.refit import make_variance_groups, refitted
 from bids_alsmri.numerics.tfce import Enhancer, Neighbourhood
 
 Method = Literal["fisher", "stouffer", "tippett"]
@@ -107,6 +113,42 @@ def combine_t(
     largest = values.max(axis=0)
     smallest_p = np.exp(_log_upper_p(largest, degrees_of_freedom))
     return Combined(smallest_p, _z_of_tippett(largest, degrees_of_freedom, len(signs)))
+
+
+def equivalent_t(t: ArrayLike, degrees_of_freedom: int, other: int) -> _Array:
+    """Student's t of other degrees of freedom that has the same p-value.
+
+    Parameters
+    ----------
+    t : array
+        Student's t, finite, of any shape.
+    degrees_of_freedom : int
+        Of it, at least 1.
+    other : int
+        Of the result, at least 1.
+
+    Returns
+    -------
+    array
+        With the same sign. p-values below 1e-300 count as that.
+
+    Notes
+    -----
+    Covariates of its own take degrees of freedom from one map of several that are combined: p is
+    what the maps have in common, and the combination is that of p.
+
+    Examples
+    --------
+    >>> equivalent_t([1.697, -1.697], 30, 29).round(3)
+    array([ 1.699, -1.699])
+    """
+    values = as_float("t", t)
+    require_finite("t", values)
+    for name, freedom in (("degrees_of_freedom", degrees_of_freedom), ("other", other)):
+        require_range(name, freedom, 1, np.inf)
+    p = np.maximum(stats.t.sf(np.abs(values), degrees_of_freedom), _SMALLEST_P)
+    found: _Array = np.copysign(-special.stdtrit(other, p), values)
+    return found
 
 
 class Combiner:
@@ -351,6 +393,7 @@ def combined_null_statistics(
     height_power: float,
     extent_power: float,
     n_threads: int,
+    apart: Mapping[int, Residuals] | None = None,
 ) -> NullStatistics:
     """Maxima of synchronised relabellings of several maps: combined z, and enhanced z.
 
@@ -375,6 +418,9 @@ def combined_null_statistics(
         See :func:`bids_alsmri.numerics.tfce.enhance`.
     n_threads : int
         Threads, at least 1; each holds a few maps.
+    apart : mapping of int to Residuals, optional
+        Of maps with covariates of each feature, by their place among the k: they are fitted by
+        these, and what `unit` holds of them does not matter. 0 where a feature has no statistic.
 
     Returns
     -------
@@ -405,10 +451,11 @@ def combined_null_statistics(
     """
     require_range("n_threads", n_threads, 1, np.inf)
     combiner = Combiner(directions, partition.degrees_of_freedom, method)
+    maps_apart = [_MapApart(place, data, partition) for place, data in (apart or {}).items()]
 
     def make_workspace() -> _Workspace:
         enhancer = Enhancer(neighbourhood, height_power=height_power, extent_power=extent_power)
-        return _Workspace(unit, partition, relabellings, combiner, enhancer)
+        return _Workspace(unit, partition, relabellings, combiner, enhancer, maps_apart)
 
     z, enhanced = next(make_workspace().maps([0]))
     observed, observed_enhanced = z.copy(), enhanced.copy()
@@ -445,6 +492,23 @@ def combined_null_statistics(
     )
 
 
+class _MapApart:
+    # a map whose covariates differ by feature, on the scale of the others
+
+    def __init__(self, place: int, data: Residuals, partition: Partition) -> None:
+        self.place, self._data, self._partition = place, data, partition
+        self._groups = make_variance_groups(None, partition)
+        shared = partition.degrees_of_freedom
+        own = shared - (0 if data.own is None else len(data.own) - partition.effect.shape[1])
+        self._points = _points(min(-special.stdtrit(own, _SMALLEST_P), _LARGEST_T))
+        self._equivalents = equivalent_t(self._points, own, shared)
+
+    def t(self, orders: NDArray[np.intp], signs: _Array) -> _Array:
+        t = refitted(self._data, self._partition, self._groups, orders, signs)
+        equivalents: _Array = np.interp(np.abs(t), self._points, self._equivalents)
+        return np.copysign(equivalents, t)
+
+
 class _Workspace:
     # memory of one thread, taken once
 
@@ -455,9 +519,10 @@ class _Workspace:
         relabellings: Relabellings,
         combiner: Combiner,
         enhancer: Enhancer,
+        apart: Sequence[_MapApart],
     ) -> None:
         self._unit, self._partition, self._relabellings = unit, partition, relabellings
-        self._combiner, self._enhancer = combiner, enhancer
+        self._combiner, self._enhancer, self._apart = combiner, enhancer, apart
         shape = (combiner.n_maps, unit.shape[1] // combiner.n_maps)
         self._t = np.empty((_AT_ONCE, *shape), np.float32)
         self._z = np.empty((2, shape[1]), np.float32)
@@ -474,6 +539,9 @@ class _Workspace:
             padded[: len(own)] = own
         flat = self._t.reshape(_AT_ONCE, -1)
         relabelled_t(self._unit, regressors, partition.degrees_of_freedom, flat)
+        orders, signs = (np.stack([getattr(one, n) for one in chosen]) for n in ("order", "signs"))
+        for one in self._apart:
+            self._t[: len(rows), one.place] = one.t(orders, signs)
         for t in self._t[: len(rows)]:
             self._combiner.fill(t, self._z)
             for z, enhanced in zip(self._z, self._enhanced, strict=True):

@@ -6,7 +6,7 @@ Three questions, which reports must not confuse; :data:`MEANING` has their answe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
@@ -21,14 +21,26 @@ from bids_alsmri.numerics.combining import (
     Method,
     combine_t,
     combined_null_statistics,
+    equivalent_t,
 )
-from bids_alsmri.numerics.linear import Partition, partition_design, residuals, t_statistic
+from bids_alsmri.numerics.linear import (
+    Partition,
+    Residuals,
+    partition_design,
+    residuals,
+    t_statistic,
+)
 from bids_alsmri.numerics.permutation import (
     Exchange,
     NullStatistics,
     Relabellings,
     p_values,
     tail_p_values,
+)
+from bids_alsmri.numerics.refit import (
+    make_variance_groups,
+    observed_statistic,
+    voxelwise_residuals,
 )
 from bids_alsmri.numerics.tfce import Neighbourhood, enhance
 from bids_alsmri.stats.inference import Direction, Permutation
@@ -349,7 +361,8 @@ class CombinationProblem:
     method : {"fisher", "stouffer", "tippett"}
         How t of the maps are combined.
     t : (k, m) array
-        Student's t of each map; 0 in all of them where one has no variance.
+        Student's t of each map; 0 in all of them where one has no variance. Of a map with
+        covariates of each feature, the t of the same p that a map without them would have.
     is_constant : (m,) array of bool
         Features without variance in one of the maps or more.
     unit : (n, k m) array of float32
@@ -362,6 +375,8 @@ class CombinationProblem:
         Of the m features.
     permutation : Permutation
         How p-values are found.
+    apart : mapping of int to Residuals
+        Of maps with covariates of each feature, by their place.
     """
 
     directions: tuple[tuple[str, int], ...]
@@ -373,6 +388,7 @@ class CombinationProblem:
     relabellings: Relabellings
     neighbourhood: Neighbourhood
     permutation: Permutation
+    apart: Mapping[int, Residuals] = field(default_factory=dict)
 
     def block(self, numbers: range) -> NullStatistics:
         """Statistics of some of the relabellings, as one job of many.
@@ -410,6 +426,7 @@ class CombinationProblem:
             height_power=self.permutation.height_power,
             extent_power=self.permutation.extent_power,
             n_threads=self.permutation.n_threads,
+            apart=self.apart,
         )
 
 
@@ -433,7 +450,7 @@ class CombinedInference:
     is_exhaustive : bool
         Whether these are all there are.
     degrees_of_freedom : int
-        Of the noise in each map.
+        Of the noise in each map, covariates of each feature left out of account.
     n_constant : int
         Features without variance in one of the maps or more, for which there is no statistic.
     """
@@ -460,6 +477,7 @@ def make_combination(
     method: Method,
     exchange: Exchange,
     permutation: Permutation,
+    voxelwise_covariates: Mapping[str, NDArray[np.floating]] | None = None,
 ) -> CombinationProblem:
     """Check maps that are to be combined, so that blocks of relabellings can be jobs.
 
@@ -482,6 +500,9 @@ def make_combination(
         What may be exchanged under the null hypothesis.
     permutation : Permutation
         How many relabellings, and the enhancement.
+    voxelwise_covariates : mapping of str to (c, n, m) array, optional
+        Nuisance regressors that differ by feature, of some of the maps; they take several times as
+        long.
 
     Returns
     -------
@@ -493,13 +514,19 @@ def make_combination(
     NumericsError
         If maps and directions differ in their names, a direction is neither 1 nor -1, the design
         does not determine the contrast or the contrast has several rows, a forming threshold of
-        clusters is given, shapes do not fit, values are not finite, or no p-value can fall below
-        0.05.
+        clusters is given, covariates are of no map, shapes do not fit, values are not finite, or
+        no p-value can fall below 0.05.
     """
     if set(maps) != set(directions) or not maps:
         raise NumericsError(
             f"maps are {', '.join(maps)} but directions those of {', '.join(directions)}; give one "
             "direction for each map"
+        )
+    own = voxelwise_covariates or {}
+    if not set(own) <= set(maps):
+        raise NumericsError(
+            f"voxelwise_covariates are those of {', '.join(own)} but maps {', '.join(maps)}; give "
+            "covariates of maps that are combined"
         )
     partition = partition_design(design, contrast)
     if partition.effect.shape[1] != 1:
@@ -518,6 +545,7 @@ def make_combination(
     unit = np.empty((shape[0], len(maps), shape[1]), np.float32)
     t = np.empty(unit.shape[1:])
     is_constant = np.zeros(shape[1], dtype=bool)
+    apart: dict[int, Residuals] = {}
     # one map at a time: double precision is needed for a moment only
     for i, name in enumerate(directions):
         data = np.asarray(maps[name])
@@ -528,11 +556,18 @@ def make_combination(
                 "features"
             )
         require_finite(f"map {name}", data)
-        left = residuals(data, partition)
-        unit[:, i], t[i] = left.unit, t_statistic(left, partition)
+        if name in own:
+            left = voxelwise_residuals(data, partition, own[name])
+            apart[i], t[i] = left, _observed_t(left, partition)
+        else:
+            left = residuals(data, partition)
+            t[i] = t_statistic(left, partition)
+        unit[:, i] = left.unit
         is_constant |= left.length == 0.0
     # a combination of fewer maps would have another distribution than its neighbours have
     unit[:, :, is_constant], t[:, is_constant] = 0.0, 0.0
+    for left in apart.values():
+        left.unit[:, is_constant] = 0.0
     return CombinationProblem(
         tuple(directions.items()),
         method,
@@ -543,7 +578,16 @@ def make_combination(
         Relabellings(partition.effect, exchange, permutation.n_permutations, seed=permutation.seed),
         neighbourhood,
         permutation,
+        apart,
     )
+
+
+def _observed_t(left: Residuals, partition: Partition) -> _Array:
+    """Student's t beside covariates of each feature, as a map without them has it."""
+    assert left.own is not None
+    shared = partition.degrees_of_freedom
+    t = observed_statistic(left, partition, make_variance_groups(None, partition))
+    return equivalent_t(t, shared - (len(left.own) - 1), shared)
 
 
 def conclude_combination(problem: CombinationProblem, null: NullStatistics) -> CombinedInference:
@@ -601,6 +645,7 @@ def infer_combination(
     method: Method,
     exchange: Exchange,
     permutation: Permutation,
+    voxelwise_covariates: Mapping[str, NDArray[np.floating]] | None = None,
 ) -> CombinedInference:
     r"""Test whether at least one of several maps changes, with correction for all features.
 
@@ -608,6 +653,8 @@ def infer_combination(
     ----------
     maps, directions, design, contrast, neighbourhood, method, exchange, permutation
         See :func:`make_combination`.
+    voxelwise_covariates : mapping, optional
+        Likewise.
 
     Returns
     -------
@@ -651,6 +698,7 @@ def infer_combination(
         method=method,
         exchange=exchange,
         permutation=permutation,
+        voxelwise_covariates=voxelwise_covariates,
     )
     return conclude_combination(problem, problem.block(range(len(problem.relabellings))))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import statsmodels.api as sm
 from numpy.testing import assert_allclose
 from scipy import stats
 
@@ -170,3 +171,35 @@ def test_maps_of_other_people_are_not_combined(files):
     inputs = combination_inputs(files, models=[model().text, other.text])
     with pytest.raises(Exception, match="fa, md: maps are not of the same participants"):
         PermuteTogether(start=0, stop=20, **inputs).run(cwd=files)
+
+
+def test_map_that_is_adjusted_in_every_voxel_is_combined_as_one_call_does(files):
+    rng = np.random.default_rng(12)
+    maps = {name: np.load(files / f"{name}.npy") for name in ("fa", "md")}
+    grey = rng.normal(0.5, 0.1, maps["md"].shape).astype("f4")
+    np.save(files / "gm.npy", grey)
+    beside = {"covariates": [str(files / "gm.npy")], "n_covariates": [0, 1]}
+    inputs = combination_inputs(files, **beside)
+    block = PermuteTogether(start=0, stop=N, **inputs).run(cwd=files).outputs.null
+    design = group_design(GROUPS, "als", "hc")
+    expected = infer_combination(
+        {name: values.astype(float) for name, values in maps.items()},
+        {"fa": 1, "md": -1},
+        design.matrix,
+        design.contrast,
+        image_neighbourhood(read_image(files / "mask.nii.gz", ndim=3).data > 0, 6),
+        method="fisher",
+        exchange=make_exchange(8),
+        permutation=Permutation(n_permutations=100, seed=3),
+        voxelwise_covariates={"md": grey[np.newaxis].astype(float)},
+    )
+    with np.load(block) as found:
+        z = found["statistic"].reshape(2, -1)
+    assert_allclose(z[0], np.maximum(expected.declared.statistic, 0.0), rtol=1e-5, atol=1e-6)
+    # one map is that of the groups alone, the other that of a regression
+    t = stats.ttest_ind(maps["fa"][:4, 7].astype(float), maps["fa"][4:, 7].astype(float)).statistic
+    regressors = np.column_stack([np.repeat([1.0, 0.0], 4), grey[:, 7]])
+    fit = sm.OLS(maps["md"][:, 7].astype(float), sm.add_constant(regressors)).fit()
+    p = [stats.t.sf(t, 6), stats.t.sf(-fit.tvalues[1], 5)]
+    fisher = stats.combine_pvalues(p, method="fisher").statistic
+    assert expected.declared_statistic[7] == pytest.approx(fisher, rel=1e-6)

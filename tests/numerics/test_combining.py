@@ -13,6 +13,7 @@ from bids_alsmri.numerics.combining import (
     Combiner,
     combine_t,
     combined_null_statistics,
+    equivalent_t,
 )
 from bids_alsmri.numerics.linear import partition_design, residuals, two_groups
 from bids_alsmri.numerics.permutation import Exchange, Relabellings, join_blocks
@@ -135,6 +136,14 @@ def test_feature_without_variance_in_all_maps_has_no_evidence():
     for method in METHODS:
         found = statistics(range(60), method=method, unit=unit)
         assert found.statistic[7] == found.statistic[NEAR.n_elements + 7] == 0.0
+
+
+@pytest.mark.parametrize(("own", "other"), [(3, 4), (30, 31), (1, 2)])
+def test_equivalent_t_has_the_same_p(own, other):
+    t = np.array([-40.0, -2.0, -0.01, 0.0, 0.3, 6.0, 200.0])
+    found = equivalent_t(t, own, other)
+    assert_allclose(stats.t.sf(found, other), stats.t.sf(t, own), rtol=1e-9)
+    assert_allclose(equivalent_t(found, other, own), t, rtol=1e-8, atol=1e-12)
 
 
 @pytest.mark.parametrize(

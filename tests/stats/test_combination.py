@@ -11,8 +11,8 @@ from scipy import ndimage, stats
 
 from bids_alsmri.errors import NumericsError
 from bids_alsmri.numerics.combining import METHODS
-from bids_alsmri.numerics.linear import two_groups
-from bids_alsmri.numerics.permutation import Exchange, join_blocks, p_values
+from bids_alsmri.numerics.linear import partition_design, two_groups
+from bids_alsmri.numerics.permutation import Exchange, Relabellings, join_blocks, p_values
 from bids_alsmri.numerics.tfce import image_neighbourhood
 from bids_alsmri.stats.combination import (
     MEANING,
@@ -184,6 +184,78 @@ def test_combination_with_a_covariate_is_that_of_refits_to_relabelled_residuals(
     found = combine(maps, groups=groups)
     assert found.n_relabellings == 120
     assert_is_enumerated(found.declared, np.array(z))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_combination_beside_covariates_of_a_voxel_is_that_of_a_refit_there(method):
+    rng = np.random.default_rng(15)
+    maps = {name: rng.normal(size=(6, NEAR.n_elements)) for name in NAMES}
+    grey = rng.normal(size=(6, NEAR.n_elements)) + 0.5 * (np.arange(6) < 3)[:, np.newaxis]
+    maps["tsc"] += 2.0 * grey
+    choices = sorted(permutations(range(6)), key=lambda order: order != tuple(range(6)))
+    t = np.empty((len(choices), 2, NEAR.n_elements))
+    for i, name in enumerate(NAMES):
+        for voxel in range(NEAR.n_elements):
+            columns = [np.arange(6) < 3, np.arange(6) >= 3, *([grey[:, voxel]] if i == 0 else [])]
+            design = np.column_stack(columns).astype(float)
+            rest = np.column_stack([np.ones(6), *columns[2:]])
+            fitted = rest @ np.linalg.lstsq(rest, maps[name][:, voxel], rcond=None)[0]
+            again = (maps[name][:, voxel] - fitted)[np.array(choices)].T + fitted[:, np.newaxis]
+            weights = np.linalg.pinv(design)
+            noise = ((again - design @ weights @ again) ** 2).sum(axis=0) / (6 - design.shape[1])
+            spread = noise * ((weights[0] - weights[1]) ** 2).sum()
+            t[:, i, voxel] = (weights[0] - weights[1]) @ again / np.sqrt(spread)
+    # one degree of freedom less for the map with a covariate
+    p = np.stack([stats.t.sf(t[:, 0], 3), stats.t.sf(-t[:, 1], 4)])
+    combined = stats.combine_pvalues(p, method=method, axis=0)
+    found = infer_combination(
+        maps,
+        DIRECTIONS,
+        *two_groups(np.arange(6) < 3),
+        NEAR,
+        method=method,
+        # which rows are alike is not asked: grey matter tells them apart
+        exchange=Exchange(),
+        permutation=Permutation(n_permutations=20),
+        voxelwise_covariates={"tsc": grey[np.newaxis]},
+    )
+    assert_allclose(found.declared_statistic, combined.statistic[0], rtol=1e-6)
+    z = stats.norm.isf(combined.pvalue)
+    assert_allclose(found.declared.statistic, z[0], atol=1e-6)
+    # 20 ways to choose the group, of which each is drawn as one order of the six
+    effect = partition_design(*two_groups(np.arange(6) < 3)).effect
+    every = Relabellings(effect, Exchange(), 20, seed=Permutation().seed)
+    rows = [choices.index(tuple(every[k].order)) for k in range(20)]
+    assert_is_enumerated(found.declared, z[rows])
+
+
+def test_covariate_that_is_the_same_in_all_voxels_is_one_of_the_design(maps):
+    age = np.random.default_rng(16).normal(60.0, 9.0, size=(8, 1))
+    own = np.broadcast_to(age, (1, 8, NEAR.n_elements))
+    how = {"method": "fisher", "exchange": Exchange(permutes=False, flips=True)}
+    how["permutation"] = Permutation(n_permutations=100)
+    design = two_groups(FIRST, age)
+    expected = infer_combination(maps, DIRECTIONS, *design, NEAR, **how)
+    beside = dict.fromkeys(NAMES, own)
+    found = infer_combination(maps, DIRECTIONS, *GROUPS, NEAR, voxelwise_covariates=beside, **how)
+    assert_allclose(found.declared_statistic, expected.declared_statistic, rtol=1e-6)
+    assert_allclose(found.declared.enhanced, expected.declared.enhanced, rtol=1e-5)
+    for name in P_OF:
+        assert_array_equal(getattr(found.declared, name), getattr(expected.declared, name))
+
+
+def test_covariate_of_no_map_is_refused(maps):
+    with pytest.raises(NumericsError, match="voxelwise_covariates are those of md but maps tsc"):
+        infer_combination(
+            maps,
+            DIRECTIONS,
+            *GROUPS,
+            NEAR,
+            method="fisher",
+            exchange=Exchange(),
+            permutation=Permutation(),
+            voxelwise_covariates={"md": np.ones((1, 8, NEAR.n_elements))},
+        )
 
 
 @pytest.mark.parametrize("method", METHODS)
