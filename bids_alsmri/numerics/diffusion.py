@@ -314,6 +314,7 @@ def fit_tensor(
     method: str,
     outlier_cutoff_sd: float,
     noise_sigma: float | None,
+    largest_mm2_s: float,
 ) -> TensorFit:
     r"""Diffusion tensor and its scalars in every voxel of a mask.
 
@@ -333,6 +334,8 @@ def fit_tensor(
     noise_sigma : float or None
         For "robust": standard deviation of the noise in the unit of the signal; None estimates it
         in each voxel from the median absolute deviation of the residuals.
+    largest_mm2_s : float
+        Largest eigenvalue that may be, in mm2/s; a voxel above it fails.
 
     Returns
     -------
@@ -355,7 +358,9 @@ def fit_tensor(
     equals MRtrix3's ``dwi2tensor -ols -iter 2``. Volumes with no
     positive signal have no logarithm and do not enter in that voxel. Eigenvalues below
     :math:`10^{-6} / b_{max}` are raised to it, as in dipy; a voxel with no eigenvalue above it
-    fails. Beyond the maps, memory stays below `N` times 0.4 MB, whatever the image's size.
+    fails, as does one above the largest that may be: where the b=0 is hardly there, as at the rim
+    of a brain, the logarithm makes many times free water of noise. Beyond the maps, memory stays
+    below `N` times 0.4 MB, whatever the image's size.
 
     Examples
     --------
@@ -365,7 +370,13 @@ def fit_tensor(
     ... )
     >>> signal = 100 * np.exp(-table.b_values_s_mm2 * 0.7e-3)[np.newaxis]
     >>> fit = fit_tensor(
-    ...     signal, table, np.array([True]), method="wls", outlier_cutoff_sd=3, noise_sigma=None
+    ...     signal,
+    ...     table,
+    ...     np.array([True]),
+    ...     method="wls",
+    ...     outlier_cutoff_sd=3,
+    ...     noise_sigma=None,
+    ...     largest_mm2_s=10e-3,
     ... )
     >>> print(f"{fit.md[0]:.2e} {fit.s0[0]:.1f}")
     7.00e-04 100.0
@@ -381,6 +392,7 @@ def fit_tensor(
         require_range("outlier_cutoff_sd", outlier_cutoff_sd, 0, np.inf, open_low=True)
     if noise_sigma is not None:
         require_range("noise_sigma", noise_sigma, 0, np.inf, open_low=True)
+    require_range("largest_mm2_s", largest_mm2_s, 0, np.inf, open_low=True)
     require_tensor_directions(gradients.directions_world[gradients.b_values_s_mm2 > 0])
     fit = _empty_fit(mask.shape)
     design = tensor_design(gradients)
@@ -403,7 +415,7 @@ def fit_tensor(
             residual_sd,
             n_used,
         )
-        _fill_maps(fit, slab, parameters / scale, 1e-6 / scale[0])
+        _fill_maps(fit, slab, parameters / scale, (1e-6 / scale[0], largest_mm2_s))
         fit.residual_sd[slab] = np.where(fit.failed_mask[slab], np.nan, residual_sd)
         fit.n_used[slab] = n_used
     return fit
@@ -432,12 +444,13 @@ def _fill_maps(
     fit: TensorFit,
     slab: tuple[NDArray[np.intp], ...],
     parameters: FloatArray,
-    smallest_mm2_s: float,
+    limits_mm2_s: tuple[float, float],
 ) -> None:
+    smallest_mm2_s, largest_mm2_s = limits_mm2_s
     finite: BoolArray = np.logical_and.reduce(np.isfinite(parameters), axis=1)
     tensor = np.where(finite[:, np.newaxis], parameters[:, :_N_TENSOR], 0.0)
     values, vectors = np.linalg.eigh(tensor[:, [0, 1, 3, 1, 2, 4, 3, 4, 5]].reshape(-1, 3, 3))
-    failed = ~finite | (values[:, 2] <= smallest_mm2_s)
+    failed = ~finite | (values[:, 2] <= smallest_mm2_s) | (values[:, 2] > largest_mm2_s)
     fit.failed_mask[slab] = failed
     fit.clipped_mask[slab] = ~failed & (values[:, 0] < smallest_mm2_s)
     values = np.maximum(values, smallest_mm2_s)

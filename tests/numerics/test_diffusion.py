@@ -46,7 +46,7 @@ def turned_tensor(eigenvalues, angles_deg):
     return turn @ np.diag(eigenvalues) @ turn.T, turn[:, 0]
 
 
-def fit(signal, table, method="wls", mask=None, sigma=None):
+def fit(signal, table, method="wls", mask=None, sigma=None, largest_mm2_s=1.0):
     mask = np.ones(signal.shape[:-1], dtype=bool) if mask is None else mask
     return fit_tensor(
         signal,
@@ -55,6 +55,7 @@ def fit(signal, table, method="wls", mask=None, sigma=None):
         method=method,
         outlier_cutoff_sd=3.0,
         noise_sigma=sigma,
+        largest_mm2_s=largest_mm2_s,
     )
 
 
@@ -237,6 +238,16 @@ def test_voxel_that_cannot_be_fitted_is_nan_and_marked(case, method):
         assert_array_equal(np.isnan(getattr(found, name)), [True, False], err_msg=name)
     assert np.isnan(found.v1[0]).all()
     assert_allclose(found.md[1], 0.7e-3, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("largest_mm2_s", "failed"), [(10e-3, [True, False]), (1.0, [False] * 2)])
+def test_diffusivity_beyond_the_largest_is_no_tensor(largest_mm2_s, failed):
+    table = gradients()
+    signals = [tensor_signal(table, np.diag([d, 1e-3, 1e-3])) for d in (12e-3, 9e-3)]
+    found = fit(np.stack(signals), table, largest_mm2_s=largest_mm2_s)
+    assert_array_equal(found.failed_mask, failed)
+    assert_array_equal(np.isnan(found.md), failed)
+    assert_allclose(found.ad[1], 9e-3, rtol=1e-5)
 
 
 def test_value_of_zero_in_one_volume_does_not_enter():

@@ -33,6 +33,7 @@ def _compiled():
         method="wls",
         outlier_cutoff_sd=3.0,
         noise_sigma=None,
+        largest_mm2_s=1.0,
     )
     judge(np.ones(fit.v1.shape), np.ones(fit.fa.shape), np.eye(4))
 
@@ -124,7 +125,15 @@ def test_snr_from_residuals_is_the_planted_one():
     rng = np.random.default_rng(2)
     signal = 1000 * np.exp(-b * 0.7e-3) + rng.normal(size=(3000, 34)) * 20
     mask = np.ones(3000, dtype=bool)
-    fit = fit_tensor(signal, table, mask, method="wls", outlier_cutoff_sd=3.0, noise_sigma=None)
+    fit = fit_tensor(
+        signal,
+        table,
+        mask,
+        method="wls",
+        outlier_cutoff_sd=3.0,
+        noise_sigma=None,
+        largest_mm2_s=1.0,
+    )
     # medians of chi with 27 degrees of freedom lie 1 % below the root mean square
     assert_allclose(signal_to_noise(signal[:, :4], fit.residual_sd), 50, rtol=0.03)
     assert_allclose(signal_to_noise(signal[:, 4:], fit.residual_sd), 50 * np.exp(-0.7), rtol=0.03)
@@ -141,7 +150,15 @@ def test_shares_count_planted_failures_and_lost_values():
     signal[:2] = 0
     signal[2, 4] = 0
     mask = np.arange(10) < 8
-    fit = fit_tensor(signal, table, mask, method="ols", outlier_cutoff_sd=3.0, noise_sigma=None)
+    fit = fit_tensor(
+        signal,
+        table,
+        mask,
+        method="ols",
+        outlier_cutoff_sd=3.0,
+        noise_sigma=None,
+        largest_mm2_s=1.0,
+    )
     quality = summarise_tensor_fit(fit, mask, n_volumes=10)
     assert quality.n_voxels == 8
     assert quality.failed_share == 2 / 8
@@ -291,7 +308,13 @@ def test_faulty_table_in_a_refit_gives_the_same_answer_as_turning_the_field(bund
     signal = np.exp(-table.b_values_s_mm2 * np.einsum("ni,ij,nj->n", g, tensor, g))[np.newaxis]
     fits = [
         fit_tensor(
-            signal, t, np.array([True]), method="wls", outlier_cutoff_sd=3.0, noise_sigma=None
+            signal,
+            t,
+            np.array([True]),
+            method="wls",
+            outlier_cutoff_sd=3.0,
+            noise_sigma=None,
+            largest_mm2_s=1.0,
         )
         for t in (table, GradientTable(table.b_values_s_mm2, g @ fault.T))
     ]
@@ -330,7 +353,15 @@ def test_real_table_fits_best_and_a_flipped_one_is_noticed(test_data):
             b0_threshold_s_mm2=50,
         )
         table = world_table(checked, image.affine)
-        fit = fit_tensor(signal, table, mask, method="wls", outlier_cutoff_sd=3.0, noise_sigma=None)
+        fit = fit_tensor(
+            signal,
+            table,
+            mask,
+            method="wls",
+            outlier_cutoff_sd=3.0,
+            noise_sigma=None,
+            largest_mm2_s=1.0,
+        )
         found = judge(fit.v1, fit.fa, image.affine)
         assert ("y negated" in found.warning) == warned
         assert (found.best == 0) != warned

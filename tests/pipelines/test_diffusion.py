@@ -183,6 +183,7 @@ def test_fit_without_rotation_of_bvectors_is_worse(series):
             method="iwls",
             outlier_cutoff_sd=3.0,
             noise_sigma=None,
+            largest_mm2_s=1.0,
         )
         angle[name] = np.nanmedian(angle_deg(fit.v1, truth_v1)[strong])
     # the head is turned by 4 degrees in the mean
@@ -395,6 +396,7 @@ def stored_fits(tmp_path_factory):
             method="ols",
             outlier_cutoff_sd=3.0,
             noise_sigma=None,
+            largest_mm2_s=1.0,
         )
         fits[name] = fit, run, truth, white
     return fits

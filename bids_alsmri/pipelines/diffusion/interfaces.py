@@ -77,6 +77,7 @@ def tensor_choices(inputs: Any) -> TensorChoices:
         shell_gap_s_mm2=inputs.shell_gap_s_mm2,
         method=inputs.method,
         outlier_cutoff_sd=inputs.outlier_cutoff_sd,
+        largest_mm2_s=inputs.largest_mm2_s,
     )
 
 
@@ -554,6 +555,7 @@ class TensorInputSpec(NodeInputSpec):
     b0_threshold_s_mm2 = traits.Float(mandatory=True, desc="at or below it b is 0, s/mm2")
     shell_gap_s_mm2 = traits.Float(mandatory=True, desc="largest step inside a shell, s/mm2")
     outlier_cutoff_sd = traits.Float(mandatory=True, desc="for robust: cutoff, SD")
+    largest_mm2_s = traits.Float(mandatory=True, desc="largest eigenvalue that may be, mm2/s")
 
 
 class FitTensorInputSpec(TensorInputSpec):

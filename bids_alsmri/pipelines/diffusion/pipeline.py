@@ -457,6 +457,14 @@ class DiffusionSettings(SettingsModel):
         source="collier2015",
         help="For robust: residuals beyond it are left out.",
     )
+    tensor_largest_mm2_s: float = setting(
+        0.01,
+        unit="mm2/s",
+        gt=0,
+        le=1,
+        source="three times free water at 37 degrees (0.003: Holz 2000, doi:10.1039/b005319h)",
+        help="A voxel whose tensor has a larger eigenvalue counts as one without a tensor.",
+    )
     tract_min_fa: float = setting(
         0.3,
         unit="1",

@@ -368,6 +368,8 @@ class TensorChoices:
         Estimator.
     outlier_cutoff_sd : float
         For ``robust``: residuals beyond it are left out, in standard deviations.
+    largest_mm2_s : float
+        Largest eigenvalue that may be.
     """
 
     max_b_s_mm2: float
@@ -375,6 +377,7 @@ class TensorChoices:
     shell_gap_s_mm2: float
     method: str
     outlier_cutoff_sd: float
+    largest_mm2_s: float
 
     def fit(self, signal: Float, mask: NDArray[np.bool_], table: SeriesTable) -> TensorFit:
         """Tensor in every voxel of a mask, from the shells that are chosen."""
@@ -391,6 +394,7 @@ class TensorChoices:
             method=self.method,
             outlier_cutoff_sd=self.outlier_cutoff_sd,
             noise_sigma=None,
+            largest_mm2_s=self.largest_mm2_s,
         )
 
     def volumes(self, table: SeriesTable) -> tuple[NDArray[np.bool_], str]:

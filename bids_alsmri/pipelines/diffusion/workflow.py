@@ -364,6 +364,7 @@ def fit_tensor(cfg: DiffusionSettings) -> FitTensor:
         b0_threshold_s_mm2=cfg.b0_threshold_s_mm2,
         shell_gap_s_mm2=cfg.shell_gap_s_mm2,
         outlier_cutoff_sd=cfg.tensor_outlier_cutoff_sd,
+        largest_mm2_s=cfg.tensor_largest_mm2_s,
         min_fa=cfg.gradient_min_fa,
         max_bend_deg=cfg.gradient_max_bend_deg,
         min_gain=cfg.gradient_min_gain,
@@ -382,4 +383,5 @@ def template_maps(cfg: DiffusionSettings, template: str) -> TemplateMaps:
         b0_threshold_s_mm2=cfg.b0_threshold_s_mm2,
         shell_gap_s_mm2=cfg.shell_gap_s_mm2,
         outlier_cutoff_sd=cfg.tensor_outlier_cutoff_sd,
+        largest_mm2_s=cfg.tensor_largest_mm2_s,
     )
