@@ -23,7 +23,7 @@ from bids_alsmri.comparisons.pictures import (
     DrawSkeleton,
     Overlap,
 )
-from bids_alsmri.comparisons.places import MeasureRegions, PrepareAtlases, TabulateClusters
+from bids_alsmri.comparisons.places import MeasureRegions, TabulateClusters
 from bids_alsmri.comparisons.settings import GroupSettings, group_settings
 from bids_alsmri.comparisons.skeleton import (
     ParticipantMaps,
@@ -41,6 +41,7 @@ from bids_alsmri.engine.group_graph import GroupGraph, make_analysis
 from bids_alsmri.engine.pipeline import registry
 from bids_alsmri.errors import DataError, SettingsError
 from bids_alsmri.group_planning import N_LEAST, N_LEAST_CHANGE, Comparison, GroupPlan
+from bids_alsmri.interfaces.atlases import PrepareAtlases
 from bids_alsmri.interfaces.node import AlsInterface
 from bids_alsmri.numerics.linear import partition_design
 from bids_alsmri.numerics.permutation import count_relabellings
@@ -607,12 +608,12 @@ class _Builder:
         ]
 
     def atlases(self, graph: GroupGraph, reference: Ref) -> Ref:
-        folder = self.cfg.atlas_dir
+        folder = self.settings.atlas_dir
         node = PrepareAtlases(
             template=self.settings.template,
             resolution_mm=self.cfg.resolution_mm,
             atlas_dir="" if folder is None else str(folder),
-            threshold_percent=self.cfg.atlas_threshold_percent,
+            threshold_percent=self.settings.atlas_threshold_percent,
         )
         return graph.step("atlases", node, reference=reference).atlases
 

@@ -232,8 +232,8 @@ def require_atlases(settings: RunSettings) -> None:
     cfg = group_settings(settings)
     load_atlases(
         get_template(settings.template, cfg.resolution_mm),
-        atlas_dir=cfg.atlas_dir,
-        threshold_percent=cfg.atlas_threshold_percent,
+        atlas_dir=settings.atlas_dir,
+        threshold_percent=settings.atlas_threshold_percent,
     )
 
 

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from bids_alsmri.bids.dataset import write_description, write_descriptions
 from bids_alsmri.bids.sink import sidecar_path, write_text
-from bids_alsmri.engine.graph import Graph, Ref, Surroundings
+from bids_alsmri.engine.graph import AtlasSource, Graph, Ref, Surroundings
 from bids_alsmri.engine.leftovers import drop_saves, list_saves, remove_leftovers, saves_path
 from bids_alsmri.engine.methods import methods_text
 from bids_alsmri.engine.pipeline import registry
@@ -37,14 +37,15 @@ from bids_alsmri.interfaces.base import largest_series
 from bids_alsmri.interfaces.node import needed_gb
 from bids_alsmri.interfaces.outputs import NO_SIDECAR
 from bids_alsmri.planning import (
+    ATLASES,
     Job,
     Plan,
     describe,
     find_plan,
     require_usable,
-    settings_by_stage,
 )
 from bids_alsmri.settings import RunSettings, usable_cores, usable_memory_gb
+from bids_alsmri.spaces.atlases import MOTOR_AREAS
 from bids_alsmri.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -314,15 +315,22 @@ def _empty_graph(
     workflow: pe.Workflow,
     upstream: Mapping[str, Mapping[str, Ref | Path]],
 ) -> Graph:
-    fit, apply = settings_by_stage(settings, job.pipeline.name)
     values = values_for_names(settings, job.pipeline.name, bool(upstream))
     roots = {"raw": settings.bids_dir, "": settings.output_dir, **settings.derivatives}
     place = Surroundings(
         settings.output_dir, roots, values, settings.seed, settings.omp_nthreads, VERSION
     )
-    stages = {"fit": fit, "apply": apply}
+    stages = {"fit": job.identity.fit, "apply": job.identity.apply}
     memory = partial(needed_gb, series=largest_series(job.scan.inputs.values()))
-    return Graph(workflow, job.scan, job.pipeline.io_spec, stages, place, upstream, memory)
+    graph = Graph(workflow, job.scan, job.pipeline.io_spec, stages, place, upstream, memory)
+    names = tuple(job.identity.apply.get(ATLASES, {}))
+    graph.atlases = AtlasSource(
+        folder="" if settings.atlas_dir is None else str(settings.atlas_dir),
+        threshold_percent=settings.atlas_threshold_percent,
+        names=names,
+        has_motor_areas=MOTOR_AREAS in names,
+    )
+    return graph
 
 
 def values_for_names(settings: RunSettings, pipeline: str, has_upstream: bool) -> dict[str, str]:
@@ -422,6 +430,7 @@ def methods_of(settings: RunSettings, job: Job) -> str:
         "version": VERSION,
         "mode": settings.mode,
         "has_anatomy": bool(job.upstream),
+        "atlases": list(job.identity.apply.get(ATLASES, {})),
     }
     return methods_text(job.pipeline, settings.pipelines[job.pipeline.name], facts)
 

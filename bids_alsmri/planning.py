@@ -43,6 +43,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# under which the identity of a scan lists what the atlases say
+ATLASES = "atlases"
+NO_REGIONS = "no table of regions was made; give some with --atlas-dir"
+
 
 @dataclass(frozen=True)
 class Job:
@@ -227,6 +231,37 @@ def _require_template(name: str) -> None:
         raise SettingsError(str(error)) from None
 
 
+def digests_of_atlases(settings: RunSettings, grid_mm: float) -> dict[str, str]:
+    """What the atlases at hand say, in short.
+
+    Parameters
+    ----------
+    settings : RunSettings
+        Give template and atlases.
+    grid_mm : float
+        Voxel size of the template's grid, on which areas are drawn.
+
+    Returns
+    -------
+    dict of str
+        Digest of each atlas by its name.
+
+    Raises
+    ------
+    DataError
+        If an atlas is broken, or its left is its right.
+    """
+    from bids_alsmri.spaces.atlases import atlas_digest, load_atlases
+    from bids_alsmri.spaces.templates import get_template
+
+    found = load_atlases(
+        get_template(settings.template, grid_mm),
+        atlas_dir=settings.atlas_dir,
+        threshold_percent=settings.atlas_threshold_percent,
+    )
+    return {atlas.name: atlas_digest(atlas) for atlas in found}
+
+
 def _skip_of(scan: Scan, error: DataError) -> Skip:
     return Skip(scan.pipeline, scan.participant, scan.session, str(error), True, error.exit_code)
 
@@ -317,6 +352,8 @@ class _Planner:
         Scans of all sessions that others can build on, by pipeline.
     faults : list of Skip
         Those that cannot be built on, since data are at fault.
+    atlases : dict of dict
+        What the atlases at hand say (:func:`atlas_digest`), by voxel size and name.
     """
 
     settings: RunSettings
@@ -325,18 +362,24 @@ class _Planner:
     skips: list[Skip] = field(default_factory=list)
     lenders: dict[str, list[Scan]] = field(default_factory=dict)
     faults: list[Skip] = field(default_factory=list)
+    atlases: dict[float, dict[str, str]] = field(default_factory=dict)
 
     def add(self, pipeline: Pipeline, scan: Scan, skips: list[Skip]) -> Job | None:
         """Job of a scan, after those that it builds on; None, and a skip, where data forbid it."""
         known = self.jobs.get((pipeline.name, scan.label))
         if known is not None:
             return known
+        # one that is broken ends the run, not the scan
+        atlases = self._atlases(pipeline)
         try:
             values = {"template": self.settings.template}
             adopted = find_adopted(self.others, pipeline, scan, values)
             upstream, notes = self._upstream(pipeline, scan)
+            if pipeline.atlas_grid_mm and upstream and not atlases:
+                notes.append(f"no atlas of {self.settings.template} is at hand: {NO_REGIONS}")
             noted = replace(scan, notes=(*scan.notes, *notes))
-            job = _job(self.settings, pipeline, noted, upstream, adopted)
+            own = atlases if upstream else {}
+            job = _job(self.settings, pipeline, noted, upstream, adopted=adopted, atlases=own)
         except DataError as error:
             skip = _skip_of(scan, error)
             skips.append(skip)
@@ -344,6 +387,15 @@ class _Planner:
             return None
         self.jobs[job.key] = job
         return job
+
+    def _atlases(self, pipeline: Pipeline) -> dict[str, str]:
+        if not pipeline.atlas_grid_mm:
+            return {}
+        own = self.settings.pipelines[pipeline.name]
+        grid_mm = float(getattr(own, pipeline.atlas_grid_mm))
+        if grid_mm not in self.atlases:
+            self.atlases[grid_mm] = digests_of_atlases(self.settings, grid_mm)
+        return self.atlases[grid_mm]
 
     def _upstream(self, pipeline: Pipeline, scan: Scan) -> tuple[dict[str, Job], list[str]]:
         found: dict[str, Job] = {}
@@ -401,10 +453,15 @@ def _job(
     pipeline: Pipeline,
     scan: Scan,
     upstream: Mapping[str, Job],
+    *,
     adopted: Mapping[str, Path],
+    atlases: Mapping[str, str],
 ) -> Job:
     record = read_record(record_path(settings.output_dir, scan))
     fit, apply = settings_by_stage(settings, pipeline.name)
+    if atlases:
+        # what they say, not where they lie, decides the numbers
+        apply[ATLASES] = dict(atlases)
     files = [path for paths in scan.inputs.values() for path in paths] + list(adopted.values())
     identity = Identity(
         version=VERSION,

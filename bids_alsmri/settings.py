@@ -105,6 +105,21 @@ class RunSettings(SettingsModel):
         help="Template space: the embedded MNI152NLin2009aSym, or one that TEMPLATEFLOW_HOME "
         "holds.",
     )
+    atlas_dir: Path | None = setting(
+        None,
+        stage="run",
+        help="Folder of atlases in FSL's XML form, for the regions of tables; without it, that of "
+        "FSLDIR if there is one. Motor areas are embedded.",
+    )
+    atlas_threshold_percent: float = setting(
+        25.0,
+        stage="run",
+        unit="%",
+        ge=0,
+        le=100,
+        source="convention of FSL's thresholded atlases",
+        help="Probability from which a voxel belongs to a region of a probabilistic atlas.",
+    )
     seed: int = setting(
         20221, stage="fit", ge=0, help="Seed from which every step derives its own random stream."
     )

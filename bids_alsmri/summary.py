@@ -354,7 +354,7 @@ def _section(part: _Part) -> Section:
         status=part.status,
         reason=part.reason,
         sources=part.sources,
-        warnings=tuple(warnings),
+        warnings=(*warnings, *_warnings_of_tables(part)),
         notes=(*part.notes, *notes),
         figures=tuple(_figures(part)),
         quality=tuple(quality),
@@ -415,6 +415,20 @@ def _quality(part: _Part) -> tuple[list[QualityRow], list[str], list[str]]:
             [f"{sidecar_path(path).name} is missing or damaged: warnings are not shown"],
         )
     return rows, list(facts.get("Warnings", [])), list(facts.get("Notes", []))
+
+
+def _warnings_of_tables(part: _Part) -> Iterable[str]:
+    """Doubts about tables beside that of quality, whose steps may run after it was made."""
+    for name, spec in part.pipeline.io_spec.outputs.items():
+        path = part.files.get(name)
+        if path is None or name == "quality" or spec.extension != ".tsv":
+            continue
+        try:
+            facts = json.loads(sidecar_path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            yield f"{sidecar_path(path).name} is missing or damaged: warnings are not shown"
+            continue
+        yield from facts.get("Warnings", [])
 
 
 def _in_words(measure: str) -> str:

@@ -464,6 +464,7 @@ def test_methods_text_resolves_for_every_choice(name, mode, given, has_anatomy):
         "version": "0.1.0",
         "mode": mode,
         "has_anatomy": has_anatomy,
+        "atlases": ["Motor areas"],
     }
     text = methods_text(pipeline, settings, facts)
     assert "{" not in text

@@ -431,21 +431,6 @@ class GroupSettings(SettingsModel):
         help="Threshold of t that forms clusters whose extent is tested too; 0 for none. Below 3.1 "
         "it is refused, and on skeletons, whose smoothness varies, it is not exact.",
     )
-    atlas_dir: Path | None = setting(
-        None,
-        stage="run",
-        flags=("--atlas-dir",),
-        help="Folder of atlases in FSL's XML form; without it, that of FSLDIR if there is one.",
-    )
-    atlas_threshold_percent: float = setting(
-        25.0,
-        stage="run",
-        unit="%",
-        ge=0,
-        le=100,
-        source="convention of FSL's thresholded atlases",
-        help="Probability from which a voxel belongs to a region of a probabilistic atlas.",
-    )
     cluster_connectivity: Literal["6", "18", "26"] = setting(
         "26",
         stage="run",

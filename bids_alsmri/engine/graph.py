@@ -52,6 +52,31 @@ Source = Ref | Path | str | int | float | bool | None | list[Any] | tuple[Any, .
 
 
 @dataclass(frozen=True)
+class AtlasSource:
+    """Where the atlases of a run come from.
+
+    Parameters
+    ----------
+    folder : str
+        Of those in FSL's form; empty where none was given.
+    threshold_percent : float
+        Probability from which a voxel belongs to a region of a probabilistic one.
+    names : tuple of str
+        All that are at hand for the scan.
+    has_motor_areas : bool
+        Whether the embedded ones are among them.
+    """
+
+    folder: str
+    threshold_percent: float
+    names: tuple[str, ...]
+    has_motor_areas: bool
+
+
+NO_ATLASES = AtlasSource("", 0.0, (), False)
+
+
+@dataclass(frozen=True)
 class Surroundings:
     """What all graphs of a run share.
 
@@ -116,6 +141,8 @@ class Graph:
         Results of the pipelines that this one builds on, by pipeline and output.
     needed_gb : callable
         From an interface to the memory that it takes on this scan, in GB.
+    atlases : AtlasSource
+        Atlases whose regions the scan is measured in.
     """
 
     workflow: pe.Workflow
@@ -130,6 +157,7 @@ class Graph:
     nodes: list[pe.Node] = field(default_factory=list)
     adopted: dict[str, Path] = field(default_factory=dict)
     made_by_fit: frozenset[str] = frozenset()
+    atlases: AtlasSource = NO_ATLASES
 
     @property
     def n_threads(self) -> int:

@@ -40,6 +40,9 @@ class Pipeline:
         Groups of outputs that are taken from ``--derivatives`` where a dataset holds the group.
     without_needs : str
         What report and plan say where nothing of what it needs is to be had.
+    atlas_grid_mm : str
+        Setting with the voxel size at which it takes atlases, for scans that build on what it
+        needs; empty where it takes none.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Pipeline:
     needs: tuple[str, ...] = ()
     adopts: tuple[tuple[str, ...], ...] = ()
     without_needs: str = ""
+    atlas_grid_mm: str = ""
 
     @property
     def folder(self) -> Path:

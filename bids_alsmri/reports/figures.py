@@ -55,6 +55,7 @@ from bids_alsmri.reports.sheets import (
 )
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -67,6 +68,7 @@ __all__ = [
     "draw_map",
     "draw_mosaic",
     "draw_motion",
+    "draw_regions",
     "draw_registration_pair",
     "draw_residual",
     "save_figure",
@@ -74,6 +76,7 @@ __all__ = [
 
 # 1320 pixels a row: one for each voxel of seven 1 mm heads, and below 2 MB a figure.
 _RASTER_DPI = 110
+_SIDE_MARKS = {"left": "<", "right": ">", "n/a": "o"}
 # Of 100: letters and outlines stay sharp.
 _WEBP_QUALITY = 90
 
@@ -596,6 +599,60 @@ def draw_calibration(
     return figure
 
 
+def draw_regions(table: pd.DataFrame, *, measures: Mapping[str, str], xlabel: str) -> Figure:
+    """Means of regions with their spread, one line per region, left and right apart.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Region, side (left, right or n/a), map, mean, sd and n, one row each.
+    measures : mapping of str to str
+        Maps that are drawn and their names in the legend; those that the table lacks are left out.
+    xlabel : str
+        Name of the quantity with its unit.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        Marks point to their side; bars are standard deviations.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> row = {"region": "hand", "side": "left", "map": "tsc", "mean": 45.0, "sd": 4.0, "n": 9.0}
+    >>> figure = draw_regions(pd.DataFrame([row]), measures={"tsc": "sodium"}, xlabel="mmol/L")
+    >>> [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    ['hand (9)']
+    """
+    names = list(dict.fromkeys(table["region"]))
+    shown = [name for name in measures if (table["map"] == name).any()]
+    height_in, foot_in = 0.65 + 0.34 * len(names), 0.55
+    with fixed_style():
+        figure = plain_figure(height_in=height_in)
+        box = (0.32, foot_in / height_in, 0.44, 1.0 - (foot_in + 0.1) / height_in)
+        axes = figure.add_axes(box)
+        for index, name in enumerate(shown):
+            colour = (BLUE, VERMILION, GREEN, PURPLE)[index % 4]
+            # marks of one region must not hide each other
+            shift = 0.22 * (index - (len(shown) - 1) / 2)
+            _draw_sides(axes, table[table["map"] == name], names, shift=shift, colour=colour)
+            axes.plot([], [], "-", color=colour, linewidth=3, label=measures[name])
+        for side in ("left", "right"):
+            axes.plot([], [], _SIDE_MARKS[side], color="#57606a", label=side)
+        first = table[table["map"] == shown[0]] if shown else table
+        counts = [first.loc[first["region"] == name, "n"] for name in names]
+        texts = [
+            f"{name} ({', '.join(f'{n:.0f}' for n in own)})"
+            for name, own in zip(names, counts, strict=True)
+        ]
+        axes.set_yticks(range(len(names)), texts)
+        axes.set(ylim=(len(names) - 0.5, -0.5), xlabel=xlabel)
+        axes.grid(axis="x", color="#d0d7de", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False)
+    return figure
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as SVG, PNG or WebP; the same figure gives the same bytes.
 
@@ -639,6 +696,23 @@ def save_figure(figure: Figure, path: Path) -> None:
             dpi=_RASTER_DPI,
             facecolor=figure.get_facecolor(),
             **own[path.suffix],
+        )
+
+
+def _draw_sides(
+    axes: Axes, table: pd.DataFrame, names: Sequence[str], *, shift: float, colour: str
+) -> None:
+    """Marks of one map, which point to the side that they are of."""
+    for side, further in (("left", -0.05), ("right", 0.05), ("n/a", 0.0)):
+        rows = table[table["side"] == side]
+        axes.errorbar(
+            rows["mean"],
+            [names.index(region) + shift + further for region in rows["region"]],
+            xerr=rows["sd"],
+            fmt=_SIDE_MARKS[side],
+            color=colour,
+            markersize=5,
+            elinewidth=0.8,
         )
 
 

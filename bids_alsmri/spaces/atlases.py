@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import logging
 import os
 import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +31,9 @@ FSL_SPACE = "MNI152NLin6Asym"
 # Descriptions in FSL's folder of the atlases that El Mendili 2022 names (doi:10.3174/ajnr.A7559).
 FSL_ATLASES = ("JHU-tracts", "JHU-labels", "HarvardOxford-Cortical", "HarvardOxford-Subcortical")
 TEMPLATEFLOW_ATLASES = ("HOCPAL", "HOSPA")
+
+# as tables print the embedded ones
+MOTOR_AREAS = "Motor areas"
 
 _FAMILY = "MNI152"
 # An atlas of a whole brain on a slab is well; one in other coordinates mostly misses the grid.
@@ -189,6 +193,32 @@ def load_atlases(
     return tuple(atlases)
 
 
+def atlas_digest(atlas: Atlas) -> str:
+    """Short hash of what an atlas says, wherever its file lies.
+
+    Parameters
+    ----------
+    atlas : Atlas
+        Any.
+
+    Returns
+    -------
+    str
+        Of the names, sides and voxels of its regions, and of its grid and space.
+
+    Examples
+    --------
+    >>> labels = np.array([[[1]]], np.int32)
+    >>> genu = Atlas("A", "MNI152Lin", (Region(1, "Genu", "n/a"),), labels, np.eye(4), "a.nii.gz")
+    >>> atlas_digest(genu) == atlas_digest(replace(genu, origin="/elsewhere/a.nii.gz"))
+    True
+    """
+    about = [atlas.name, atlas.space, [asdict(region) for region in atlas.regions]]
+    found = hashlib.sha256(json.dumps([*about, atlas.affine.tolist()]).encode())
+    found.update(np.ascontiguousarray(atlas.labels).tobytes())
+    return found.hexdigest()[:16]
+
+
 def read_fsl_atlases(
     folder: Path, *, threshold_percent: float, only: Sequence[str] | None = None
 ) -> tuple[Atlas, ...]:
@@ -325,7 +355,7 @@ def draw_areas(areas: Sequence[MotorArea], template: Template) -> Atlas:
     Returns
     -------
     Atlas
-        "Motor areas". A voxel inside two areas belongs to the one whose centre is nearer.
+        `MOTOR_AREAS`. A voxel inside two areas belongs to the one whose centre is nearer.
 
     Raises
     ------
@@ -368,7 +398,7 @@ def draw_areas(areas: Sequence[MotorArea], template: Template) -> Atlas:
         nearest[window][is_inside] = distance[is_inside]
     regions = tuple(Region(area.label, area.name, area.side) for area in areas)
     origin = "data/motor_areas.json"
-    return Atlas("Motor areas", template.name, regions, labels, affine, origin)
+    return Atlas(MOTOR_AREAS, template.name, regions, labels, affine, origin)
 
 
 def side_of(name: str) -> Side:

@@ -52,7 +52,6 @@ OTHER = {
     "overlaps": ("fa+md+",),
     "combinations": ("fa-md+",),
     "visit": "change",
-    "atlas_dir": Path("atlases"),
     "fa_target": Path("target.nii.gz"),
     "refinement_iterations": 1,
     "winsor_percentiles": (1.0, 99.0),
@@ -80,6 +79,8 @@ BESIDE = {
     "combination_method": {"combinations": ("fa-md+",)},
     "model": {"contrasts": ("fast-hc", "slow-hc")},
 }
+# settings of the run that the participant level shares
+OF_THE_RUN = {"atlas_dir": Path("atlases"), "atlas_threshold_percent": 50.0}
 REFINED = {"refinement_iterations": 1, "refinement_resolution_mm": 4.0}
 
 
@@ -117,7 +118,9 @@ class Built:
         }
         run = {"bids_dir": self.cohort.raw, "output_dir": self.cohort.out, "level": "group"}
         run["work_dir"] = self.folder
-        values = {GROUP: {**usual, **given}}
+        run |= {name: value for name, value in given.items() if name in OF_THE_RUN}
+        own = {name: value for name, value in given.items() if name not in OF_THE_RUN}
+        values = {GROUP: {**usual, **own}}
         return make_run_settings(run, values, models())
 
     def __call__(self, given) -> str:
@@ -162,6 +165,11 @@ def test_setting_changes_what_is_computed(built, option, tmp_path):
         beside |= REFINED
     changed = {**beside, option.name: other_value(option, tmp_path)}
     assert built(changed) != built(beside)
+
+
+@pytest.mark.parametrize("name", list(OF_THE_RUN))
+def test_shared_setting_of_atlases_changes_what_is_computed(built, name):
+    assert built({name: OF_THE_RUN[name]}) != built({})
 
 
 def test_methods_text_resolves_for_every_setting(built, tmp_path):

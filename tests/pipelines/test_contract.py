@@ -35,7 +35,13 @@ OPTIONS = [
     for option in options_of(pipeline.settings)
 ]
 IDS = [f"{name}-{option.name}" for name, option in OPTIONS]
-FACTS = {"template": "MNI152NLin2009aSym", "version": "0", "mode": "best", "has_anatomy": True}
+FACTS = {
+    "template": "MNI152NLin2009aSym",
+    "version": "0",
+    "mode": "best",
+    "has_anatomy": True,
+    "atlases": ["Motor areas"],
+}
 
 each_option = pytest.mark.parametrize(("pipeline", "option"), OPTIONS, ids=IDS)
 each_pipeline = pytest.mark.parametrize("name", list(registry()))
@@ -173,6 +179,39 @@ def test_seed_changes_the_input_of_a_step(default, run_settings, built):
 def test_template_changes_the_input_of_a_step(default, run_settings, built):
     given = {"template": "MNI152NLin2009cAsym"}
     assert steps_that_change(default, run_settings, built, given, {})
+
+
+@pytest.mark.data
+def test_atlases_are_measured_anew_without_the_fits(
+    default, nodes_of_apply, run_settings, built, test_data
+):
+    given = {"atlas_dir": test_data / "atlases" / "fsl_style"}
+    changed = steps_that_change(default, run_settings, built, given, {})
+    assert changed
+    assert changed <= nodes_of_apply
+    plans = [make_plan(run_settings(default.raw, default.out, own)) for own in ({}, given)]
+    apply = [dict(job.identity.apply) for plan in plans for job in plan.jobs if job.upstream]
+    assert len({str(own.get("atlases")) for own in apply}) > 1
+
+
+@pytest.mark.data
+def test_mirrored_atlas_ends_the_run_before_anything_is_computed(
+    default, run_settings, test_data, tmp_path
+):
+    (tmp_path / "JHU").mkdir()
+    source = test_data / "atlases"
+    shutil.copyfile(source / "fsl_style" / "JHU-labels.xml", tmp_path / "JHU-labels.xml")
+    mirrored = tmp_path / "JHU" / "JHU-ICBM-labels-1mm.nii.gz"
+    shutil.copyfile(source / "JHU-WhiteMatter-labels-1mm.nii.gz", mirrored)
+    with pytest.raises(DataError, match=r"Corticospinal tract R.*the image is mirrored"):
+        make_plan(run_settings(default.raw, tmp_path / "out", {"atlas_dir": tmp_path}))
+
+
+def test_template_without_an_atlas_is_told_in_the_plan(default, monkeypatch):
+    monkeypatch.setattr("bids_alsmri.spaces.atlases.load_atlases", lambda *_, **__: ())
+    plan = make_plan(default.settings)
+    (notes,) = [j.scan.notes for j in plan.jobs if j.pipeline.name == "sodium" and j.upstream]
+    assert "no table of regions was made; give some with --atlas-dir" in notes[-1]
 
 
 @pytest.mark.parametrize("name", [o.name for o in options_of(RunSettings) if o.stage != "run"])

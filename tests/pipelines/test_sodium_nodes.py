@@ -14,11 +14,21 @@ from numpy.testing import assert_allclose
 
 from bids_alsmri.errors import DataError, NumericsError
 from bids_alsmri.interfaces.base import ImageData, write_image
+from bids_alsmri.interfaces.registration import write_linear
 from bids_alsmri.numerics.calibration import calibrate
 from bids_alsmri.numerics.tubes import FoundTubes, Tube
 from bids_alsmri.pipelines.sodium import steps
 from bids_alsmri.pipelines.sodium.echoes import first_echo
 from bids_alsmri.pipelines.sodium.pipeline import PIPELINE, SodiumSettings, receive_method
+from bids_alsmri.pipelines.sodium.places import (
+    in_long_form,
+    labels_of_parts,
+    motor_rows,
+    parts_of_voxels,
+    structures_of,
+    summarise_atlas,
+    write_parts,
+)
 from bids_alsmri.pipelines.sodium.protocol import (
     protocol_of,
     read_protocol_file,
@@ -33,6 +43,7 @@ from bids_alsmri.pipelines.sodium.tissues import (
     mixed_shares,
 )
 from bids_alsmri.pipelines.sodium.tubework import TubeChoices, calibrate_tubes
+from bids_alsmri.spaces.atlases import MOTOR_AREAS, Atlas, Region, motor_areas
 
 PATH = Path("sub-01_acq-sodium_PDw.nii.gz")
 VOXEL_MM = (3.6, 3.6, 3.6)
@@ -627,3 +638,86 @@ def test_mixed_voxels_are_shared_out_by_their_brightness():
 def test_image_whose_tissues_do_not_brighten_in_order_is_refused():
     with pytest.raises(DataError, match="expected each brighter than the one before"):
         mixed_shares(layered((600.0, 400.0, 100.0)))
+
+
+# ---- regions of atlases
+
+
+def hands(labels, affine):
+    sides = (
+        Region(3, "Hand L", "left"),
+        Region(40_000, "Hand R", "right"),
+        Region(7, "Lost", "n/a"),
+    )
+    return Atlas("Hands", "MNI152Lin", sides, np.asarray(labels, np.int32), affine, "hands.nii.gz")
+
+
+def test_voxel_counts_by_the_share_that_a_region_has_of_it():
+    # two voxels of 4 mm in two parts each; the left hand has one and a half of them
+    labels = np.array([3, 3, 3, 40_000]).reshape(4, 1, 1)
+    maps = {"tsc": np.array([40.0, 70.0]).reshape(2, 1, 1)}
+    found = summarise_atlas(maps, labels, (2, 1, 1), hands(labels, np.eye(4))).set_index("label")
+    assert_allclose(found.loc[3, "mean"], (2 * 40 + 70) / 3)
+    assert_allclose(found["n"], [1.5, 0.5, 0.0])
+    assert np.isnan(found.loc[7, "mean"])
+
+
+def test_voxel_of_which_a_map_tells_nothing_does_not_count():
+    labels = np.full((2, 1, 1), 3)
+    maps = {"tsc_tissue": np.array([40.0, np.nan]).reshape(2, 1, 1)}
+    found = summarise_atlas(maps, labels, (1, 1, 1), hands(labels, np.eye(4))).set_index("label")
+    assert found.loc[3, ["mean", "n"]].to_list() == [40.0, 1.0]
+
+
+def test_volume_of_a_region_is_that_of_its_share_of_voxels():
+    labels = np.full((2, 1, 1), 3)
+    maps = {"tsc": np.ones((1, 1, 1))}
+    summary = summarise_atlas(maps, labels, (2, 1, 1), hands(labels, np.eye(4)))
+    table = in_long_form(summary, (4.0, 2.0, 3.0))
+    assert set(table.loc[table["region"] == "Hand L", "volume"]) == {24.0}
+    assert set(table.columns) == set(PIPELINE.io_spec.outputs["atlas_stats"].sidecar)
+
+
+def test_parts_fill_the_voxels_that_they_are_of(tmp_path):
+    affine = np.diag([3.6, 3.6, 4.0, 1.0])
+    affine[:3, 3] = (-40, -30, -20)
+    image = ImageData(np.zeros((6, 5, 4)), affine, (3.6, 3.6, 4.0), PATH)
+    parts = parts_of_voxels(image, 2.0)
+    assert parts == (2, 2, 2)
+    grid = nib.load(write_parts(image, parts, tmp_path / "grid.nii.gz"))
+    assert grid.shape == (12, 10, 8)
+    for corner in (np.zeros(3), np.array(image.data.shape)):
+        fine = grid.affine @ [*(corner * parts - 0.5), 1]
+        assert_allclose(fine, affine @ [*(corner - 0.5), 1], atol=1e-5)  # float32 of the header
+
+
+@pytest.mark.slow
+def test_atlas_goes_the_way_of_its_transforms(tmp_path):
+    affine = np.diag([4.0, 4.0, 4.0, 1.0])
+    labels = np.zeros((10, 10, 10), int)
+    labels[2, 5, 5], labels[7, 5, 5] = 3, 40_000
+    image = ImageData(np.zeros((10, 10, 10)), affine, (4.0, 4.0, 4.0), PATH)
+    grid = write_parts(image, (1, 1, 1), tmp_path / "grid.nii.gz")
+    shift = np.eye(4)
+    shift[:3, 3] = (0, 8, 0)  # from the image's world to the template's
+    way = [write_linear(shift, tmp_path / "shift.txt")]
+    found = labels_of_parts(hands(labels, affine), grid, way, tmp_path)
+    assert np.argwhere(found == 3).tolist() == [[2, 3, 5]]
+    assert np.argwhere(found == 40_000).tolist() == [[7, 3, 5]]
+
+
+def test_motor_areas_of_both_sides_stand_under_one_name():
+    labels = np.array([7, 8, 15]).reshape(3, 1, 1)
+    sides = tuple(Region(area.label, area.name, area.side) for area in motor_areas())
+    atlas = Atlas(MOTOR_AREAS, "MNI152Lin", sides, labels.astype(np.int32), np.eye(4), "")
+    summary = summarise_atlas({"tsc": np.ones((3, 1, 1))}, labels, (1, 1, 1), atlas)
+    rows = motor_rows(summary)
+    assert rows["region"].to_list() == [
+        *("motor cortex hand", "motor cortex hand", "corpus callosum motor segment")
+    ]
+    assert rows["side"].to_list() == ["left", "right", "n/a"]
+    masks = structures_of(labels)
+    assert {name: int(mask.sum()) for name, mask in masks.items()} == {
+        "motor cortex": 2,
+        "corpus callosum": 1,
+    }

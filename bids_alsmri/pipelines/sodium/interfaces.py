@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,21 @@ import numpy as np
 import pandas as pd
 from nipype.interfaces.base import File, InputMultiObject, traits
 
+from bids_alsmri.interfaces.atlases import read_atlases
 from bids_alsmri.interfaces.base import ImageData, concerning, read_image, write_image
-from bids_alsmri.interfaces.drawing import OUTLINE_COLOURS, FigureOutputSpec, origin_mm
+from bids_alsmri.interfaces.drawing import (
+    OUTLINE_COLOURS,
+    FigureOutputSpec,
+    on_grid_of,
+    origin_mm,
+)
 from bids_alsmri.interfaces.images import canonical, optional_path, voxel_edges_mm, with_tuples
 from bids_alsmri.interfaces.node import AlsInterface, NodeInputSpec, NodeOutputSpec, write_facts
-from bids_alsmri.interfaces.registration import apply_transforms, read_linear
+from bids_alsmri.interfaces.registration import apply_transforms, read_linear, write_linear
 from bids_alsmri.numerics.calibration import Calibration
 from bids_alsmri.numerics.relaxation import curie_factor
 from bids_alsmri.numerics.tubes import FoundTubes, find_tubes, measure_tubes
-from bids_alsmri.pipelines.sodium import steps
+from bids_alsmri.pipelines.sodium import places, steps
 from bids_alsmri.pipelines.sodium.echoes import first_echo
 from bids_alsmri.pipelines.sodium.protocol import protocol_of, read_protocol_file, relaxation_of
 from bids_alsmri.pipelines.sodium.tissues import (
@@ -35,6 +42,16 @@ from bids_alsmri.pipelines.sodium.tubework import TubeChoices, calibrate_tubes
 from bids_alsmri.spaces.templates import get_template
 
 UNIT = "sodium (mmol/L)"
+# Okabe and Ito's colours but for that of the head
+TUBE_COLOURS = ("#D55E00", "#F0E442", "#009E73", "#CC79A7", "#E69F00", "#0072B2")
+HEAD_COLOUR = OUTLINE_COLOURS[1]
+# shown around the box of the motor areas, so that the head is seen around them
+AROUND_AREAS_MM = 45.0
+MAP_NAMES = {
+    "tsc": "as voxels show it",
+    "tsc_voxelwise": "corrected for blur",
+    "tsc_tissue": "of grey and white matter alone",
+}
 REGION_NAMES = {"wm": "white matter", "gm": "grey matter", "csf": "cerebrospinal fluid"}
 
 
@@ -251,16 +268,18 @@ class DrawTubes(AlsInterface):
         from bids_alsmri.reports.figures import Contour, draw_mosaic, save_figure
 
         volume, affine = canonical(Path(self.inputs.image))
-        tubes = canonical(Path(self.inputs.labels))[0] > 0
+        labels = canonical(Path(self.inputs.labels))[0]
         head = canonical(Path(self.inputs.head))[0] > 0
+        numbers = [int(number) for number in np.unique(labels[labels > 0])]
+        tubes = [
+            Contour(labels == number, 0.5, colour, f"tube {number}")
+            for number, colour in zip(numbers, cycle(TUBE_COLOURS), strict=False)
+        ]
         figure = draw_mosaic(
             volume,
             voxel_edges_mm(affine),
-            contours=[
-                Contour(tubes, 0.5, OUTLINE_COLOURS[0], "reference tubes"),
-                Contour(head, 0.5, OUTLINE_COLOURS[1], "head"),
-            ],
-            mask=head | tubes,
+            contours=[*tubes, Contour(head, 0.5, HEAD_COLOUR, "head")],
+            mask=head | (labels > 0),
             window=(0.0, float(np.percentile(volume[head], 99))),
             origin_mm=origin_mm(affine, volume.shape),
         )
@@ -778,4 +797,110 @@ class ToSpaces(AlsInterface):
         for name, found in maps.items():
             results[name] = folder / f"{name}_final.nii.gz"
             write_image(np.asarray(found, np.float32), mask.affine, results[name], space="mni152")
+        return self.give(runtime, results)
+
+
+class MeasureAtlasesInputSpec(NodeInputSpec):
+    """Inputs of :class:`MeasureAtlases`."""
+
+    tsc = File(exists=True, mandatory=True, desc="sodium map, mmol/L")
+    voxelwise = File(exists=True, desc="corrected for partial volume, mmol/L")
+    tissue = File(exists=True, desc="of grey and white matter alone, mmol/L")
+    atlases = File(exists=True, mandatory=True, desc="atlases on one grid of the template, .npz")
+    to_anatomy = File(exists=True, mandatory=True, desc="transform to the T1w, ITK")
+    from_template = File(exists=True, mandatory=True, desc="transform of the template to the T1w")
+
+
+class MeasureAtlasesOutputSpec(NodeOutputSpec):
+    """Outputs of :class:`MeasureAtlases`."""
+
+    table = File(exists=True, desc="table, TSV")
+    summary = File(exists=True, desc="the same, one row per map and region, TSV")
+    motor_areas = File(exists=True, desc="labels of the motor areas, where they are at hand")
+
+
+class MeasureAtlases(AlsInterface):
+    """Summarise sodium over the regions of atlases, in the image's own space."""
+
+    input_spec = MeasureAtlasesInputSpec
+    output_spec = MeasureAtlasesOutputSpec
+    memory_gb = 1.5
+
+    def _run_interface(self, runtime: Any) -> Any:
+        image = read_image(Path(self.inputs.tsc), ndim=3)
+        maps = {"tsc": image.data}
+        for name in ("voxelwise", "tissue"):
+            path = optional_path(getattr(self.inputs, name))
+            if path is not None:
+                values = read_image(path, ndim=3).data
+                # they are 0 where nothing tells
+                maps[f"tsc_{name}"] = np.where(values > 0, values, np.nan)
+        to_sodium = np.linalg.inv(read_linear(Path(self.inputs.to_anatomy)))
+        back = write_linear(to_sodium, self.file(runtime, "back.txt"))
+        grid = self.file(runtime, "grid.nii.gz")
+        done = places.measure_atlases(
+            image,
+            maps,
+            read_atlases(Path(self.inputs.atlases)),
+            [back, Path(self.inputs.from_template)],
+            grid,
+        )
+        tables = {
+            "table": places.in_long_form(done.summary, image.voxel_mm),
+            "summary": done.summary,
+        }
+        results = {name: self.file(runtime, f"{name}.tsv") for name in tables}
+        for name, table in tables.items():
+            table.to_csv(results[name], sep="\t", index=False, na_rep="n/a", float_format="%.6g")
+        if done.motor_labels is not None:
+            results["motor_areas"] = self.file(runtime, "motor_areas.nii.gz")
+            affine = read_image(grid, ndim=3).affine
+            write_image(done.motor_labels.astype(np.int16), affine, results["motor_areas"])
+        return self.give(runtime, results)
+
+
+class DrawAreasInputSpec(NodeInputSpec):
+    """Inputs of :class:`DrawAreas`."""
+
+    tsc = File(exists=True, mandatory=True, desc="sodium map, mmol/L")
+    motor_areas = File(exists=True, mandatory=True, desc="labels of the motor areas")
+    summary = File(exists=True, mandatory=True, desc="one row per map and region, TSV")
+    high = traits.Float(mandatory=True, desc="upper end of the scale, mmol/L")
+
+
+class DrawAreasOutputSpec(NodeOutputSpec):
+    """Outputs of :class:`DrawAreas`."""
+
+    outlines = File(exists=True, desc="sodium map with the outlines of the motor areas")
+    values = File(exists=True, desc="plot of their sodium")
+
+
+class DrawAreas(AlsInterface):
+    """Draw where the motor areas lie on the sodium map, and their sodium."""
+
+    input_spec = DrawAreasInputSpec
+    output_spec = DrawAreasOutputSpec
+    memory_gb = 1.0
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from bids_alsmri.reports.figures import Contour, draw_mosaic, draw_regions, save_figure
+
+        labels, affine = canonical(Path(self.inputs.motor_areas))
+        masks = places.structures_of(labels)
+        outlines = draw_mosaic(
+            on_grid_of(Path(self.inputs.tsc), affine, labels.shape),
+            voxel_edges_mm(affine),
+            contours=[
+                Contour(mask, 0.5, colour, name)
+                for (name, mask), colour in zip(masks.items(), OUTLINE_COLOURS, strict=False)
+            ],
+            window=(0.0, self.inputs.high),
+            origin_mm=origin_mm(affine, labels.shape),
+            margin_mm=AROUND_AREAS_MM,
+        )
+        rows = places.motor_rows(pd.read_csv(self.inputs.summary, sep="\t", na_values="n/a"))
+        values = draw_regions(rows.fillna({"side": "n/a"}), measures=MAP_NAMES, xlabel=UNIT)
+        results = {name: self.file(runtime, f"{name}.svg") for name in ("outlines", "values")}
+        save_figure(outlines, results["outlines"])
+        save_figure(values, results["values"])
         return self.give(runtime, results)

@@ -596,5 +596,6 @@ PIPELINE = Pipeline(
     needs=("anatomical",),
     adopts=(("refs",),),
     without_needs="no T1-weighted image: sodium is mapped in its own space only, without "
-    "correction for partial volume, tables of tissues and maps in template space",
+    "correction for partial volume, tables of tissues and regions, and maps in template space",
+    atlas_grid_mm="template_resolution_mm",
 )

@@ -6,6 +6,7 @@ from typing import Any
 
 from bids_alsmri.bids.query import Scan
 from bids_alsmri.engine.graph import Graph, Step
+from bids_alsmri.interfaces.atlases import PrepareAtlases
 from bids_alsmri.interfaces.drawing import DrawMap, DrawPair
 from bids_alsmri.interfaces.images import DilateMask, MaskImage, QualityTable, Register
 from bids_alsmri.interfaces.templates import LoadTemplate
@@ -14,10 +15,12 @@ from bids_alsmri.pipelines.sodium.interfaces import (
     CorrectPartialVolume,
     CorrectReceive,
     Denoise,
+    DrawAreas,
     DrawTubes,
     FindTubes,
     JudgeAnatomy,
     JudgeProton,
+    MeasureAtlases,
     MeasureTissues,
     ReadProton,
     ReadSodium,
@@ -28,6 +31,8 @@ from bids_alsmri.pipelines.sodium.pipeline import PIPELINE, SodiumSettings, rece
 
 # upper end of the scale of sodium maps, mmol/L: that of fluid
 BRIGHTEST_MMOL_L = 150.0
+# of the map beneath the motor areas: tissue is told from tissue there
+AREAS_BRIGHTEST_MMOL_L = 100.0
 
 
 def fit(graph: Graph, scan: Scan, cfg: SodiumSettings) -> None:
@@ -318,6 +323,43 @@ def apply(graph: Graph, scan: Scan, cfg: SodiumSettings) -> None:
     )
     graph.figure("template", pair.before, part="before")
     graph.figure("template", pair.after, part="after")
+    if graph.atlases.names:
+        measure_atlases(graph, cfg, template)
+
+
+def measure_atlases(graph: Graph, cfg: SodiumSettings, template: Step) -> None:
+    """Summarise sodium over the regions of all atlases at hand."""
+    prepared = graph.step(
+        "prepare_atlases",
+        PrepareAtlases(
+            template=graph.template,
+            resolution_mm=cfg.template_resolution_mm,
+            atlas_dir=graph.atlases.folder,
+            threshold_percent=graph.atlases.threshold_percent,
+        ),
+        reference=template.mask,
+    )
+    measured = graph.step(
+        "measure_atlases",
+        MeasureAtlases(),
+        tsc=graph.saved("tsc"),
+        voxelwise=graph.saved("tsc_voxelwise"),
+        tissue=graph.saved("tsc_tissue"),
+        atlases=prepared.atlases,
+        to_anatomy=graph.saved("to_anatomy"),
+        from_template=graph.from_pipeline("anatomical", "template_to_t1w"),
+    )
+    graph.save("atlas_stats", measured.table, facts=prepared.facts)
+    if graph.atlases.has_motor_areas:
+        drawn = graph.step(
+            "draw_areas",
+            DrawAreas(high=AREAS_BRIGHTEST_MMOL_L),
+            tsc=graph.saved("tsc"),
+            motor_areas=measured.motor_areas,
+            summary=measured.summary,
+        )
+        graph.figure("areas", drawn.outlines)
+        graph.figure("area_values", drawn.values)
 
 
 def read_sodium(
