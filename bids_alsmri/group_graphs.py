@@ -34,13 +34,19 @@ from bids_alsmri.comparisons.skeleton import (
     build_smoothed,
 )
 from bids_alsmri.comparisons.together import ConcludeTogether, CorrectAcross, PermuteTogether
-from bids_alsmri.comparisons.volumes import CommonMask, SampleMap, StackSampled
+from bids_alsmri.comparisons.volumes import CommonMask, SampleCovariate, SampleMap, StackSampled
 from bids_alsmri.comparisons.voxelwise import Conclude, Model, Permute, exchange_of, memory_gb
 from bids_alsmri.engine.graph import Ref, Step, Surroundings
 from bids_alsmri.engine.group_graph import GroupGraph, make_analysis
 from bids_alsmri.engine.pipeline import registry
 from bids_alsmri.errors import DataError, SettingsError
-from bids_alsmri.group_planning import N_LEAST, N_LEAST_CHANGE, Comparison, GroupPlan
+from bids_alsmri.group_planning import (
+    N_LEAST,
+    N_LEAST_CHANGE,
+    Comparison,
+    GroupPlan,
+    covariate_outputs,
+)
 from bids_alsmri.interfaces.atlases import PrepareAtlases
 from bids_alsmri.interfaces.node import AlsInterface
 from bids_alsmri.numerics.linear import partition_design
@@ -85,6 +91,25 @@ IN_WORDS = {"skeleton": "on the skeleton of tracts", "vba": "smoothed, without a
 
 
 @dataclass(frozen=True)
+class Covariate:
+    """Maps of all scans of a stack that it can be adjusted for in every voxel.
+
+    Parameters
+    ----------
+    name : str
+        Such as ``gm``.
+    paths : tuple of Path
+        The maps.
+    array : Ref
+        The same as one array, scans and voxels as those of the stack.
+    """
+
+    name: str
+    paths: tuple[Path, ...]
+    array: Ref
+
+
+@dataclass(frozen=True)
 class Stack:
     """Maps of all scans that take part in anything, as one array.
 
@@ -104,6 +129,8 @@ class Stack:
         The array, its voxels, the image that figures show beneath, and atlases on its grid.
     resolution : str
         Voxel size of the grid, as file names say it.
+    covariates : tuple of Covariate
+        What it is adjusted for too, in every voxel.
     """
 
     map: str
@@ -117,6 +144,7 @@ class Stack:
     background: Ref
     atlases: Ref
     resolution: str
+    covariates: tuple[Covariate, ...] = ()
 
     @property
     def name(self) -> str:
@@ -139,9 +167,75 @@ class Stack:
         return THICKNESS_MM if self.analysis == "skeleton" else 0.0
 
     @property
+    def voxel_mm(self) -> float:
+        """Edge of its voxels, in mm."""
+        return float(self.resolution.replace("p", "."))
+
+    @property
     def background_label(self) -> str:
         """What figures show beneath."""
         return "template" if self.analysis == "volume" else "mean FA"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Which of the tests of a stack, beside the plain one.
+
+    Parameters
+    ----------
+    stack : Stack
+        Maps.
+    is_shared : bool
+        Whether it is of those alone who have all modalities, beside one of all.
+    is_adjusted : bool
+        Whether it is adjusted for the covariates of every voxel, beside one that is not.
+    """
+
+    stack: Stack
+    is_shared: bool = False
+    is_adjusted: bool = False
+
+    @property
+    def covariates(self) -> tuple[Covariate, ...]:
+        """What it is adjusted for in every voxel."""
+        return self.stack.covariates if self.is_adjusted else ()
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All maps that go into it."""
+        return (*self.stack.paths, *(path for one in self.covariates for path in one.paths))
+
+    @property
+    def adjusted(self) -> str:
+        """The same in words, after a space; empty where there is nothing."""
+        names = " and ".join(one.name.upper() for one in self.covariates)
+        return f" adjusted for {names}" if names else ""
+
+    @property
+    def adjusted_desc(self) -> str:
+        """The same for file names, such as ``AdjustedGm``."""
+        names = "".join(one.name.capitalize() for one in self.covariates)
+        return f"Adjusted{names}" if names else ""
+
+    @property
+    def name(self) -> str:
+        """Such as ``tsc volume adjusted for GM``."""
+        return f"{self.stack.name}{' shared' if self.is_shared else ''}{self.adjusted}"
+
+    @property
+    def desc(self) -> str:
+        """Such as ``tscVolumeAdjustedGm``, for file names."""
+        return f"{self.stack.desc}{'Shared' if self.is_shared else ''}{self.adjusted_desc}"
+
+    @property
+    def title(self) -> str:
+        """Map, analysis and, where it is not of all, of whom."""
+        return ",".join([self.stack.title, *[" shared"] * self.is_shared]) + self.adjusted
+
+    @property
+    def label(self) -> str:
+        """Map, and what it is adjusted for."""
+        return f"{self.stack.map.upper()}{self.adjusted}"
 
 
 @dataclass(frozen=True)
@@ -150,8 +244,8 @@ class MapTest:
 
     Parameters
     ----------
-    stack : Stack
-        Maps.
+    variant : Variant
+        Maps, and which of their tests.
     comparison : Comparison
         Groups.
     graph : GroupGraph
@@ -162,22 +256,24 @@ class MapTest:
         Who is compared, and how.
     nulls : tuple of Ref
         Blocks of relabellings.
-    is_shared : bool
-        Whether it is of those alone who have all modalities, beside one of all.
     """
 
-    stack: Stack
+    variant: Variant
     comparison: Comparison
     graph: GroupGraph
     found: Step
     model: Model
     nulls: tuple[Ref, ...]
-    is_shared: bool = False
+
+    @property
+    def stack(self) -> Stack:
+        """Maps."""
+        return self.variant.stack
 
     @property
     def title(self) -> str:
-        """Map, analysis and, where it is not of all, of whom."""
-        return f"{self.stack.title}, shared" if self.is_shared else self.stack.title
+        """Map, analysis and, where it is not of all, of whom, and what it is adjusted for."""
+        return self.variant.title
 
     @property
     def people(self) -> frozenset[str]:
@@ -326,10 +422,11 @@ def build_graphs(settings: RunSettings, plan: GroupPlan, workflow: pe.Workflow) 
     for modality in plan.modalities:
         stacks += builder.stacks_of(modality)
     tests = [
-        builder.test(stack, comparison)
+        test
         for stack in stacks
         for comparison in plan.comparisons
         if comparison.modality == stack.modality
+        for test in builder.tests(stack, comparison)
     ]
     sampled = builder.sampled_stacks()
     tests += builder.shared_tests(sampled, stacks, tests)
@@ -422,6 +519,7 @@ class _Builder:
             maps=paths,
         )
         stacked = graph.step("stack", StackMaps(labels=labels), maps=paths, mask=found.mask)
+        place: dict[str, Any] = {"modality": modality, "mask": found.mask}
         graph.save_all({"volume_mask": found.mask}, facts=found.facts)
         self.draw_individuals(graph, name, spec.units, dict(zip(labels, paths, strict=True)), found)
         self.preparations.append(graph)
@@ -437,7 +535,20 @@ class _Builder:
             background=found.t1w,
             atlases=self.atlases(graph, found.mask),
             resolution=resolution,
+            covariates=tuple(
+                self.covariate(graph, StackMaps(labels=labels), spec=own, **place)
+                for own in covariate_outputs(modality, self.cfg.voxelwise_covariates).values()
+            ),
         )
+
+    def covariate(
+        self, graph: GroupGraph, node: AlsInterface, *, modality: str, spec: OutputSpec, mask: Ref
+    ) -> Covariate:
+        """Maps of the scans of a stack that it is adjusted for, brought to its voxels by a node."""
+        paths = [self.map_of(scan, spec.name) for scan in self.scans_of(modality)]
+        name = spec.covariate["map"]
+        array = graph.step(f"covariate_{name}", node, maps=paths, mask=mask).stack
+        return Covariate(name, tuple(paths), array)
 
     def draw_individuals(
         self,
@@ -493,6 +604,7 @@ class _Builder:
         labels = [scan.label for scan in scans]
         node = StackSampled(labels=labels, most_removed_share=self.cfg.most_removed_share)
         found = graph.step("stack", node, vectors=vectors, mask=skeleton)
+        place: dict[str, Any] = {"modality": modality, "mask": found.mask}
         self.preparations.append(graph)
         return Stack(
             map=name,
@@ -506,7 +618,29 @@ class _Builder:
             background=Ref(nodes.group, "mean_fa"),
             atlases=atlases,
             resolution=label_of(self.cfg.resolution_mm),
+            covariates=tuple(
+                self.covariate(graph, SampleCovariate(labels=labels), spec=own, **place)
+                for own in self.covariates_on_skeleton(modality)
+            ),
         )
+
+    def covariates_on_skeleton(self, modality: str) -> list[OutputSpec]:
+        """Covariates that are as smooth as the maps that are taken to the skeleton."""
+        specs = covariate_outputs(modality, self.cfg.voxelwise_covariates)
+        if self.cfg.skeleton_sampling == "smoothed":
+            return list(specs.values())
+        for name, spec in specs.items():
+            if "unsmoothed" not in spec.covariate:
+                raise SettingsError(
+                    f"--group-skeleton-sampling unsmoothed: {name} is only saved smoothed, but a "
+                    f"covariate must be as smooth as the maps of {modality}; give smoothed, or "
+                    f"leave {name} out of --group-voxelwise-covariates"
+                )
+        outputs = registry()[modality].io_spec.outputs
+        return [
+            replace(outputs[spec.covariate["unsmoothed"]], covariate=spec.covariate)
+            for spec in specs.values()
+        ]
 
     def shared_tests(
         self, sampled: Sequence[Stack], stacks: Sequence[Stack], tests: Sequence[MapTest]
@@ -532,9 +666,12 @@ class _Builder:
             covariates = shared_covariates(list(by_modality.values()))
             for stack in sampled:
                 comparison = replace(by_modality[stack.modality], covariates=covariates)
-                found.append(self.test(stack, comparison))
+                found += self.tests(stack, comparison)
             found += [
-                self.test(stack, replace(by_modality[stack.modality], covariates=covariates), True)
+                self.test(
+                    Variant(stack, is_shared=True),
+                    replace(by_modality[stack.modality], covariates=covariates),
+                )
                 for stack in stacks
                 if stack.analysis == "skeleton"
                 and not self.is_same(stack, contrast, people, covariates, tests)
@@ -551,7 +688,9 @@ class _Builder:
     ) -> bool:
         """Whether the test of a stack by itself has these participants and covariates already."""
         (test,) = (
-            one for one in tests if one.stack == stack and one.comparison.contrast == contrast
+            one
+            for one in tests
+            if one.variant == Variant(stack) and one.comparison.contrast == contrast
         )
         return test.people == people and test.comparison.covariates.shape == covariates.shape
 
@@ -710,16 +849,25 @@ class _Builder:
             "the participant level again for it"
         )
 
-    def test(self, stack: Stack, comparison: Comparison, is_shared: bool = False) -> MapTest:
+    def tests(self, stack: Stack, comparison: Comparison) -> list[MapTest]:
+        """One contrast on one stack, and once more where every voxel has covariates."""
+        found = [self.test(Variant(stack), comparison)]
+        if stack.covariates:
+            found.append(self.test(Variant(stack, is_adjusted=True), comparison))
+        return found
+
+    def test(self, variant: Variant, comparison: Comparison) -> MapTest:
         """Steps of one contrast on one stack, or on those of it who have all modalities."""
-        contrast = comparison.contrast
-        values = values_of(contrast, stack, self.cfg)
-        if is_shared:
-            values["desc"] += "Shared"
-            values["map_in_words"] += ", participants with all modalities"
-        name = f"{stack.name} shared" if is_shared else stack.name
-        graph = self.graph(name, contrast.name, stack.paths, values)
+        contrast, stack, covariates = comparison.contrast, variant.stack, variant.covariates
         model = self.model_of(stack, comparison)
+        require_freedom(variant, comparison, model)
+        values = {**values_of(contrast, stack, self.cfg), "desc": variant.desc}
+        values["map_title"] = variant.title
+        if variant.is_shared:
+            values["map_in_words"] += ", participants with all modalities"
+        if variant.is_adjusted:
+            values["map_in_words"] += f",{variant.adjusted} in every voxel"
+        graph = self.graph(variant.name, contrast.name, variant.paths, values)
         shared: dict[str, Any] = {
             "model": model.text,
             "n_permutations": self.cfg.n_permutations,
@@ -735,14 +883,19 @@ class _Builder:
             "mask": stack.mask,
             "seed": self.settings.seed,
         }
-        blocks = []
-        for start, stop in self.jobs(model):
-            node = self.sized(Permute(start=start, stop=stop, **shared), stack, model)
-            blocks.append(graph.step(f"permute_{start}", node, **inputs).null)
         last = Conclude(
             alpha=self.cfg.alpha, level=self.cfg.interval_level, space="mni152", **shared
         )
-        found = graph.step("conclude", self.sized(last, stack, model), nulls=blocks, **inputs)
+        if covariates:
+            inputs["covariates"] = [one.array for one in covariates]
+            last.inputs.covariate_names = [one.name for one in covariates]
+        size = {"n_covariates": len(covariates)}
+        blocks = []
+        for start, stop in self.jobs(model):
+            node = self.sized(Permute(start=start, stop=stop, **shared), stack, model, **size)
+            blocks.append(graph.step(f"permute_{start}", node, **inputs).null)
+        last = self.sized(last, stack, model, **size)
+        found = graph.step("conclude", last, nulls=blocks, **inputs)
         made = [
             name
             for name in last.output_spec().copyable_trait_names()
@@ -753,18 +906,20 @@ class _Builder:
         ]
         graph.save_all({name: getattr(found, name) for name in made}, facts=found.facts)
         self.tables(graph, stack, model, found)
-        self.pictures(graph, stack, contrast, found)
-        return MapTest(stack, comparison, graph, found, model, tuple(blocks), is_shared)
+        self.pictures(graph, variant, contrast, found)
+        return MapTest(variant, comparison, graph, found, model, tuple(blocks))
 
     def jobs(self, model: Model) -> list[tuple[int, int]]:
         """Numbers of the relabellings of each job: its first, and the one after its last."""
         n, size = self.n_relabellings(model), self.cfg.permutations_per_job
         return [(start, min(start + size, n)) for start in range(0, n, size)]
 
-    def pictures(self, graph: GroupGraph, stack: Stack, contrast: Contrast, found: Step) -> None:
-        first, second = contrast.first, contrast.second
+    def pictures(
+        self, graph: GroupGraph, variant: Variant, contrast: Contrast, found: Step
+    ) -> None:
+        first, second, stack = contrast.first, contrast.second, variant.stack
         node = DrawComparison(
-            title=f"{stack.title}: {first} against {second}",
+            title=f"{variant.title}: {first} against {second}",
             sides=(f"{first} > {second}", f"{first} < {second}"),
             background_label=stack.background_label,
             alpha=self.cfg.alpha,
@@ -784,28 +939,21 @@ class _Builder:
 
     def overlaps(self, tests: Sequence[MapTest]) -> list[OverlapTest]:
         """Pairs of maps that were asked for and are there, on one set of voxels."""
-        # of several tests of a map the one of shared participants comes last, and counts
-        by_place = {
-            (test.stack.analysis, test.comparison.contrast.name, test.stack.map): test
-            for test in tests
-        }
         found = []
         for text in self.cfg.overlaps:
             parts = PAIR.fullmatch(text)
             assert parts is not None  # the settings have checked it
-            for analysis, contrast in dict.fromkeys(place[:2] for place in by_place):
-                pair = [by_place.get((analysis, contrast, parts[i])) for i in (1, 3)]
-                if pair[0] is not None and pair[1] is not None:
-                    found.append(self.overlap(pair[0], pair[1], (parts[2], parts[4])))
+            for members in sets_of(tests, (parts[1], parts[3])):
+                found.append(self.overlap(members[0], members[1], (parts[2], parts[4])))
         return found
 
     def overlap(self, first: MapTest, second: MapTest, directions: tuple[str, str]) -> OverlapTest:
         """Where two maps of one contrast both differ, each in its direction."""
         contrast, analysis = first.comparison.contrast, first.stack.analysis
         pair = list(zip((first, second), directions, strict=True))
-        names = [f"{one.stack.map.upper()} {WORDS[d]} in {contrast.first}" for one, d in pair]
-        label = "".join(one.stack.map.capitalize() + SIDES[d].capitalize() for one, d in pair)
-        arrows = " and ".join(f"{one.stack.map.upper()} {ARROWS[d]}" for one, d in pair)
+        names = [f"{one.variant.label} {WORDS[d]} in {contrast.first}" for one, d in pair]
+        label = "".join(labelled(one, d) for one, d in pair)
+        arrows = " and ".join(f"{one.variant.label} {ARROWS[d]}" for one, d in pair)
         return self.both(
             first,
             second,
@@ -836,8 +984,9 @@ class _Builder:
     def corrected(self, test: MapTest, family: Sequence[MapTest]) -> AcrossTest:
         """p-values of one test for all tests of its family."""
         stack, contrast = test.stack, test.comparison.contrast
-        values = {**values_of(contrast, stack, self.cfg), "n_tests": str(len(family))}
-        graph = self.graph(f"{stack.name} across maps", contrast.name, stack.paths, values)
+        values = {**test.graph.surroundings.values, "n_tests": str(len(family))}
+        name = f"{test.variant.name} across maps"
+        graph = self.graph(name, contrast.name, maps_of([test]), values)
         node = CorrectAcross(
             n_blocks=[len(one.nulls) for one in family],
             models=[one.model.text for one in family],
@@ -859,32 +1008,23 @@ class _Builder:
 
     def combinations(self, tests: Sequence[MapTest]) -> list[CombinedTest]:
         """Sets of maps that were asked for and are all there, on the skeleton."""
-        by_place = {
-            (test.comparison.contrast.name, test.stack.map): test
-            for test in tests
-            if test.stack.analysis == "skeleton"
-        }
+        on_skeleton = [test for test in tests if test.stack.analysis == "skeleton"]
         found = []
         for text in self.cfg.combinations:
-            parts = PART.findall(text)
-            for contrast in dict.fromkeys(name for name, _ in by_place):
-                members = [by_place.get((contrast, name)) for name, _ in parts]
-                there = [test for test in members if test is not None]
-                if len(there) == len(parts):
-                    found.append(self.combined(there, [sign for _, sign in parts]))
+            names, signs = zip(*PART.findall(text), strict=True)
+            found += [self.combined(members, signs) for members in sets_of(on_skeleton, names)]
         return found
 
     def combined(self, tests: Sequence[MapTest], directions: Sequence[str]) -> CombinedTest:
         """Test whether at least one of several maps changes in its direction."""
         stack, contrast = tests[0].stack, tests[0].comparison.contrast
         names = [test.stack.map for test in tests]
-        signed = list(zip(names, directions, strict=True))
-        words = ", ".join(f"{name.upper()} {WORDS[sign]}" for name, sign in signed)
-        title = ", ".join(f"{name.upper()} {ARROWS[sign]}" for name, sign in signed)
-        desc = "combined" + "".join(n.capitalize() + SIDES[d].capitalize() for n, d in signed)
+        signed = list(zip(tests, directions, strict=True))
+        words = ", ".join(f"{test.variant.label} {WORDS[sign]}" for test, sign in signed)
+        title = ", ".join(f"{test.variant.label} {ARROWS[sign]}" for test, sign in signed)
+        desc = "combined" + "".join(labelled(test, sign) for test, sign in signed)
         values = {**values_of(contrast, stack, self.cfg), "desc": desc, "set_in_words": words}
-        paths = [path for test in tests for path in test.stack.paths]
-        graph = self.graph(desc, contrast.name, paths, values)
+        graph = self.graph(desc, contrast.name, maps_of(tests), values)
         model = tests[0].model
         shared: dict[str, Any] = {
             "names": names,
@@ -901,10 +1041,15 @@ class _Builder:
             "masks": [test.stack.mask for test in tests],
             "seed": self.settings.seed,
         }
+        covariates = [test.variant.covariates for test in tests]
+        if any(covariates):
+            inputs["covariates"] = [one.array for own in covariates for one in own]
+            shared["n_covariates"] = [len(own) for own in covariates]
+        size = {"n_maps": len(tests), "n_covariates": sum(map(len, covariates))}
         blocks = []
         for start, stop in self.jobs(model):
             node = self.sized(
-                PermuteTogether(start=start, stop=stop, **shared), stack, model, len(tests)
+                PermuteTogether(start=start, stop=stop, **shared), stack, model, **size
             )
             blocks.append(graph.step(f"permute_{start}", node, **inputs).null)
         node = ConcludeTogether(
@@ -918,7 +1063,7 @@ class _Builder:
         )
         found = graph.step(
             "conclude",
-            self.sized(node, stack, model, len(tests)),
+            self.sized(node, stack, model, **size),
             nulls=blocks,
             background=stack.background,
             **inputs,
@@ -933,7 +1078,7 @@ class _Builder:
         by_place = {
             (test.stack.map, test.comparison.contrast.name, test.stack.analysis): test
             for test in tests
-            if not test.is_shared
+            if not test.variant.is_shared and not test.variant.is_adjusted
         }
         return [
             self.both(
@@ -963,8 +1108,7 @@ class _Builder:
         """Conjunction of two tests on the voxels of the first."""
         stack, contrast = first.stack, first.comparison.contrast
         values = {**values_of(contrast, stack, self.cfg), "desc": desc, "pair_in_words": words}
-        paths = [*first.stack.paths, *second.stack.paths]
-        graph = self.graph(desc, contrast.name, paths, values)
+        graph = self.graph(desc, contrast.name, maps_of([first, second]), values)
         node = Overlap(
             title=f"{words} ({contrast.first} against {contrast.second})",
             names=names,
@@ -1069,11 +1213,19 @@ class _Builder:
         return min(possible, self.cfg.n_permutations)
 
     def sized(
-        self, node: AlsInterface, stack: Stack, model: Model, n_maps: int = 1
+        self,
+        node: AlsInterface,
+        stack: Stack,
+        model: Model,
+        *,
+        n_maps: int = 1,
+        n_covariates: int = 0,
     ) -> AlsInterface:
-        n_voxels = n_maps * BRAIN_MM3 / self.cfg.resolution_mm**3
         share = SKELETON_SHARE if stack.analysis == "skeleton" else 1.0
-        node.memory_gb = memory_gb(len(model.matrix), int(share * n_voxels))
+        n_people, n_voxels = len(model.matrix), int(share * BRAIN_MM3 / stack.voxel_mm**3)
+        # each covariate is of one of the maps
+        beside = memory_gb(n_people, n_voxels, n_covariates) - memory_gb(n_people, n_voxels)
+        node.memory_gb = memory_gb(n_people, n_maps * n_voxels) + beside
         return node
 
 
@@ -1094,6 +1246,99 @@ def voxel_label(path: Path) -> str:
 
     header: Any = nib.load(path).header
     return label_of(round(float(header.get_zooms()[0]), 3))
+
+
+def maps_of(tests: Sequence[MapTest]) -> list[Path]:
+    """Maps that tests are of, for the sidecars of what is made of them.
+
+    Parameters
+    ----------
+    tests : sequence of MapTest
+        Any.
+
+    Returns
+    -------
+    list of Path
+        Maps of all their scans, and of their covariates, each once.
+    """
+    return list(dict.fromkeys(path for test in tests for path in test.variant.paths))
+
+
+def labelled(test: MapTest, direction: str) -> str:
+    """Map and direction of a test as part of a file name.
+
+    Parameters
+    ----------
+    test : MapTest
+        One of several that are looked at together.
+    direction : str
+        ``+`` or ``-``.
+
+    Returns
+    -------
+    str
+        Such as ``TscAdjustedGmUp``.
+    """
+    name = test.stack.map.capitalize() + test.variant.adjusted_desc
+    return name + SIDES[direction].capitalize()
+
+
+def sets_of(tests: Sequence[MapTest], names: Sequence[str]) -> list[list[MapTest]]:
+    """Tests of several maps that can be looked at together.
+
+    Parameters
+    ----------
+    tests : sequence of MapTest
+        All; of several of a map the one of shared participants comes last, and counts.
+    names : sequence of str
+        Maps.
+
+    Returns
+    -------
+    list of list of MapTest
+        By analysis and contrast, where all maps are there: as they are, and once more with those
+        that are adjusted for covariates of every voxel in their place, where any is.
+    """
+    plain: dict[tuple[str, str, str], MapTest] = {}
+    adjusted: dict[tuple[str, str, str], MapTest] = {}
+    for test in tests:
+        place = (test.stack.analysis, test.comparison.contrast.name, test.stack.map)
+        (adjusted if test.variant.is_adjusted else plain)[place] = test
+    found = []
+    for kind in dict.fromkeys(place[:2] for place in plain):
+        places = [(*kind, name) for name in names]
+        if all(place in plain for place in places):
+            found.append([plain[place] for place in places])
+            if any(place in adjusted for place in places):
+                found.append([adjusted.get(place, plain[place]) for place in places])
+    return found
+
+
+def require_freedom(variant: Variant, comparison: Comparison, model: Model) -> None:
+    """Raise where covariates of every voxel leave nothing to estimate the noise from.
+
+    Parameters
+    ----------
+    variant : Variant
+        Gives the covariates.
+    comparison : Comparison
+        For the message.
+    model : Model
+        Of its participants.
+
+    Raises
+    ------
+    DataError
+        If they are as many as the degrees of freedom without them, or more.
+    """
+    n_covariates = len(variant.covariates)
+    freedom = partition_design(np.asarray(model.matrix), model.contrast).degrees_of_freedom
+    if n_covariates and freedom <= n_covariates:
+        raise DataError(
+            f"{comparison.name}: {len(model.matrix)} participants leave {freedom} degrees of "
+            f"freedom, of which {n_covariates} go to covariates of every voxel; expected one left "
+            "for the noise; take covariates or the contrast out"
+        )
 
 
 def with_only(comparison: Comparison, people: frozenset[str]) -> Comparison:

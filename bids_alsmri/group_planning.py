@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bids_alsmri.bids.clinical import ClinicalTable
+    from bids_alsmri.bids.spec import OutputSpec
     from bids_alsmri.comparisons.cohort import CohortNames, Contrast, ScanState
     from bids_alsmri.comparisons.demographics import Demographics
     from bids_alsmri.settings import RunSettings
@@ -151,6 +152,7 @@ def plan_comparisons(
             f"{settings.output_dir}: holds no finished scan with maps that groups are compared on; "
             "run the participant level first, or give --no-group-compare to collect tables only"
         )
+    _require_known_covariates(cfg, modalities)
     root = find_clinical_root(settings.bids_dir, settings.output_dir)
     seen = {
         (f"sub-{scan.participant}", None if scan.session is None else f"ses-{scan.session}")
@@ -190,6 +192,40 @@ def plan_comparisons(
             *_warnings_of_variance(cfg),
         ),
     )
+
+
+def _require_known_covariates(cfg: GroupSettings, modalities: Sequence[str]) -> None:
+    known = {name: list(covariate_outputs(name, None)) for name in registry()}
+    own = {covariate for name in modalities for covariate in known[name]}
+    unknown = [name for name in cfg.voxelwise_covariates if name not in own]
+    if unknown:
+        listed = [f"{covariate} for maps of {name}" for name in known for covariate in known[name]]
+        raise SettingsError(
+            f"--group-voxelwise-covariates: {unknown[0]!r} is no map that those of "
+            f"{', '.join(modalities)} can be adjusted for; expected {' or '.join(listed)}; correct "
+            "it, or compare such maps"
+        )
+
+
+def covariate_outputs(modality: str, asked: Sequence[str] | None) -> dict[str, OutputSpec]:
+    """Outputs that the maps of a pipeline can be adjusted for in every voxel.
+
+    Parameters
+    ----------
+    modality : str
+        Pipeline.
+    asked : sequence of str or None
+        Names of those that are wanted, where the pipeline has them; None for all.
+
+    Returns
+    -------
+    dict of OutputSpec
+        By the name that ``io_spec.json`` gives them as covariates, in the order of `asked`.
+    """
+    specs = registry()[modality].io_spec.outputs.values()
+    own = {spec.covariate["map"]: spec for spec in specs if spec.covariate}
+    wanted = own if asked is None else dict.fromkeys(asked)
+    return {name: own[name] for name in wanted if name in own}
 
 
 def _require_what_was_named(cfg: GroupSettings, clinical: ClinicalTable) -> None:
@@ -528,6 +564,7 @@ def scan_states(
     """
     from bids_alsmri.comparisons.cohort import ScanState
 
+    asked = group_settings(settings).voxelwise_covariates
     states = [
         ScanState(
             participant_id=f"sub-{scan.participant}",
@@ -535,6 +572,7 @@ def scan_states(
             modality=name,
             label=scan.label,
             images=scan.images,
+            lacking=_lacking(settings, scan, covariate_outputs(name, asked)),
         )
         for name in modalities
         for scan in finished[name]
@@ -546,6 +584,17 @@ def scan_states(
     in_dataset = {f"sub-{label}" for label in list_participants(settings.bids_dir)}
     lacking = sorted(in_dataset & set(clinical.participants) - frozenset.intersection(*with_all))
     return [*states, *_unfinished(settings, lacking, modalities)]
+
+
+def _lacking(settings: RunSettings, scan: Finished, covariates: Mapping[str, OutputSpec]) -> str:
+    """Covariates of which the participant level left no map, with what to do."""
+    outputs = scan.record.outputs
+    absent = [
+        name
+        for name, spec in covariates.items()
+        if spec.name not in outputs or not (settings.output_dir / outputs[spec.name]).is_file()
+    ]
+    return f"no map of {', '.join(absent)}; run the participant level again" if absent else ""
 
 
 def _unfinished(

@@ -28,6 +28,7 @@ from bids_alsmri.group_graphs import (
     MapTest,
     OverlapTest,
     Stack,
+    Variant,
     fa_target,
 )
 from bids_alsmri.group_planning import rule_of
@@ -263,6 +264,7 @@ class _Report:
             "template": self.settings.template,
             "rule": rule_of(cfg).text,
             "covariates": covariates,
+            "voxelwise": self.voxelwise(),
             "has_combinations": bool(self.result.graphs.combined),
             "has_changes": any(contrast.is_change for contrast in self.plan.contrasts),
             "has_groups": not all(contrast.is_change for contrast in self.plan.contrasts),
@@ -277,6 +279,13 @@ class _Report:
         }
         path = Path(str(comparisons_path[0])) / "methods.md"
         return render_methods(path, "comparisons", cfg, facts)
+
+    def voxelwise(self) -> str:
+        """Maps that are compared once more with covariates of every voxel, such as TSC for GM."""
+        labels = [t.variant.label for t in self.result.graphs.tests if t.variant.is_adjusted]
+        return " and ".join(
+            label.replace(" adjusted for", " for") for label in dict.fromkeys(labels)
+        )
 
     def volumes(self) -> set[str]:
         return {stack.map.upper() for stack in self.stacks() if stack.analysis == "volume"}
@@ -488,8 +497,45 @@ class _Report:
                 f"{facts['DegreesOfFreedom']} degrees of freedom, {facts['VoxelsTested']} voxels"
             )
             if facts["VoxelsWithoutVariance"]:
-                notes.append(f"{facts['VoxelsWithoutVariance']} voxels have no variance: no test")
+                notes.append(self.untested(test, facts["VoxelsWithoutVariance"]))
+            notes += self.beside(test)
         return self.section(test.graph, titled(contrast), test.title, notes=notes, tables=tables)
+
+    def untested(self, test: MapTest, n_voxels: int) -> str:
+        if not test.variant.is_adjusted:
+            return f"{n_voxels} voxels have no variance: no test"
+        names = " or ".join(one.name.upper() for one in test.variant.covariates)
+        return (
+            f"{n_voxels} voxels have no variance, or {names} is the same in all participants there "
+            "or tells no more than the groups: no test"
+        )
+
+    def beside(self, test: MapTest) -> list[str]:
+        """What the same test finds without the covariates of every voxel."""
+        if not test.variant.is_adjusted:
+            return []
+        contrast = test.comparison.contrast
+        (plain,) = (
+            one
+            for one in self.result.graphs.tests
+            if one.variant == Variant(test.stack) and one.comparison.contrast == contrast
+        )
+        facts, own = self.facts(plain.graph), self.facts(test.graph)
+        names = " and ".join(one.name.upper() for one in test.variant.covariates)
+        of = "change of " if self.cfg.visit in ("change", "slope") else ""
+        at = f"where {names} has not changed" if contrast.is_change else f"at equal {of}{names}"
+        notes = [f"Differences are those {at}; the means of groups in tables are not adjusted."]
+        if facts:
+            before, after = (
+                " and ".join(
+                    f"{one[f'{side}SignificantVoxels']} voxels {word} (smallest p "
+                    f"{one[f'{side}SmallestP']:.3g})"
+                    for side, word in (("up", "above"), ("down", "below"))
+                )
+                for one in (facts, own)
+            )
+            notes.append(f"Adjusted for {names}, {after}; without it, {before}.")
+        return notes
 
     def clusters(self, test: MapTest) -> Table:
         path = test.graph.destinations["clusters"]
@@ -497,7 +543,7 @@ class _Report:
         # the reader looks for places first
         frame.insert(2, "regions", frame.pop("regions"))
         return Table(
-            f"Clusters, {test.stack.title}",
+            f"Clusters, {test.title}",
             f"Connected voxels with a corrected p-value below {self.cfg.alpha:g}. The inference is "
             "per voxel; the size of a cluster has no p-value.",
             frame,
@@ -510,7 +556,7 @@ class _Report:
     def cluster_regions(self, test: MapTest) -> Table:
         path = test.graph.destinations["cluster_regions"]
         return Table(
-            f"Regions of the clusters, {test.stack.title}",
+            f"Regions of the clusters, {test.title}",
             "Regions of each atlas that the clusters lie in, the largest share of a cluster first.",
             read_tsv(path),
             empty="There is no cluster in a region.",

@@ -183,6 +183,8 @@ class ScanState:
         Images that it was made from, relative to the dataset.
     failure : str
         What went wrong; empty where nothing did.
+    lacking : str
+        Which map it lacks that comparisons are adjusted for; empty where none.
 
     Examples
     --------
@@ -196,6 +198,7 @@ class ScanState:
     label: str
     images: frozenset[str] = frozenset()
     failure: str = ""
+    lacking: str = ""
 
 
 @dataclass(frozen=True)
@@ -672,7 +675,7 @@ def participation(
     Notes
     -----
     A contrast of fast or slow needs the progression, and every contrast the group: where they are
-    unknown, the reason is a missing covariate.
+    unknown, or a scan lacks a map that it is to be adjusted for, the reason is a missing covariate.
 
     Examples
     --------
@@ -767,8 +770,8 @@ def _why_out(
         return EXCLUDED, why_excluded[scan]
     if scan.failure:
         return FAILED, scan.failure
-    if unknown:
-        return MISSING_COVARIATE, unknown
+    if unknown or scan.lacking:
+        return MISSING_COVARIATE, unknown or scan.lacking
     if not covariates:
         return "", ""
     row = clinical.row_of(who, session)

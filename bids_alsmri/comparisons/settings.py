@@ -92,6 +92,15 @@ class GroupSettings(SettingsModel):
         help="Measures of the scans' quality that the comparisons of those modalities that have "
         "them are adjusted for, such as mean_framewise_displacement; patients move more.",
     )
+    voxelwise_covariates: tuple[str, ...] = setting(
+        (),
+        stage="run",
+        source="oakes2007",
+        help="Maps of each participant that comparisons of others are adjusted for voxel by voxel, "
+        "beside those without, such as gm, the share of grey matter, for sodium maps: what "
+        "atrophy does to them. A model is fitted in every voxel, which takes several times as "
+        "long.",
+    )
     exclusions: Path | None = setting(
         None,
         stage="run",

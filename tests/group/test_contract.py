@@ -13,7 +13,7 @@ from bids_alsmri.comparisons.settings import GroupSettings
 from bids_alsmri.comparisons.voxelwise import memory_gb
 from bids_alsmri.engine.methods import cited_keys, references, render_methods
 from bids_alsmri.engine.runner import new_workflow
-from bids_alsmri.errors import AlsMriError
+from bids_alsmri.errors import AlsMriError, DataError, SettingsError
 from bids_alsmri.group_graphs import (
     BRAIN_MM3,
     SKELETON_SHARE,
@@ -46,6 +46,7 @@ OTHER = {
     "contrasts": ("fast-hc",),
     "covariates": ("age",),
     "quality_covariates": ("b0_snr",),
+    "voxelwise_covariates": ("gm",),
     "describe": ("age:welch",),
     "analyses": ("vba",),
     "maps": ("rd",),
@@ -76,6 +77,7 @@ BESIDE = {
     "volume_extent_power": {"analyses": ("vba",)},
     "volume_connectivity": {"analyses": ("vba",)},
     "skeleton_sampling": {"maps": ("fa", "tsc")},
+    "voxelwise_covariates": {"maps": ("fa", "tsc"), "analyses": ("vba",)},
     "combination_method": {"combinations": ("fa-md+",)},
     "model": {"contrasts": ("fast-hc", "slow-hc")},
 }
@@ -185,6 +187,7 @@ def test_methods_text_resolves_for_every_setting(built, tmp_path):
         "has_volumes": True,
         "volumes": "TSC",
         "has_sampled": True,
+        "voxelwise": "TSC for GM",
         "has_combinations": True,
         "has_changes": True,
         "has_groups": True,
@@ -206,6 +209,7 @@ def test_methods_text_resolves_for_every_setting(built, tmp_path):
 
 def test_what_is_saved_is_what_the_spec_declares(built, tmp_path):
     wanted = {"correct_across": "maps", "combinations": ("fa-md+",), "maps": ("fa", "md", "tsc")}
+    wanted["voxelwise_covariates"] = ("gm",)
     settings = built.settings({"cluster_forming_t": 3.5, **wanted})
     plan = plan_comparisons(settings, find_finished(settings, []), [])
     graphs = build_graphs(
@@ -216,6 +220,56 @@ def test_what_is_saved_is_what_the_spec_declares(built, tmp_path):
     assert saved == set(spec.outputs) | {f"figure_{name}" for name in spec.figures}
     paths = [path for graph in graphs.all for path in graph.destinations.values()]
     assert len(paths) == len(set(paths))
+
+
+def graphs_of(built, folder, **given):
+    settings = built.settings(given)
+    plan = plan_comparisons(settings, find_finished(settings, []), [])
+    return build_graphs(settings, plan, new_workflow(folder, folder, stop_on_first_crash=False))
+
+
+def test_files_of_shared_and_adjusted_tests_have_names_of_their_own(
+    built, template_cohort, tmp_path
+):
+    # one participant has no sodium, so that FA is compared twice
+    other = Built(template_cohort.copied_to(tmp_path / "cohort"), tmp_path)
+    next((other.cohort.out / "logs" / "scans").glob("sub-04_*sodium.json")).unlink()
+    given = {"correct_across": "maps", "maps": ("fa", "md", "tsc"), "combinations": ("tsc+fa-",)}
+    found = graphs_of(other, tmp_path, **given, voxelwise_covariates=("gm",))
+    paths = [path for graph in found.all for path in graph.destinations.values()]
+    assert len(paths) == len(set(paths))
+    assert [test.variant.desc for test in found.tests] == [
+        *("faSkeleton", "mdSkeleton", "tscVolume", "tscVolumeAdjustedGm"),
+        *("tscSkeleton", "tscSkeletonAdjustedGm", "faSkeletonShared", "mdSkeletonShared"),
+    ]
+    titles = [one.title for one in (*found.overlaps, *found.combined)]
+    assert "TSC ↑ and FA ↓, skeleton" in titles
+    assert "TSC adjusted for GM ↑ and FA ↓, skeleton" in titles
+    assert titles[-2:] == ["TSC ↑, FA ↓", "TSC adjusted for GM ↑, FA ↓"]
+
+
+def test_adjusted_test_says_what_went_into_it(built, tmp_path):
+    found = graphs_of(built, tmp_path, maps=("tsc",), voxelwise_covariates=("gm",))
+    plain, adjusted = found.tests
+    assert [len(test.graph.scan.inputs["maps"]) for test in found.tests] == [9, 18]
+    (last,) = (node for node in adjusted.graph.nodes if node.name.endswith("conclude"))
+    assert last.inputs.covariate_names == ["gm"]
+    assert last._mem_gb > max(node._mem_gb for node in plain.graph.nodes if "permute" in node.name)
+
+
+def test_covariate_as_smooth_as_its_map_is_needed(built, tmp_path):
+    given = {"maps": ("fa", "tsc"), "skeleton_sampling": "unsmoothed"}
+    with pytest.raises(
+        SettingsError, match=r"gm is only saved smoothed, but .*; give smoothed, or"
+    ):
+        graphs_of(built, tmp_path, **given, voxelwise_covariates=("gm",))
+
+
+def test_covariates_that_leave_no_freedom_are_refused_before_anything_runs(built, tmp_path):
+    given = {"maps": ("tsc",), "contrasts": ("fast-slow",), "voxelwise_covariates": ("gm",)}
+    given |= {"covariates": ("age", "alsfrs_r", "disease_duration_months")}
+    with pytest.raises(DataError, match="6 participants leave 1 degrees of freedom, of which 1 go"):
+        graphs_of(built, tmp_path, **given)
 
 
 def test_cohort_of_53_at_1_mm_fits_into_a_small_computer():

@@ -17,6 +17,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import statsmodels.api as sm
 from nilearn.image import resample_to_img
 from numpy.testing import assert_allclose
 
@@ -248,19 +249,25 @@ def test_sodium_and_diffusion_are_looked_at_together(cohort, validator_errors):
     (record,) = (cohort.out / "logs" / "scans").glob("sub-04_*sodium.json")
     record.unlink()
     flags = ("--group-contrasts", "als-hc", "--n-procs", "1", "--group-maps", "fa", "md", "tsc")
-    assert cohort.run(*flags) == 0
+    assert cohort.run(*flags, "--group-voxelwise-covariates", "gm") == 0
     freedom = {
         name: json.loads(
             t_map(cohort, "alsGtHc", name).with_suffix("").with_suffix(".json").read_text()
         )["DegreesOfFreedom"]
-        for name in ("faSkeleton", "faSkeletonShared", "tscSkeleton", "tscVolume")
+        for name in (
+            *("faSkeleton", "faSkeletonShared", "tscSkeleton", "tscVolume"),
+            *("tscSkeletonAdjustedGm", "tscVolumeAdjustedGm"),
+        )
     }
     assert freedom == {
         "faSkeleton": 7,
         "faSkeletonShared": 6,
         "tscSkeleton": 6,
         "tscVolume": 6,
+        "tscSkeletonAdjustedGm": 5,
+        "tscVolumeAdjustedGm": 5,
     }
+    assert_adjusted_as_by_regression(cohort)
     both = nib.load(t_map(cohort, "alsVsHc", "overlapTscUpFaDownSkeleton", "pFwe"))
     mask = nib.load(next((cohort.out / "tpl-MNI152NLin2009aSym").rglob("*skeleton_mask.nii.gz")))
     inside = mask.get_fdata() > 0
@@ -269,17 +276,47 @@ def test_sodium_and_diffusion_are_looked_at_together(cohort, validator_errors):
         for way, name in (("Gt", "tscSkeleton"), ("Lt", "faSkeletonShared"))
     )
     assert_allclose(both.get_fdata()[inside], np.maximum(tsc, fa)[inside], rtol=1e-6)
-    combined = nib.load(t_map(cohort, "alsVsHc", "combinedTscUpFaDownMdUp", "pFwe"))
-    assert combined.get_fdata()[inside].min() < 1.0
+    both = nib.load(t_map(cohort, "alsVsHc", "overlapTscAdjustedGmUpFaDownSkeleton", "pFwe"))
+    tsc = nib.load(t_map(cohort, "alsGtHc", "tscSkeletonAdjustedGm", "pFwe")).get_fdata()
+    assert_allclose(both.get_fdata()[inside], np.maximum(tsc, fa)[inside], rtol=1e-6)
+    for tsc in ("Tsc", "TscAdjustedGm"):
+        combined = nib.load(t_map(cohort, "alsVsHc", f"combined{tsc}UpFaDownMdUp", "pFwe"))
+        assert combined.get_fdata()[inside].min() < 1.0
     # the map at the skeleton is that in template space, whose voxels are the skeleton's here
-    stack = np.load(next((cohort.root / "work").rglob("*skeleton*stack/stack.npy")))
-    first = next((cohort.out / "sub-01").rglob("*desc-tscSm8_PDmap.nii.gz"))
-    assert_allclose(stack[0], nib.load(first).get_fdata()[inside], rtol=1e-5)
+    for step, name in (
+        ("stack", "desc-tscSm8_PDmap"),
+        ("covariate_gm", "label-GM_desc-sm8_probseg"),
+    ):
+        stack = np.load(next((cohort.root / "work").rglob(f"*skeleton*{step}/stack.npy")))
+        first = next((cohort.out / "sub-01").rglob(f"*{name}.nii.gz"))
+        assert_allclose(stack[0], nib.load(first).get_fdata()[inside], rtol=1e-5)
     assert validator_errors(cohort.out, newest_schema=False) == []
     text = (cohort.out / "group.html").read_text()
     assert "TSC ↑ and FA ↓, skeleton" in text
     assert "TSC of single participants" in text
     assert "TSC, volume" in text
+    assert "TSC adjusted for GM ↑ and FA ↓, skeleton" in text
+    assert "Differences are those at equal GM" in text
+    assert re.search(r"Adjusted for GM, \d+ voxels above .*; without it, \d+ voxels above", text)
+    assert "adjusted in every voxel (TSC for GM)" in text
+
+
+def assert_adjusted_as_by_regression(cohort):
+    """t and difference in a voxel of the motor cortex are those of statsmodels."""
+    people = pd.read_csv(cohort.raw / "participants.tsv", sep="\t").set_index("participant_id")
+    paths = sorted(cohort.out.rglob("*desc-tscSm8_PDmap.nii.gz"))
+    paths = [path for path in paths if "sub-04" not in path.name]
+    affine = nib.load(paths[0]).affine
+    voxel = tuple(np.round(np.linalg.inv(affine) @ [-36, -20, 56, 1])[:3].astype(int))
+    values = [
+        [nib.load(Path(str(path).replace(*names))).get_fdata()[voxel] for path in paths]
+        for names in (("", ""), ("desc-tscSm8_PDmap", "label-GM_desc-sm8_probseg"))
+    ]
+    is_patient = [people.loc[path.name.split("_")[0], "group"] == "als" for path in paths]
+    fit = sm.OLS(values[0], sm.add_constant(np.column_stack([is_patient, values[1]]))).fit()
+    for stat, expected in (("t", fit.tvalues[1]), ("difference", fit.params[1])):
+        found = nib.load(t_map(cohort, "alsGtHc", "tscVolumeAdjustedGm", stat)).get_fdata()[voxel]
+        assert found == pytest.approx(expected, rel=1e-3)  # maps in single precision
 
 
 def test_maps_of_contrasts_that_are_no_longer_asked_for_go(finished):

@@ -139,6 +139,33 @@ def test_covariates_become_columns_of_the_model(cohort, planned):
     assert list(comparison.covariates["b0_snr"]) == list(quality.loc[who, "value"])
 
 
+WITH_GM = ("--group-contrasts", "als-hc", "--group-maps", "tsc", "--group-voxelwise-covariates")
+
+
+def test_unknown_covariate_of_voxels_is_a_wrong_call(cohort, capsys):
+    assert cohort.run(*WITH_GM, "gmm") == ExitCode.USAGE
+    assert "'gmm' is no map that those of diffusion, sodium" in capsys.readouterr().err
+    assert not (cohort.out / "group.html").exists()
+
+
+@pytest.mark.parametrize("lost", ["record", "file"])
+def test_scan_without_the_map_that_others_are_adjusted_for_is_out(cohort, planned, lost):
+    (path,) = (cohort.out / "logs" / "scans").glob("sub-05_*sodium.json")
+    content = json.loads(path.read_text())
+    if lost == "record":
+        del content["outputs"]["template_gm"]
+        path.write_text(json.dumps(content))
+    else:
+        (cohort.out / content["outputs"]["template_gm"]).unlink()
+    flow = planned(cohort, *WITH_GM, "gm").flow.set_index(["modality", "participant_id"])
+    row = flow.loc[("sodium", "sub-05")]
+    assert (row["is_included"], row["reason"]) == (False, "missing covariate")
+    assert row["detail"] == "no map of gm; run the participant level again"
+    # sodium of others, and diffusion, go without it
+    assert flow["is_included"].sum() == 17
+    assert planned(cohort, *WITH_GM[:-1]).flow["is_included"].all()
+
+
 def test_difference_in_motion_between_groups_is_warned_of(cohort, planned):
     for number in range(4, 10):
         make_restless(cohort, f"sub-0{number}")
@@ -157,6 +184,11 @@ def test_difference_in_motion_between_groups_is_warned_of(cohort, planned):
         (("--group-covariates", "agee"), DataError, "no column agee .* did you mean age?"),
         (("--group-covariates", "handedness"), DataError, "handedness is 'right' for all"),
         (("--group-quality-covariates", "snr"), SettingsError, "'snr' is no measure of diffusion"),
+        (
+            ("--group-voxelwise-covariates", "gm"),
+            SettingsError,
+            "'gm' is no map that those of diffusion .* expected gm for maps of sodium; .* compare",
+        ),
         (("--group-describe", "age"), SettingsError, "'age' names no test; expected COLUMN:TEST"),
         (("--group-patient-label", "hc"), SettingsError, "'hc' names more than one group"),
         (("--group-control-label", "control"), DataError, "group is 'hc' for sub-0"),
