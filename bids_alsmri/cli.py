@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import json
 import logging
-import multiprocessing.util
 import os
 import shlex
 import shutil
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from bids_alsmri.comparisons.settings import GroupSettings
 from bids_alsmri.engine.pipeline import registry
+from bids_alsmri.environment import choose_socket_folder, copy_kernels
 from bids_alsmri.errors import AlsMriError, ExitCode, RunError, SettingsError, StopRequest
 from bids_alsmri.options import Option, SettingsModel, add_to_parser, options_of
 from bids_alsmri.settings import GROUP, LEVELS, RunSettings, make_run_settings, read_settings_file
@@ -46,6 +46,8 @@ POSITIONALS = {
     "output_dir": "Folder for the results, outside the dataset or in its derivatives.",
     "analysis_level": "Level: participant or group.",
 }
+# set in images: folder of kernels that were compiled when the image was built
+KERNELS_VARIABLE = "ALSMRI_KERNELS"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -282,20 +284,28 @@ def prepare_environment(settings: RunSettings) -> list[Path]:
             f"work folder {work} cannot be written ({error.strerror}); choose another with -w",
             exit_code=ExitCode.CANNOT_WRITE,
         ) from None
-    for name, folder in (("MPLCONFIGDIR", "matplotlib"), ("NUMBA_CACHE_DIR", "numba")):
-        if name not in os.environ:
-            os.environ[name] = str(work / "cache" / folder)
-            made += [f for f in (work / "cache", work / "cache" / folder) if not f.exists()]
-            (work / "cache" / folder).mkdir(parents=True, exist_ok=True)
-    # sockets between processes stay in the system's folder: their paths hold 107 bytes at most,
-    # and not every file system of a work folder has them
-    multiprocessing.util.get_temp_dir()
+    made += _place_caches(work / "cache")
+    choose_socket_folder()
     # of this process alone: another run may share the work folder, and clean up before this one
     (work / "tmp").mkdir(exist_ok=True)
     own = Path(tempfile.mkdtemp(prefix="run-", dir=work / "tmp"))
     os.environ["TMPDIR"] = str(own)
     tempfile.tempdir = None
     return [own, work / "tmp", *reversed(made)]
+
+
+def _place_caches(cache: Path) -> list[Path]:
+    """Make the folders that matplotlib and numba write to, and return those that were not there."""
+    made: list[Path] = []
+    for name, folder in (("MPLCONFIGDIR", "matplotlib"), ("NUMBA_CACHE_DIR", "numba")):
+        if name not in os.environ:
+            os.environ[name] = str(cache / folder)
+            made += [f for f in (cache, cache / folder) if not f.exists()]
+            (cache / folder).mkdir(parents=True, exist_ok=True)
+            if name == "NUMBA_CACHE_DIR" and KERNELS_VARIABLE in os.environ:
+                kernels = copy_kernels(Path(os.environ[KERNELS_VARIABLE]), cache / folder)
+                os.environ[name] = str(kernels)
+    return made
 
 
 def _tidy_up(made: Sequence[Path], *, with_empty: bool) -> None:

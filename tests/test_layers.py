@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "bids_alsmri"
 ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "errors": (set(), set()),
     "version": (set(), set()),
+    "environment": (set(), set()),
     "data": (set(), set()),
     "options": ({"errors"}, {"pydantic"}),
     "settings": ({"errors", "options"}, {"pydantic"}),
