@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
+from scipy import ndimage
 
 from bids_alsmri.errors import DataError, NumericsError
 from bids_alsmri.interfaces.base import ImageData, write_image
@@ -493,6 +494,24 @@ def test_values_at_the_voxels_of_the_image_survive_refinement(small):
     inside = np.isfinite(back)
     assert 0 < inside.sum() < inside.size
     assert_allclose(back[inside], image.data[inside], atol=1e-12)
+
+
+def test_mean_over_voxels_keeps_the_sum_of_a_map(small):
+    image, _, fine = small
+    values = np.zeros(fine.grid.shape)
+    values[4:-4, 4:-4, 4:-4] = np.random.default_rng(3).random(tuple(n - 8 for n in values.shape))
+    means = fine.averaged(values, image.data.shape, 0.0)
+    # a voxel holds as many points as its edges have parts
+    assert_allclose(means.sum() * np.prod(fine.factors), values.sum(), rtol=1e-12)
+
+
+def test_mean_over_voxels_is_their_middle_where_a_map_is_even_in_slope(small):
+    image, _, fine = small
+    ramp = np.indices(fine.grid.shape).sum(axis=0).astype(float)
+    means, middles = (f(ramp, image.data.shape, np.nan) for f in (fine.averaged, fine.coarse))
+    # beyond the rim of the grid nothing is known
+    inner = ndimage.binary_erosion(np.isfinite(middles))
+    assert_allclose(means[inner], middles[inner], atol=1e-12)
 
 
 def test_labels_are_carried_to_the_voxels_that_lie_in_theirs(small):

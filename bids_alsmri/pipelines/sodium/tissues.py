@@ -173,6 +173,21 @@ class FineGrid:
         out[tuple(target)] = fine[tuple(chosen)]
         return out
 
+    def averaged(
+        self, fine: NDArray[np.float64], shape: Sequence[int], outside: float
+    ) -> NDArray[np.float64]:
+        """Means of a map on the grid over the voxels of the image, `outside` beyond it.
+
+        Points on the face of a voxel count half for either side.
+        """
+        means = np.asarray(fine, dtype=np.float64)
+        for axis, factor in enumerate(self.factors):
+            weights = np.ones(factor + 1 - factor % 2) / factor
+            if factor % 2 == 0:
+                weights[[0, -1]] /= 2.0
+            means = ndimage.convolve1d(means, weights, axis=axis, mode="nearest")
+        return self.coarse(means, shape, outside)
+
     @property
     def _window(self) -> tuple[slice, ...]:
         return tuple(slice(s, s + n) for s, n in zip(self.start, self.grid.shape, strict=True))
@@ -471,14 +486,17 @@ def correct_partial_volume(
         np.stack(list(regions.values())), spreads, voxel_mm, least_spreads=least_region_spreads
     )
     led = [names[index] for index in merged.leader]
-    spreads = [spreads[index] for index in merged.leader]
+    own = [protocol.spread_of(relaxations[index]) for index in merged.leader]
     weights = [weights[index] for index in merged.leader]
     facts: Facts = {
         "measures": [],
         "warnings": [],
         "notes": _merged_notes(names, merged.group, led),
     }
-    spreads = _fitted(refined, merged.fractions, spreads, voxel_mm, is_fitted, facts)
+    scale = _fitted_scale(refined, merged.fractions, own, voxel_mm, anatomy_mm, facts) if (
+        is_fitted
+    ) else 1.0
+    spreads = _spreads_at(scale, own, anatomy_mm)
     found = region_signals(
         refined,
         merged.fractions,
@@ -508,7 +526,8 @@ def correct_partial_volume(
         found.standard_error / np.array(weights) / slope, sodium * slope_error / slope
     )
     return Corrected(
-        voxelwise=fine.coarse(np.nan_to_num(corrected) / slope, shape, 0.0),
+        # shares of tissue change within a voxel, so that its middle does not tell of all of it
+        voxelwise=fine.averaged(np.nan_to_num(corrected) / slope, shape, 0.0),
         tissue=fine.coarse(np.nan_to_num(tissue) / slope, shape, 0.0),
         table=pd.DataFrame(
             {
@@ -562,17 +581,29 @@ def _merged_notes(names: Sequence[str], group: NDArray[np.int64], led: Sequence[
     ]
 
 
-def _fitted(
+def _spreads_at(
+    scale: float, spreads: Sequence[PointSpread], anatomy_mm: float
+) -> list[PointSpread]:
+    # the voxels of the T1w blur what they do, however wide the point spread is
+    return [sharpened(scaled_point_spread(spread, scale), anatomy_mm) for spread in spreads]
+
+
+def _fitted_scale(
     image: NDArray[np.float64],
     fractions: NDArray[np.float64],
     spreads: Sequence[PointSpread],
     voxel_mm: NDArray[np.float64],
-    is_fitted: bool,
+    anatomy_mm: float,
     facts: Facts,
-) -> list[PointSpread]:
-    if not is_fitted:
-        return list(spreads)
-    scale = fitted_spread_scale(image, fractions, spreads, voxel_mm, scale_range=_SCALE_RANGE)
+) -> float:
+    """Width of the point spread over that of the protocol, and what makes it doubtful."""
+    scale = fitted_spread_scale(
+        image,
+        fractions,
+        lambda factor: _spreads_at(factor, spreads, anatomy_mm),
+        voxel_mm,
+        scale_range=_SCALE_RANGE,
+    )
     facts["measures"].append({"measure": "spread_scale", "value": scale})
     if not _SCALE_RANGE[0] + 0.02 < scale < _SCALE_RANGE[1] - 0.02:
         facts["warnings"].append(
@@ -580,7 +611,7 @@ def _fitted(
             "protocol is an end of the range; look at registration and tissues, or take that of "
             "the protocol"
         )
-    return [scaled_point_spread(spread, scale) for spread in spreads]
+    return scale
 
 
 def _tissue_map(
