@@ -15,7 +15,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV) \
 	  || { echo "no venv: on Debian, install the package python3-venv"; exit 1; }
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,docs]'
 	@touch $@
 
 # coarser than the defaults, so that it ends within a quarter of an hour on two cores
