@@ -123,3 +123,14 @@ def test_licence_file_bears_out_the_decision_on_fslpy(installed):
         if path.name in ("LICENSE", "LICENSE.txt")
     ]
     assert "Apache License" in text
+
+
+@pytest.mark.parametrize("name", ["sphinx", "myst-parser", "furo"])
+def test_what_builds_the_pages_holds_nothing_under_the_gpl(name):
+    needed = dependencies(name)
+    binding = [name for name, found in needed.items() if verdict(declared(found)) == "binding"]
+    # docutils declares the GPL for its mode for Emacs alone (its COPYING.rst), which pip leaves out
+    assert set(binding) <= {"docutils"}
+    installed = needed["docutils"].files or []
+    assert installed
+    assert not [path for path in installed if path.suffix == ".el"]
