@@ -12,10 +12,10 @@ author = "The bids_alsmri developers"
 copyright = author
 version = release = VERSION
 
-extensions = ["myst_parser", "sphinx.ext.mathjax", "reference"]
-# reference.py is a module, not a page; pages below build/ are results
+extensions = ["myst_parser", "reference"]
+# results below docs/ or a folder of an environment there are no pages
 include_patterns = ["*.md"]
-myst_enable_extensions = ["deflist", "dollarmath", "fieldlist"]
+myst_enable_extensions = ["deflist", "fieldlist"]
 myst_heading_anchors = 3
 nitpicky = True
 
@@ -23,6 +23,5 @@ html_theme = "furo"
 html_title = "bids_alsmri"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
-# pages are read offline, so that nothing is fetched from elsewhere
 html_copy_source = False
 html_show_sphinx = False
