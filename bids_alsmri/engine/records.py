@@ -309,8 +309,16 @@ def _differences(old: Identity, new: Identity) -> list[str]:
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    names = _keys_that_differ(old, new)
-    return [f"{name} ({old.get(name)}, now {new.get(name)})" for name in names]
+    settings, contents = [], []
+    for name in _keys_that_differ(old, new):
+        before, now = old.get(name), new.get(name)
+        if isinstance(before or now, Mapping):
+            # checksums by name; they often follow from a setting, which says more
+            changed = ", ".join(_keys_that_differ(before or {}, now or {}))
+            contents.append(f"content of {name}: {changed}")
+        else:
+            settings.append(f"{name} ({before}, now {now})")
+    return settings + contents
 
 
 def _keys_that_differ(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

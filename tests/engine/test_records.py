@@ -168,6 +168,25 @@ def test_all_differences_are_told(tmp_path, record):
 
 
 @pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ({"areas": "aa", "tracts": "cc"}, {"areas": "bb", "tracts": "cc"}),
+        ({}, {"areas": "bb"}),
+        ({"areas": "aa"}, None),
+    ],
+)
+def test_contents_are_told_by_name_after_the_settings(tmp_path, before, now):
+    old, new = (
+        replace(IDENTITY, apply={"atlases": said, "decimals": decimals})
+        for said, decimals in ((before, 3), (now, 1))
+    )
+    assert check(Record(old, {}), new, tmp_path) == (
+        "apply",
+        "fits are reused; other decimals (3, now 1); content of atlases: areas",
+    )
+
+
+@pytest.mark.parametrize(
     ("lost", "work", "reason"),
     [
         ("fa", "everything", "outputs are missing: fa"),
