@@ -76,6 +76,7 @@ def find_adopted(
                     scan.participant,
                     scan.session,
                     wanted(pipeline.io_spec.outputs[name], values),
+                    scan.entities,
                 )
                 for name in group
             }

@@ -31,6 +31,8 @@ _INPUTS_OF_OTHER_APPS = frozenset(
     {"anat", "asl", "bold", "dwi", "eeg", "flair", "fmap", "func", "m0scan", "mask", "meg", "perf"}
     | {"pet", "phase", "roi", "sbref", "t1w", "t2w"}
 )
+# Entities that tell the scans of a session apart; derivatives carry those of theirs.
+_OF_A_SCAN = ("acq", "ce", "rec", "dir", "run", "chunk")
 _MAX_NAMED = 20
 # Folders of the session and of the data type lie between a participant's folder and its files.
 _FOLDERS_ABOVE_FILES = 2
@@ -596,7 +598,11 @@ def find_scans(
 
 
 def find_derivative(
-    layout: BIDSLayout, participant: str, session: str | None, spec: InputSpec
+    layout: BIDSLayout,
+    participant: str,
+    session: str | None,
+    spec: InputSpec,
+    scan_entities: Mapping[str, str] | None = None,
 ) -> Path | None:
     """File of a derivative dataset that can be used again.
 
@@ -611,6 +617,9 @@ def find_derivative(
         sessions is searched, where fMRIPrep puts what it made of several sessions.
     spec : InputSpec
         What to look for, such as suffix mask, desc brain and no space.
+    scan_entities : mapping of str, optional
+        Entities of the scan that it is sought for. Where several files fit, such as masks of a T1w
+        and of a sodium image, one that is made from a scan of these entities is taken.
 
     Returns
     -------
@@ -644,6 +653,8 @@ def find_derivative(
     )
     for place in dict.fromkeys([session, None]):
         found = _select(search, own, spec, place, filtered=False)
+        if len(found) > 1 and scan_entities is not None:
+            found = tuple(file for file in found if _is_of(file, scan_entities)) or found
         if len(found) > 1:
             names = ", ".join(file.path.relative_to(root).as_posix() for file in found)
             raise DataError(
@@ -654,6 +665,11 @@ def find_derivative(
             _require_content(root, [found[0].path])
             return found[0].path
     return None
+
+
+def _is_of(file: BidsFile, scan_entities: Mapping[str, str]) -> bool:
+    """Whether a derivative is named after a scan with these entities."""
+    return all(file.name.entities.get(key) == scan_entities.get(key) for key in _OF_A_SCAN)
 
 
 @dataclass(frozen=True)

@@ -636,6 +636,26 @@ def test_derivative_of_the_own_session_comes_first(raw):
     assert find_derivative(layout, "01", "m12", mask).name == "sub-01_desc-brain_mask.nii.gz"
 
 
+@pytest.mark.parametrize(
+    ("entities", "found"),
+    [
+        ({}, "sub-01_desc-brain_mask.nii.gz"),
+        ({"acq": "sodium"}, "sub-01_acq-sodium_desc-brain_mask.nii.gz"),
+        ({"acq": "other"}, None),
+        (None, None),
+    ],
+)
+def test_of_two_derivatives_that_of_the_scan_is_taken(raw, entities, found):
+    names = ("sub-01_acq-sodium_desc-brain_mask.nii.gz", "sub-01_desc-brain_mask.nii.gz")
+    layout = open_layout(raw(*[f"sub-01/anat/{name}" for name in names]), ["01"], database_dir=None)
+    mask = InputSpec("mask", ("mask",), ("anat",))
+    if found:
+        assert find_derivative(layout, "01", None, mask, entities).name == found
+    else:
+        with pytest.raises(DataError, match="2 files fit"):
+            find_derivative(layout, "01", None, mask, entities)
+
+
 def test_two_derivatives_that_fit_are_named(raw):
     layout = open_layout(raw(*[f"sub-01/{name}" for name in FMRIPREP]), ["01"], database_dir=None)
     with pytest.raises(DataError, match=r"2 files fit.*label-GM.*label-WM"):
