@@ -4,7 +4,7 @@ VENV ?= .venv
 DEMO ?= demo
 BIN := $(VENV)/bin
 
-.PHONY: demo test setup lint clean
+.PHONY: demo test setup lint release-check clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.installed
@@ -38,6 +38,15 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# the wheel, in an environment of its own and from a folder without the source, runs the demo
+release-check:
+	rm -rf build dist
+	$(PYTHON) -m venv dist/venv
+	dist/venv/bin/python -m pip install --quiet --upgrade pip
+	dist/venv/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	dist/venv/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
+	$(MAKE) -C dist -f ../Makefile -o $(CURDIR)/dist/venv/.installed demo VENV=$(CURDIR)/dist/venv
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info
