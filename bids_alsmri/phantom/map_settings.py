@@ -50,6 +50,8 @@ class MapSettings:
     grey_loss : float
         Share of grey matter that patients have lost to fluid on average, in maps of grey matter and
         of sodium, up to 0.3: each patient between half and one and a half of it.
+    grey_sd : float
+        Standard deviation of the share that anybody has more or less, likewise, up to 0.3.
     growth_per_visit : float
         By how much the planted differences, and the loss of grey matter, grow from one visit to the
         next, as a share of those of the first.
@@ -77,6 +79,7 @@ class MapSettings:
     registration_fwhm_mm: float = 25.0
     sessions: tuple[str, ...] = ()
     grey_loss: float = 0.0
+    grey_sd: float = 0.0
     growth_per_visit: float = 0.5
     months_per_visit: float = 6.0
 
@@ -89,6 +92,7 @@ class MapSettings:
             ("registration_sd_mm", 0, 5),
             ("registration_fwhm_mm", 5, 100),
             ("grey_loss", 0, 0.3),
+            ("grey_sd", 0, 0.3),
             ("growth_per_visit", -10, 10),
             ("months_per_visit", 0.1, 120),
         ):

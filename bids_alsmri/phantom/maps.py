@@ -261,7 +261,7 @@ def draw_maps(
         axis += settings.registration_sd_mm / settings.voxel_mm * warp
     maps = {}
     grown = 1 + visit * settings.growth_per_visit
-    loss = grown * grey_loss_of(person, settings)
+    loss = grey_loss_of(person, settings, grown)
     for name in DRAWN:
         mean = truth.healthy[name][box]
         if person.kind in truth.difference:
@@ -292,24 +292,27 @@ def draw_maps(
     return whole
 
 
-def grey_loss_of(person: Participant, settings: MapSettings) -> float:
-    """Share of grey matter that a participant has lost at the first visit.
+def grey_loss_of(person: Participant, settings: MapSettings, grown: float = 1.0) -> float:
+    """Share of grey matter that a participant lacks.
 
     Parameters
     ----------
     person : Participant
         Who.
     settings : MapSettings
-        The mean over patients.
+        The mean loss of patients, and how people differ.
+    grown : float
+        Loss at a visit over that at the first.
 
     Returns
     -------
     float
-        0 for controls; of patients between half and one and a half of their mean.
+        Of patients between half and one and a half of their mean; then what the person has less by
+        nature, at all visits, or if it is below 0 more.
     """
-    if person.group != "als" or not settings.grey_loss:
-        return 0.0
-    return settings.grey_loss * stream(settings.seed, person, "grey").uniform(0.5, 1.5)
+    rng = stream(settings.seed, person, "grey")
+    lost = settings.grey_loss * rng.uniform(0.5, 1.5) if person.group == "als" else 0.0
+    return grown * lost + settings.grey_sd * rng.standard_normal()
 
 
 def smooth_field(rng: np.random.Generator, shape: tuple[int, ...], fwhm_voxels: float) -> Single:

@@ -162,6 +162,14 @@ def test_grey_matter_that_is_lost_becomes_fluid():
     assert_allclose(controls["gm"].mean(), 0.4, atol=0.002)
 
 
+def test_grey_matter_differs_between_people_in_both_maps():
+    settings = MapSettings(voxel_mm=4.0, between_sd=STILL, noise_sd=STILL, grey_sd=0.08)
+    found = drawn("hc", 80, settings, plain_truth(settings))
+    lost = 1 - found["gm"].mean(axis=(1, 2, 3)) / 0.4
+    assert_allclose(lost.std(ddof=1), 0.08, rtol=0.35)  # four standard errors
+    assert_allclose(found["tsc"].mean(axis=(1, 2, 3)) - 60.0, 35.2 * lost, atol=0.5)
+
+
 def test_seeds_give_other_people():
     truth = plain_truth(MapSettings(voxel_mm=4.0))
     (person,) = draw_cohort(("hc",), 0)
