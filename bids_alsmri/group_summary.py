@@ -524,7 +524,10 @@ class _Report:
         names = " and ".join(one.name.upper() for one in test.variant.covariates)
         of = "change of " if self.cfg.visit in ("change", "slope") else ""
         at = f"where {names} has not changed" if contrast.is_change else f"at equal {of}{names}"
-        notes = [f"Differences are those {at}; the means of groups in tables are not adjusted."]
+        notes = [
+            f"Differences are those {at}, but maps of {names} have errors too, so that a part of "
+            f"what goes along with {names} is left; means of groups in tables are not adjusted."
+        ]
         if facts:
             before, after = (
                 " and ".join(

@@ -248,8 +248,11 @@ def test_sodium_and_diffusion_are_looked_at_together(cohort, validator_errors):
     # one patient has no sodium: FA is compared once of all, and once of those who have both
     (record,) = (cohort.out / "logs" / "scans").glob("sub-04_*sodium.json")
     record.unlink()
-    flags = ("--group-contrasts", "als-hc", "--n-procs", "1", "--group-maps", "fa", "md", "tsc")
-    assert cohort.run(*flags, "--group-voxelwise-covariates", "gm") == 0
+    flags = (
+        *("--group-contrasts", "als-hc", "--n-procs", "1", "--group-maps", "fa", "md", "tsc"),
+        *("--group-overlaps", "tsc+fa-", "--group-voxelwise-covariates", "gm"),
+    )
+    assert cohort.run(*flags) == 0
     freedom = {
         name: json.loads(
             t_map(cohort, "alsGtHc", name).with_suffix("").with_suffix(".json").read_text()
