@@ -20,6 +20,7 @@ from bids_alsmri.interfaces.registration import (
     write_linear,
 )
 from bids_alsmri.numerics import anatomy
+from bids_alsmri.numerics.receive import continued_field
 from bids_alsmri.spaces.templates import Template
 
 # From dark to bright in a T1-weighted image, the order in which Atropos numbers clusters.
@@ -178,7 +179,8 @@ def correct_bias(
     out_file : Path
         Where the corrected image goes, float32.
     mask : Path or None
-        Where the field is estimated; a brain mask is both better and faster than none.
+        Where the field is estimated; a brain mask is both better and faster than none. Beyond it
+        the field goes on as it is at the rim.
     shrink_factor : int
         Down-sampling for the estimate.
     iterations : tuple of int
@@ -190,7 +192,7 @@ def correct_bias(
     n_threads : int
         ITK threads.
     bias_field : Path, optional
-        Where the field goes.
+        Where the field goes, 1 on (geometric) average over the mask.
 
     Returns
     -------
@@ -221,6 +223,14 @@ def correct_bias(
         inside = ants.image_read(str(mask), pixeltype="float")
         arguments += ["-x", pointer(inside)]
     run_ants("N4BiasFieldCorrection", arguments, n_threads=n_threads)
+    if mask is not None:
+        # N4 gives its field any scale and leaves the rest of the head as it is: the brain would
+        # stand out of it by a factor of 2 or 3
+        even = continued_field(
+            field.numpy(), inside.numpy() > 0, np.array(source.spacing), step=shrink_factor
+        )
+        field = source.new_image_like(even)
+        corrected = source.new_image_like(source.numpy() / even)
     ants.image_write(corrected, str(out_file))
     if bias_field is not None:
         ants.image_write(field, str(bias_field))

@@ -243,6 +243,64 @@ def extended(values: ArrayLike, mask: _Mask, voxel_mm: ArrayLike, fwhm_mm: float
     return np.asarray(np.where(mask, known, smooth), dtype=np.float64)
 
 
+def continued_field(
+    field: ArrayLike, mask: _Mask, voxel_mm: ArrayLike, *, step: int
+) -> NDArray[np.float32]:
+    """Smooth field of factors that is 1 on average over a mask and goes on beyond it.
+
+    Parameters
+    ----------
+    field : (X, Y, Z) array_like
+        Factors, positive in the mask; what lies outside does not count.
+    mask : (X, Y, Z) array of bool
+        Where the field is known.
+    voxel_mm : (3,) array_like
+        Edges of a voxel, in mm.
+    step : int
+        Every so many voxels the field is carried outwards, from 1 up.
+
+    Returns
+    -------
+    (X, Y, Z) array of float32
+        The field over its geometric mean in the mask; outside as at the nearest part of the mask,
+        evened out over four steps.
+
+    Raises
+    ------
+    NumericsError
+        If the mask is empty on the coarse grid or a factor in it is not positive.
+
+    Examples
+    --------
+    >>> mask = np.zeros((6, 6, 6), bool)
+    >>> mask[2:4, 2:4, 2:4] = True
+    >>> field = np.where(mask, 3.0, 1.0)
+    >>> bool(np.allclose(continued_field(field, mask, np.ones(3), step=1), 1.0))
+    True
+    """
+    factors = np.asarray(field, dtype=np.float32)
+    require_same_shape(field=factors, mask=mask)
+    require_range("step", step, 1, 100, unit="voxels")
+    coarse = (slice(None, None, step),) * 3
+    _require_filled(mask=mask[coarse])
+    inside = factors[mask]
+    if not np.all(inside > 0.0):
+        raise NumericsError(
+            f"field goes down to {float(inside.min()):g} in the mask; factors are above 0"
+        )
+    relative = factors / np.float32(np.exp(np.mean(np.log(inside, dtype=np.float64))))
+    edges_mm = step * as_float("voxel_mm", voxel_mm, ndim=1)
+    around = extended(relative[coarse], mask[coarse], edges_mm, 4.0 * float(edges_mm.mean()))
+    beyond = ndimage.affine_transform(
+        around.astype(np.float32),
+        np.eye(3) / step,
+        output_shape=mask.shape,
+        order=1,
+        mode="nearest",
+    )
+    return np.asarray(np.where(mask, relative, beyond), dtype=np.float32)
+
+
 def _powers(order: int) -> list[tuple[int, int, int]]:
     return [
         (i, j, k)

@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import binary_dilation, binary_erosion, map_coordinates
 
 from bids_alsmri.errors import DataError, RunError, SettingsError
 from bids_alsmri.interfaces.anatomy import (
@@ -426,6 +426,28 @@ def test_image_without_a_head_is_refused(template, tmp_path):
             seed=1,
             n_threads=1,
         )
+
+
+@pytest.mark.slow
+def test_bias_correction_keeps_brain_and_head_as_bright_as_they_are_to_each_other(head, tmp_path):
+    corrected = correct_bias(
+        head["T1w"],
+        tmp_path / "n4.nii.gz",
+        mask=head["desc-brain_mask"],
+        shrink_factor=2,
+        iterations=(20, 20),
+        convergence=1e-3,
+        spline_mm=100.0,
+        n_threads=1,
+    )
+    before, after = (nib.load(path).get_fdata() for path in (head["T1w"], corrected))
+    brain = nib.load(head["desc-brain_mask"]).get_fdata() > 0
+    # dark voxels are noise
+    ratio = after / np.where(before > 100, before, np.nan)
+    rim, around = brain & ~binary_erosion(brain, iterations=2), binary_dilation(brain, iterations=8)
+    assert np.nanmean(ratio[brain]) == pytest.approx(1.0, abs=0.02)
+    # the phantom's field changes by 20 % over a quarter of the head
+    assert np.nanmean(ratio[around & ~brain]) == pytest.approx(np.nanmean(ratio[rim]), rel=0.05)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from bids_alsmri.errors import NumericsError
 from bids_alsmri.numerics.receive import (
     bias_from_coils,
     bias_from_image,
+    continued_field,
     extended,
     normalised_bias,
 )
@@ -109,9 +110,24 @@ def test_extension_keeps_the_map_and_carries_its_rim_outwards():
     assert_allclose(found[5], 2.0, atol=1e-3)
 
 
+@pytest.mark.parametrize("step", [1, 4])
+@pytest.mark.parametrize("gain", [0.4, 1.0])
+def test_field_goes_on_beyond_its_mask_whatever_its_scale(step, gain):
+    x = np.linspace(-1.0, 1.0, 40)[:, None, None] * np.ones((40, 24, 24))
+    mask = np.abs(x) < 0.5
+    mask[:, :2] = False
+    found = continued_field(np.where(mask, gain * np.exp(0.2 * x), 1.0), mask, [2.0] * 3, step=step)
+    # the slope has its mean in the middle of the mask
+    assert_allclose(found[mask], np.exp(0.2 * x[mask]), rtol=1e-5)
+    # held at the value of the rim, which a coarse grid meets to within its step
+    assert_allclose(found[[0, -1]], np.exp([[[-0.1]], [[0.1]]]) * np.ones((2, 24, 24)), rtol=0.05)
+
+
 @pytest.mark.parametrize(
     ("call", "text"),
     [
+        (lambda m: continued_field(np.zeros(m.shape), m, [4] * 3, step=1), "goes down to 0"),
+        (lambda m: continued_field(np.ones(m.shape), ~m & m, [4] * 3, step=1), "mask is empty"),
         (lambda m: normalised_bias(np.zeros(m.shape), m), "bias is 0 in places"),
         (lambda m: normalised_bias(np.ones(m.shape), ~m & m), "head_mask is empty"),
         (lambda m: normalised_bias(np.ones((2, 2, 2)), m), "bring both to one grid"),
