@@ -321,7 +321,13 @@ def _empty_graph(
         settings.output_dir, roots, values, settings.seed, settings.omp_nthreads, VERSION
     )
     stages = {"fit": job.identity.fit, "apply": job.identity.apply}
-    memory = partial(needed_gb, series=largest_series(job.scan.inputs.values()))
+    memory = partial(
+        needed_gb,
+        series=largest_series(job.scan.inputs.values()),
+        anatomy=largest_series(
+            paths for scan in job.upstream.values() for paths in scan.inputs.values()
+        ),
+    )
     graph = Graph(workflow, job.scan, job.pipeline.io_spec, stages, place, upstream, memory)
     names = tuple(job.identity.apply.get(ATLASES, {}))
     graph.atlases = AtlasSource(

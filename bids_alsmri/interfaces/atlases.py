@@ -42,7 +42,8 @@ class PrepareAtlases(AlsInterface):
 
     input_spec = PrepareAtlasesInputSpec
     output_spec = PrepareAtlasesOutputSpec
-    memory_gb = 1.5
+    # half of it for FSL's, of 1 mm
+    memory_gb = 0.9
     # atlases come from the environment, which is no input
     _always_run = True
 

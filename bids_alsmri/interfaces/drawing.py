@@ -204,6 +204,7 @@ class DrawMapInputSpec(NodeInputSpec):
     factor = traits.Float(mandatory=True, desc="factor from the map's unit to that of the scale")
     low = traits.Float(mandatory=True, desc="lower end of the scale")
     high = traits.Float(mandatory=True, desc="upper end of the scale")
+    outline = traits.Str(desc="name under which the outline of the mask is drawn")
 
 
 class DrawMap(AlsInterface):
@@ -215,14 +216,16 @@ class DrawMap(AlsInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         values, affine = canonical(Path(self.inputs.image))
-        mask, _ = canonical(Path(self.inputs.mask))
+        mask = canonical(Path(self.inputs.mask))[0] > 0
+        name = self.inputs.outline if isdefined(self.inputs.outline) else ""
         figure = draw_map(
             values * np.float32(self.inputs.factor),
             voxel_edges_mm(affine),
             label=self.inputs.label,
             vmin=self.inputs.low,
             vmax=self.inputs.high,
-            mask=mask > 0,
+            contours=[Contour(mask, 0.5, OUTLINE_COLOURS[0], name)] if name else [],
+            mask=mask,
             origin_mm=origin_mm(affine, values.shape),
         )
         path = self.file(runtime, "map.svg")

@@ -77,12 +77,15 @@ class AlsInterface(SimpleInterface):
         Largest memory that it takes, in GB, beside what grows with the series.
     memory_per_series : float
         Memory that it takes for each GB of the scan's largest series as float32.
+    memory_per_anatomy : float
+        The same for the largest image of the scans that the scan builds on, such as the T1w.
     n_threads : int
         Threads that it starts itself; an input ``n_threads`` wins over it.
     """
 
     memory_gb = 0.5
     memory_per_series = 0.0
+    memory_per_anatomy = 0.0
     n_threads = 1
 
     def needed_gb(self, series: SeriesSize) -> float:
@@ -106,7 +109,9 @@ class AlsInterface(SimpleInterface):
         return runtime
 
 
-def needed_gb(interface: BaseInterface, *, series: SeriesSize) -> float:
+def needed_gb(
+    interface: BaseInterface, *, series: SeriesSize, anatomy: SeriesSize = NO_SERIES
+) -> float:
     """Memory that a step takes, in GB.
 
     Parameters
@@ -115,6 +120,8 @@ def needed_gb(interface: BaseInterface, *, series: SeriesSize) -> float:
         What it runs.
     series : SeriesSize
         The scan's largest series.
+    anatomy : SeriesSize
+        Largest image of the scans that it builds on.
 
     Returns
     -------
@@ -122,7 +129,7 @@ def needed_gb(interface: BaseInterface, *, series: SeriesSize) -> float:
         Of interfaces that are not ours, what those of ours take that declare nothing.
     """
     if isinstance(interface, AlsInterface):
-        return interface.needed_gb(series)
+        return interface.needed_gb(series) + interface.memory_per_anatomy * anatomy.gb
     return AlsInterface.memory_gb
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,6 @@ from bids_alsmri.numerics.checks import (
 from bids_alsmri.numerics.pointspread import (
     PointSpread,
     blur,
-    scaled_point_spread,
     transfer_on_grid,
 )
 
@@ -263,7 +262,7 @@ def region_signals(
 def fitted_spread_scale(
     image: ArrayLike,
     fractions: ArrayLike,
-    point_spreads: Sequence[PointSpread],
+    spreads_at: Callable[[float], Sequence[PointSpread]],
     voxel_mm: ArrayLike,
     *,
     scale_range: tuple[float, float],
@@ -276,8 +275,8 @@ def fitted_spread_scale(
         Signal, its noise floor taken off, finite.
     fractions : (R, X, Y, Z) array_like
         Share of each region in each voxel, 0 to 1.
-    point_spreads : sequence of R PointSpread
-        Of each region, as the protocol has it.
+    spreads_at : callable
+        From a factor to the point spread of each region with its width times that factor.
     voxel_mm : (3,) array_like
         Edges of a voxel, in mm.
     scale_range : tuple of float
@@ -305,20 +304,27 @@ def fitted_spread_scale(
     >>> fractions = np.zeros((2, 12, 12, 12))
     >>> fractions[0, :6], fractions[1, 6:] = 1, 1
     >>> image = blur(fractions[0] + 3 * fractions[1], [3, 3, 3], gaussian_point_spread(7.2))
-    >>> spreads = [gaussian_point_spread(6.0)] * 2
-    >>> round(fitted_spread_scale(image, fractions, spreads, [3, 3, 3], scale_range=(0.7, 1.5)), 2)
+    >>> round(
+    ...     fitted_spread_scale(
+    ...         image,
+    ...         fractions,
+    ...         lambda scale: [gaussian_point_spread(6.0 * scale)] * 2,
+    ...         [3, 3, 3],
+    ...         scale_range=(0.7, 1.5),
+    ...     ),
+    ...     2,
+    ... )
     1.2
     """
     values = as_float("image", image, ndim=3)
     require_finite("image", values)
-    shares, edges_mm = _checked_regions(fractions, point_spreads, voxel_mm)
-    require_same_shape(image=values, fractions=shares[0])
     low, high = scale_range
     require_range("smallest scale", low, 0.0, high, open_low=True)
+    shares, edges_mm = _checked_regions(fractions, spreads_at(high), voxel_mm)
+    require_same_shape(image=values, fractions=shares[0])
 
     def left_over(scale: float) -> float:
-        spreads = [scaled_point_spread(spread, scale) for spread in point_spreads]
-        columns = blurred_regions(shares, spreads, edges_mm).reshape(len(shares), -1)
+        columns = blurred_regions(shares, spreads_at(scale), edges_mm).reshape(len(shares), -1)
         projected = columns @ values.ravel()
         return -float(projected @ np.linalg.lstsq(columns @ columns.T, projected)[0])
 

@@ -32,7 +32,7 @@ _LEAST_ASPECT = 1.3  # length over diameter: an eye is as long as it is wide
 _LARGEST_HEAD_SHARE = 0.3  # share of a tube that may lie in the closed outline of the head
 _LEAST_FIT = 0.6  # share of the local variance a blurred cylinder must explain; artefacts take 0.2
 _HEAD_CLOSING_MM = 25.0  # fills orbits, nose and ears, and leaves what stands off the head
-_WIDTH_SCALES = (0.6, 1.8)  # how far the spread in a tube may differ from the one given
+WIDTH_SCALES = (0.6, 1.8)  # how far the spread in a tube may differ from the one given
 _OWN_BLUR = 1.0  # distance in widths beyond which a tube's own blur has ended
 # in the rings of the spread, reaching so many widths, at least this share of the tube is head
 _RING_REACH, _RING_SHARE = 3.0, 0.12
@@ -673,8 +673,8 @@ def _fit_cylinder(
     points: _Array, data: _Array, start: _Start, scene: _Scene, shapes: _Blur
 ) -> tuple[_Cylinder, float]:
     """Least squares, and the share of variance explained."""
-    far = np.array([*[1.0] * 6, _LOG_RADIUS, np.log(_WIDTH_SCALES[1])])
-    near = np.array([*[-1.0] * 6, -_LOG_RADIUS, np.log(_WIDTH_SCALES[0])])
+    far = np.array([*[1.0] * 6, _LOG_RADIUS, np.log(WIDTH_SCALES[1])])
+    near = np.array([*[-1.0] * 6, -_LOG_RADIUS, np.log(WIDTH_SCALES[0])])
     fit = optimize.least_squares(
         lambda parameters: _model(parameters, points, data, start, scene, shapes).residual,
         np.zeros(8),

@@ -1,13 +1,20 @@
-"""A real head at 7T: its tubes, the noise of array and volume coil, the receive bias."""
+"""A real head at 7T: its tubes, the noise of array and volume coil, the receive bias, the app."""
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
+import sys
+
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 from scipy import ndimage
 
+from bids_alsmri.interfaces.registration import move_points
 from bids_alsmri.numerics.noise import denoise, noise_of_air
 from bids_alsmri.numerics.pointspread import RadialReadout, radial_point_spread
 from bids_alsmri.numerics.receive import bias_from_coils
@@ -20,6 +27,10 @@ pytestmark = [pytest.mark.data, pytest.mark.slow]
 READOUT = RadialReadout(nominal_mm=3.49, echo_ms=0.4, readout_ms=10.0, linear_share=0.2)
 SPREAD = radial_point_spread(READOUT, Relaxation(45.0, 5.0, 25.0, 0.6))
 NON_LOCAL = {"strength": 1.0, "patch_radius": 1, "block_radius": 3, "n_threads": 1}
+
+
+# read off the proton image by eye, in mm: two at the forehead, two beside the neck
+SEEN = [(-60, 78, 30), (-63, -42, -92), (68, 78, 32), (65, -43, -96)]
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +66,9 @@ def on_grid(image, affine, like, like_affine, order=1):
 
 
 def test_all_tubes_of_the_proton_image_are_found_and_nothing_else(images, found):
-    # read off the proton image by eye, in mm: two at the forehead, two beside the neck
-    seen = [(-60, 78, 30), (-63, -42, -92), (68, 78, 32), (65, -43, -96)]
     centres = [tube.centre_mm for tube in found.tubes]
-    assert len(centres) == len(seen)
-    assert_allclose(centres, seen, atol=8.0)  # ends of the tubes are not sharp
+    assert len(centres) == len(SEEN)
+    assert_allclose(centres, SEEN, atol=8.0)  # ends of the tubes are not sharp
     proton, affine = images["gre_2"]
     for centre in centres:
         voxel = np.rint(np.linalg.solve(affine, [*centre, 1])[:3]).astype(int)
@@ -115,3 +124,96 @@ def test_two_coils_even_out_white_matter(images, found):
     )
     assert before > 1.15
     assert_allclose(after, 1.0, atol=0.1)
+
+
+# ---- through the command line
+
+STEM = "sub-01_acq-sodium_"
+# centres and radius of spheres drawn on the proton image, in mm
+REGIONS = {
+    "ventricles": ([(-2, 13, 16), (11, 13, 16)], 4.0),
+    "cortical ribbon": (
+        [
+            *((-47, 10, 45), (-47, -20, 45), (57, 10, 45), (57, -20, 45)),
+            *((-25, 48, 45), (35, 48, 45), (-20, -54, 45), (30, -54, 45)),
+        ],
+        5.0,
+    ),
+    "deep white matter": ([(-22, 0, 45), (-22, -20, 45), (34, 0, 45), (34, -20, 45)], 6.0),
+}
+
+
+@pytest.fixture(scope="module")
+def mapped(test_data, tmp_path_factory):
+    """Folder of the results, calibrated by the one tube that is bright and clear of the head."""
+    folder = tmp_path_factory.mktemp("real_sodium")
+    names = {
+        "anat/sub-01_acq-sodium_PDw": "c2p_hr",
+        "anat/sub-01_acq-proton_T2starw": "gre_2",
+        "fmap/sub-01_acq-headSodium_RB1COR": "c2p_naa_6",
+        "fmap/sub-01_acq-bodySodium_RB1COR": "c2p_nav_7",
+    }
+    for name, source in names.items():
+        path = folder / "raw" / "sub-01" / f"{name}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(test_data / "sodium" / f"{source}.nii.gz", path)
+    # the source states the last two
+    sidecar = {"EchoTime": 0.0004, "RepetitionTimeExcitation": 0.12, "FlipAngle": 90}
+    (folder / "raw/sub-01/anat/sub-01_acq-sodium_PDw.json").write_text(json.dumps(sidecar))
+    description = {"Name": "7T", "BIDSVersion": "1.10.0"}
+    (folder / "raw" / "dataset_description.json").write_text(json.dumps(description))
+    quick = ["--sodium-denoising-block-radius", "2", "--sodium-start-shrink-factors", "6", "4"]
+    quick += ["--sodium-rigid-shrink-factors", "4", "3", "--n-procs", "1", "--omp-nthreads", "1"]
+    asked = ["--sodium-reference-tubes", "2", "--sodium-tube-concentrations-mmol-l", "50"]
+    asked += ["--sodium-point-spread", "fitted"]
+    call = [sys.executable, "-m", "bids_alsmri", folder / "raw", folder / "out", "participant"]
+    call += ["--pipelines", "sodium", *asked, *quick]
+    done = subprocess.run([str(word) for word in call], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder / "out"
+
+
+def test_app_finds_all_tubes_and_calibrates_by_the_one_that_is_chosen(mapped):
+    labels = nib.load(mapped / "sub-01" / "anat" / f"{STEM}desc-refs_dseg.nii.gz")
+    marked = np.asarray(labels.dataobj)
+    centres = [
+        labels.affine[:3, :3] @ np.argwhere(marked == number).mean(axis=0) + labels.affine[:3, 3]
+        for number in range(1, marked.max() + 1)
+    ]
+    assert_allclose(centres, SEEN, atol=8.0)
+    tubes = pd.read_csv(mapped / "sub-01" / "anat" / f"{STEM}desc-tubes_stats.tsv", sep="\t")
+    assert tubes["tube"].to_list() == [2]
+    assert "no references and were not used: 1, 3, 4" in (mapped / "sub-01.html").read_text()
+
+
+def test_point_spread_of_the_real_tubes_is_within_what_the_fit_can_tell(mapped):
+    tubes = pd.read_csv(mapped / "sub-01" / "anat" / f"{STEM}desc-tubes_stats.tsv", sep="\t")
+    # wider than a readout of 20 ms and agar of 4.3 ms make it: 7.8 mm
+    assert 1.0 < tubes.loc[0, "width_scale"] < 1.6
+    assert 0.9 < tubes.loc[0, "recovery"] < 1.0
+
+
+def test_fluid_holds_more_sodium_than_cortex_and_cortex_more_than_white_matter(mapped):
+    image = nib.load(mapped / "sub-01" / "anat" / f"{STEM}desc-tsc_PDmap.nii.gz")
+    sodium = np.asarray(image.dataobj).ravel()
+    voxels = np.indices(image.shape).reshape(3, -1)
+    world = (image.affine[:3, :3] @ voxels + image.affine[:3, 3:]).T
+    inside = [
+        np.any([np.linalg.norm(world - centre, axis=1) <= radius for centre in centres], axis=0)
+        for centres, radius in REGIONS.values()
+    ]
+    means = [sodium[mask].mean() for mask in inside]
+    errors = [sodium[mask].std() / np.sqrt(mask.sum()) for mask in inside]
+    # values rest on an assumed concentration; their order does not
+    for index in (0, 1):
+        gap = means[index] - means[index + 1]
+        assert gap > 3 * np.hypot(errors[index], errors[index + 1])
+
+
+def test_head_has_hardly_moved_since_the_proton_image_of_the_session(mapped):
+    (path,) = (mapped / "sub-01" / "anat").glob("*_from-sodium_to-proton_mode-image_xfm.h5")
+    marks = np.array(
+        [(-60, 0, 0), (70, 0, 0), (0, 90, 0), (0, -70, 0), (0, 0, 80), (0, 0, -60)], float
+    )
+    moved_mm = np.linalg.norm(move_points(marks, [path]) - marks, axis=1)
+    assert moved_mm.max() < 3.45  # a voxel

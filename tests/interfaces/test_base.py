@@ -492,3 +492,13 @@ def test_memory_of_a_node_grows_with_the_series():
 
     size = SeriesSize(n_voxels=10**6, n_volumes=100, voxel_mm=(2.0, 2.0, 2.0))
     assert needed_gb(Heavy(), series=size) == pytest.approx(0.25 + 3.0 * 0.4)
+
+
+def test_memory_of_a_node_grows_with_the_image_that_it_builds_on():
+    class Heavy(AlsInterface):
+        memory_gb = 0.25
+        memory_per_anatomy = 3.0
+
+    size = SeriesSize(n_voxels=10**7, n_volumes=1, voxel_mm=(1.0, 1.0, 1.0))
+    assert needed_gb(Heavy(), series=size) == pytest.approx(0.25)
+    assert needed_gb(Heavy(), series=size, anatomy=size) == pytest.approx(0.25 + 3.0 * 0.04)

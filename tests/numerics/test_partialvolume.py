@@ -110,8 +110,10 @@ def test_symmetric_matrix_is_least_squares_over_voxels():
 @pytest.mark.parametrize("scale", [0.85, 1.0, 1.25])
 def test_width_of_the_point_spread_is_read_off_the_image(scale):
     # the scan is as it is; what is given is too narrow or too wide by this factor
-    spreads = [scaled_point_spread(spread, 1 / scale) for spread in SPREADS]
-    found = fitted_spread_scale(IMAGE, FRACTIONS, spreads, VOXEL_MM, scale_range=(0.6, 1.6))
+    def spreads_at(factor):
+        return [scaled_point_spread(spread, factor / scale) for spread in SPREADS]
+
+    found = fitted_spread_scale(IMAGE, FRACTIONS, spreads_at, VOXEL_MM, scale_range=(0.6, 1.6))
     assert_allclose(found, scale, rtol=0.02)  # twice the step, and the phantom's own grid
 
 

@@ -17,6 +17,7 @@ from bids_alsmri.errors import DataError, NumericsError
 from bids_alsmri.interfaces.base import ImageData, write_image
 from bids_alsmri.interfaces.registration import write_linear
 from bids_alsmri.numerics.calibration import calibrate
+from bids_alsmri.numerics.pointspread import blur, scaled_point_spread
 from bids_alsmri.numerics.tubes import FoundTubes, Tube
 from bids_alsmri.pipelines.sodium import steps
 from bids_alsmri.pipelines.sodium.echoes import first_echo
@@ -37,13 +38,17 @@ from bids_alsmri.pipelines.sodium.protocol import (
     tube_concentrations,
 )
 from bids_alsmri.pipelines.sodium.tissues import (
+    REGIONS,
     Anatomy,
     FineGrid,
     Grid,
+    correct_partial_volume,
     fine_grid,
     mixed_shares,
+    sharpened,
 )
 from bids_alsmri.pipelines.sodium.tubework import TubeChoices, calibrate_tubes
+from bids_alsmri.pipelines.sodium.workflow import find_tubes
 from bids_alsmri.spaces.atlases import MOTOR_AREAS, Atlas, Region, motor_areas
 
 PATH = Path("sub-01_acq-sodium_PDw.nii.gz")
@@ -220,13 +225,16 @@ CHOICES = TubeChoices(
     has_relaxation=True,
     concentrations_mmol_l=(50.0,),
     usual_mmol_l=50.0,
+    reference_tubes=(),
+    is_fitted=False,
 )
 AGAR = relaxation_of([45.6, 4.3, 4.3, 0.6])
 
 
-def calibrated(image, found, **changes):
+def calibrated(image, found, sidecar=None, **changes):
     choices = replace(CHOICES, **changes)
-    return calibrate_tubes(image, found, protocol(), AGAR, noise_sigma=5.0, choices=choices)
+    told = protocol(SodiumReferenceConcentrations=sidecar)
+    return calibrate_tubes(image, found, told, AGAR, noise_sigma=5.0, choices=choices)
 
 
 def test_line_of_equal_tubes_goes_through_the_origin():
@@ -249,9 +257,60 @@ def test_two_concentrations_give_a_line_with_r2():
     assert_allclose(done.line.r_squared, 1.0, atol=1e-6)
 
 
-def test_tubes_that_disagree_are_refused():
-    with pytest.raises(NumericsError, match=r"differ by 50 %.*at most 15 % are allowed"):
+def test_tubes_that_disagree_are_refused_with_their_places():
+    with pytest.raises(NumericsError, match=r"differ by 50 %.*at most 15 % are allowed") as error:
         calibrated(*cylinders((600.0, 900.0)))
+    assert "tubes 1 at (36, 36, 54) mm, 2 at (180, 36, 54) mm" in error.value.__notes__[0]
+
+
+def test_tube_that_is_no_reference_does_not_count():
+    done = calibrated(*cylinders((600.0, 900.0)), reference_tubes=(2,), has_relaxation=False)
+    assert_allclose(done.line.slope, 900 / 50, rtol=2e-3)
+    assert list(done.table["tube"]) == [2]
+    assert "no references and were not used: 1" in done.facts["notes"][-1]
+
+
+def test_sidecar_that_names_some_tubes_by_number_makes_them_the_references():
+    sidecar = [{"Label": "2", "Concentration": 90}]
+    images = cylinders((600.0, 900.0))
+    done = calibrated(*images, sidecar, concentrations_mmol_l=(), has_relaxation=False)
+    assert_allclose(done.line.slope, 900 / 90, rtol=2e-3)
+
+
+def test_sidecar_of_more_tubes_than_calibrate_is_read_by_number():
+    sidecar = [{"Label": "1", "Concentration": 30}, {"Label": "2", "Concentration": 90}]
+    asked = {"concentrations_mmol_l": (), "reference_tubes": (2,), "has_relaxation": False}
+    done = calibrated(*cylinders((600.0, 900.0)), sidecar, **asked)
+    assert_allclose(done.line.slope, 900 / 90, rtol=2e-3)
+
+
+def test_reference_that_is_no_tube_is_refused_with_those_there_are():
+    with pytest.raises(DataError, match=r"names tube 3, but there are 1 at \(36, 36, 54\) mm, 2"):
+        calibrated(*cylinders(), reference_tubes=(1, 3))
+
+
+def wider(found, width_scale):
+    tubes = tuple(replace(tube, width_scale=width_scale) for tube in found.tubes)
+    return replace(found, tubes=tubes)
+
+
+def test_fitted_point_spread_of_tubes_is_as_good_as_a_protocol_of_that_width():
+    image, found = cylinders(diameter_mm=25.0)
+    asked = replace(CHOICES, has_recovery=True)
+    fitted = calibrated(image, wider(found, 1.4), has_recovery=True, is_fitted=True)
+    wide = replace(protocol(), spread_scale=1.4)
+    expected = calibrate_tubes(image, found, wide, AGAR, noise_sigma=5.0, choices=asked)
+    assert_allclose(fitted.line.slope, expected.line.slope, rtol=1e-12)
+    assert_allclose(fitted.table["recovery"], expected.table["recovery"], rtol=1e-12)
+    narrow = calibrated(image, found, has_recovery=True)
+    assert abs(fitted.line.slope / narrow.line.slope - 1) > 5e-3
+
+
+@pytest.mark.parametrize("width_scale", [0.6, 1.79])
+def test_point_spread_at_the_end_of_the_fit_is_warned_of(width_scale):
+    image, found = cylinders()
+    done = calibrated(image, wider(found, width_scale), is_fitted=True)
+    assert "could not be fitted to the tubes" in done.facts["warnings"][0]
 
 
 def test_saturated_tube_is_refused_with_its_file():
@@ -283,6 +342,20 @@ def test_doubtful_tube_is_warned_of(doubt, said):
     (warning,) = done.facts["warnings"]
     assert said in warning
     assert "tube 1" in warning
+
+
+def test_image_without_tubes_is_refused_with_its_file(tmp_path):
+    rng, shape = np.random.default_rng(3), (40, 40, 40)
+    ball = sum((axis - 19.5) ** 2 for axis in np.indices(shape)) < 16**2  # a head of 115 mm
+    data = np.hypot(800 * ball + rng.normal(0, 5, shape), rng.normal(0, 5, shape))
+    write_image(data.astype(np.float32), np.diag([*VOXEL_MM, 1.0]), tmp_path / PATH.name)
+    node = find_tubes(SodiumSettings())
+    node.inputs.image = node.inputs.source = str(tmp_path / PATH.name)
+    node.inputs.protocol = str(protocol().write(tmp_path / "protocol.json"))
+    node.inputs.noise = str(steps.ImageNoise(5.0, 1.0, False).write(tmp_path / "noise.json"))
+    with pytest.raises(NumericsError, match="no reference tube of 10 to 45 mm") as error:
+        node.run(cwd=tmp_path)
+    assert any(PATH.name in note for note in error.value.__notes__)
 
 
 def test_every_column_of_the_table_of_tubes_is_described():
@@ -536,6 +609,55 @@ def test_brain_outside_the_image_is_refused(small):
     far[:3, 3] = 500.0
     with pytest.raises(DataError, match="lies outside the image"):
         fine_grid(image, replace(anatomy, to_sodium=far), voxel_mm=2.0, margin_mm=8.0)
+
+
+# ---- point spread that is fitted
+
+
+@pytest.fixture(scope="module")
+def blurred():
+    """Ball of white matter in grey matter in fluid, blurred 1.3 times as widely as is thought."""
+    edge_mm, shape = 2.0, (30, 30, 30)
+    radius = np.sqrt(sum((axis - 14.5) ** 2 for axis in np.indices(shape)))
+    shells = {
+        "wm": radius < 6,
+        "gm": (radius >= 6) & (radius < 10),
+        "csf_ventricular": radius >= 10,
+    }
+    regions = {name: mask.astype(float) for name, mask in shells.items()}
+    times = SodiumSettings().relaxation_times
+    signal = np.zeros(shape)
+    for (name, share), sodium in zip(regions.items(), (40, 47, 140), strict=True):
+        tissue = relaxation_of(times[REGIONS[name]])
+        spread = sharpened(scaled_point_spread(protocol().spread_of(tissue), 1.3), 1.0)
+        signal += 20 * sodium * protocol().weight_of(tissue) * blur(share, [edge_mm] * 3, spread)
+    image = ImageData(signal, np.diag([edge_mm] * 3 + [1.0]), (edge_mm,) * 3, PATH)
+    return image, regions, times
+
+
+@pytest.mark.parametrize(("is_fitted", "is_right"), [(True, True), (False, False)])
+def test_fitted_width_gives_back_what_a_wrong_one_misses(blurred, is_fitted, is_right):
+    image, regions, times = blurred
+    done = correct_partial_volume(
+        image,
+        FineGrid(Grid(image.data.shape, image.affine), (1, 1, 1), (0, 0, 0)),
+        image.data,
+        regions,
+        protocol(),
+        times,
+        anatomy_mm=1.0,
+        slope=20.0,
+        slope_error=0.0,
+        has_relaxation=True,
+        least_region_spreads=0.0,
+        noise_sigma=1.0,
+        is_fitted=is_fitted,
+    )
+    sodium = done.table.set_index("region").loc[["wm", "gm"], "corrected"]
+    # the factor is found to a hundredth
+    assert np.allclose(sodium, [40.0, 47.0], rtol=0.01) == is_right
+    scales = [row["value"] for row in done.facts["measures"] if row["measure"] == "spread_scale"]
+    assert_allclose(scales, [1.3] if is_fitted else [], rtol=0.01)
 
 
 # ---- maps and tables

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, replace
 from itertools import cycle
 from pathlib import Path
@@ -21,7 +22,13 @@ from bids_alsmri.interfaces.drawing import (
     origin_mm,
 )
 from bids_alsmri.interfaces.images import canonical, optional_path, voxel_edges_mm, with_tuples
-from bids_alsmri.interfaces.node import AlsInterface, NodeInputSpec, NodeOutputSpec, write_facts
+from bids_alsmri.interfaces.node import (
+    AlsInterface,
+    NodeInputSpec,
+    NodeOutputSpec,
+    SeriesSize,
+    write_facts,
+)
 from bids_alsmri.interfaces.registration import apply_transforms, read_linear, write_linear
 from bids_alsmri.numerics.calibration import Calibration
 from bids_alsmri.numerics.relaxation import curie_factor
@@ -94,7 +101,8 @@ class ReadSodium(AlsInterface):
 
     input_spec = ReadSodiumInputSpec
     output_spec = ReadSodiumOutputSpec
-    memory_gb = 0.4
+    memory_gb = 0.15
+    memory_per_series = 10.0
 
     def _run_interface(self, runtime: Any) -> Any:
         paths = [Path(path) for path in self.inputs.images]
@@ -150,7 +158,8 @@ class Denoise(AlsInterface):
 
     input_spec = DenoiseInputSpec
     output_spec = DenoiseOutputSpec
-    memory_gb = 0.6
+    memory_gb = 0.15
+    memory_per_series = 25.0
 
     def _run_interface(self, runtime: Any) -> Any:
         image = read_image(Path(self.inputs.image), ndim=3)
@@ -209,7 +218,8 @@ class FindTubes(AlsInterface):
 
     input_spec = FindTubesInputSpec
     output_spec = FindTubesOutputSpec
-    memory_gb = 0.8
+    memory_gb = 0.15
+    memory_per_series = 30.0
 
     def _run_interface(self, runtime: Any) -> Any:
         image = read_image(Path(self.inputs.image), ndim=3)
@@ -262,7 +272,8 @@ class DrawTubes(AlsInterface):
 
     input_spec = DrawTubesInputSpec
     output_spec = FigureOutputSpec
-    memory_gb = 0.8
+    memory_gb = 0.2
+    memory_per_series = 10.0
 
     def _run_interface(self, runtime: Any) -> Any:
         from bids_alsmri.reports.figures import Contour, draw_mosaic, save_figure
@@ -328,7 +339,8 @@ class CorrectReceive(AlsInterface):
 
     input_spec = CorrectReceiveInputSpec
     output_spec = CorrectReceiveOutputSpec
-    memory_gb = 0.6
+    memory_gb = 0.15
+    memory_per_series = 65.0
 
     def _run_interface(self, runtime: Any) -> Any:
         source = Path(self.inputs.source)
@@ -377,7 +389,8 @@ class Calibrate(AlsInterface):
 
     input_spec = CalibrateInputSpec
     output_spec = CalibrateOutputSpec
-    memory_gb = 0.5
+    memory_gb = 0.2
+    memory_per_series = 10.0
 
     def _run_interface(self, runtime: Any) -> Any:
         from bids_alsmri.reports.figures import draw_calibration, save_figure
@@ -433,7 +446,8 @@ class JudgeAnatomy(AlsInterface):
 
     input_spec = JudgeAnatomyInputSpec
     output_spec = JudgeAnatomyOutputSpec
-    memory_gb = 1.5
+    memory_gb = 0.3
+    memory_per_anatomy = 6.5
 
     def _run_interface(self, runtime: Any) -> Any:
         brain = Path(self.inputs.brain)
@@ -577,7 +591,8 @@ class ToConcentration(AlsInterface):
 
     input_spec = ToConcentrationInputSpec
     output_spec = MapOutputSpec
-    memory_gb = 1.5
+    memory_gb = 0.35
+    memory_per_anatomy = 8.0
 
     def _run_interface(self, runtime: Any) -> Any:
         image = read_image(Path(self.inputs.image), ndim=3)
@@ -632,7 +647,16 @@ class CorrectPartialVolume(AlsInterface):
 
     input_spec = CorrectPartialVolumeInputSpec
     output_spec = CorrectPartialVolumeOutputSpec
-    memory_gb = 2.0
+    memory_gb = 0.45
+    memory_per_anatomy = 8.5
+    # shares of all regions and their blurred twins, on a grid of 2 mm
+    memory_of_grid = 0.28
+
+    def needed_gb(self, series: SeriesSize) -> float:
+        """Memory that it takes on a grid that divides the voxels of the image, in GB."""
+        voxel_mm = float(self.inputs.voxel_mm)
+        edges_mm = [edge / math.ceil(edge / voxel_mm) for edge in series.voxel_mm]
+        return super().needed_gb(series) + self.memory_of_grid * 8.0 / math.prod(edges_mm)
 
     def _run_interface(self, runtime: Any) -> Any:
         line = read_line(Path(self.inputs.line))
@@ -710,7 +734,8 @@ class MeasureTissues(AlsInterface):
 
     input_spec = MeasureTissuesInputSpec
     output_spec = MeasureTissuesOutputSpec
-    memory_gb = 1.5
+    memory_gb = 0.35
+    memory_per_anatomy = 8.0
 
     def _run_interface(self, runtime: Any) -> Any:
         from bids_alsmri.reports.figures import draw_histograms, save_figure
@@ -764,7 +789,7 @@ class ToSpaces(AlsInterface):
 
     input_spec = ToSpacesInputSpec
     output_spec = ToSpacesOutputSpec
-    memory_gb = 1.5
+    memory_gb = 0.7
 
     def _run_interface(self, runtime: Any) -> Any:
         folder = Path(runtime.cwd)
@@ -824,7 +849,7 @@ class MeasureAtlases(AlsInterface):
 
     input_spec = MeasureAtlasesInputSpec
     output_spec = MeasureAtlasesOutputSpec
-    memory_gb = 1.5
+    memory_gb = 0.6
 
     def _run_interface(self, runtime: Any) -> Any:
         image = read_image(Path(self.inputs.tsc), ndim=3)
@@ -880,7 +905,7 @@ class DrawAreas(AlsInterface):
 
     input_spec = DrawAreasInputSpec
     output_spec = DrawAreasOutputSpec
-    memory_gb = 1.0
+    memory_gb = 0.25
 
     def _run_interface(self, runtime: Any) -> Any:
         from bids_alsmri.reports.figures import Contour, draw_mosaic, draw_regions, save_figure

@@ -23,6 +23,14 @@ class SodiumSettings(SettingsModel):
         "left to right), or once for all; without it the sidecar's SodiumReferenceConcentrations, "
         "else the usual concentration with a warning.",
     )
+    reference_tubes: tuple[int, ...] = setting(
+        (),
+        unit="1",
+        source="the label on the tubes",
+        help="Numbers of the tubes that calibrate, where others in view hold something else; "
+        "without it those that the sidecar's SodiumReferenceConcentrations names by number, or "
+        "else all.",
+    )
     usual_concentration_mmol_l: float = setting(
         50.0,
         unit="mmol/L",
@@ -68,7 +76,7 @@ class SodiumSettings(SettingsModel):
         "protocol",
         source="riemer2018",
         help="Width of the point spread: as computed from the readout and each tissue's decay, or "
-        "scaled to what fits the image best.",
+        "scaled to what fits the image best, for the tubes and for the tissues apart.",
     )
     point_spread_scale: float = setting(
         1.0,

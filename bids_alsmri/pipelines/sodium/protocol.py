@@ -297,6 +297,34 @@ def _reference_concentrations(metadata: Mapping[str, Any], path: Path) -> list[t
     return pairs
 
 
+def named_tubes(
+    sidecar: Sequence[tuple[str, float]], numbers: Sequence[int]
+) -> dict[int, tuple[str, float]]:
+    """What the sidecar says of tubes by their numbers.
+
+    Parameters
+    ----------
+    sidecar : sequence of (str, float)
+        Label and concentration of each tube.
+    numbers : sequence of int
+        Tubes that were found.
+
+    Returns
+    -------
+    dict of (str, float)
+        Label and concentration by number; empty where a label is no number of a tube, so that
+        tubes are counted otherwise there or some were not found.
+
+    Examples
+    --------
+    >>> named_tubes([("2", 50.0)], [1, 2, 3]), named_tubes([("left", 50.0)], [1, 2, 3])
+    ({2: ('2', 50.0)}, {})
+    """
+    if not all(label.isdigit() and int(label) in numbers for label, _ in sidecar):
+        return {}
+    return {int(label): (label, value) for label, value in sidecar}
+
+
 def tube_concentrations(
     numbers: Sequence[int],
     centres_mm: NDArray[np.float64],

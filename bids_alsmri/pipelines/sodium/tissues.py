@@ -486,14 +486,17 @@ def correct_partial_volume(
         np.stack(list(regions.values())), spreads, voxel_mm, least_spreads=least_region_spreads
     )
     led = [names[index] for index in merged.leader]
-    spreads = [spreads[index] for index in merged.leader]
+    own = [protocol.spread_of(relaxations[index]) for index in merged.leader]
     weights = [weights[index] for index in merged.leader]
     facts: Facts = {
         "measures": [],
         "warnings": [],
         "notes": _merged_notes(names, merged.group, led),
     }
-    spreads = _fitted(refined, merged.fractions, spreads, voxel_mm, is_fitted, facts)
+    scale = 1.0
+    if is_fitted:
+        scale = _fitted_scale(refined, merged.fractions, own, voxel_mm, anatomy_mm, facts)
+    spreads = _spreads_at(scale, own, anatomy_mm)
     found = region_signals(
         refined,
         merged.fractions,
@@ -578,17 +581,29 @@ def _merged_notes(names: Sequence[str], group: NDArray[np.int64], led: Sequence[
     ]
 
 
-def _fitted(
+def _spreads_at(
+    scale: float, spreads: Sequence[PointSpread], anatomy_mm: float
+) -> list[PointSpread]:
+    # the voxels of the T1w blur what they do, however wide the point spread is
+    return [sharpened(scaled_point_spread(spread, scale), anatomy_mm) for spread in spreads]
+
+
+def _fitted_scale(
     image: NDArray[np.float64],
     fractions: NDArray[np.float64],
     spreads: Sequence[PointSpread],
     voxel_mm: NDArray[np.float64],
-    is_fitted: bool,
+    anatomy_mm: float,
     facts: Facts,
-) -> list[PointSpread]:
-    if not is_fitted:
-        return list(spreads)
-    scale = fitted_spread_scale(image, fractions, spreads, voxel_mm, scale_range=_SCALE_RANGE)
+) -> float:
+    """Width of the point spread over that of the protocol, and what makes it doubtful."""
+    scale = fitted_spread_scale(
+        image,
+        fractions,
+        lambda factor: _spreads_at(factor, spreads, anatomy_mm),
+        voxel_mm,
+        scale_range=_SCALE_RANGE,
+    )
     facts["measures"].append({"measure": "spread_scale", "value": scale})
     if not _SCALE_RANGE[0] + 0.02 < scale < _SCALE_RANGE[1] - 0.02:
         facts["warnings"].append(
@@ -596,7 +611,7 @@ def _fitted(
             "protocol is an end of the range; look at registration and tissues, or take that of "
             "the protocol"
         )
-    return [scaled_point_spread(spread, scale) for spread in spreads]
+    return scale
 
 
 def _tissue_map(

@@ -19,10 +19,14 @@ from bids_alsmri.numerics.calibration import (
     require_agreement,
     tube_signals,
 )
-from bids_alsmri.numerics.pointspread import PointSpread, recovered_fraction
+from bids_alsmri.numerics.pointspread import (
+    PointSpread,
+    recovered_fraction,
+    scaled_point_spread,
+)
 from bids_alsmri.numerics.relaxation import Relaxation
-from bids_alsmri.numerics.tubes import FoundTubes, Tube, tube_cores
-from bids_alsmri.pipelines.sodium.protocol import Protocol, tube_concentrations
+from bids_alsmri.numerics.tubes import WIDTH_SCALES, FoundTubes, Tube, tube_cores
+from bids_alsmri.pipelines.sodium.protocol import Protocol, named_tubes, tube_concentrations
 
 Facts = dict[str, Any]
 
@@ -50,6 +54,10 @@ class TubeChoices:
         Of the option; empty for none.
     usual_mmol_l : float
         Where nothing tells.
+    reference_tubes : tuple of int
+        Numbers of the tubes that calibrate; empty for those that the sidecar tells, or all.
+    is_fitted : bool
+        Whether the point spread is as wide as fits the tubes, or as the protocol has it.
     """
 
     erosion_fwhm: float
@@ -60,6 +68,8 @@ class TubeChoices:
     has_relaxation: bool
     concentrations_mmol_l: tuple[float, ...]
     usual_mmol_l: float
+    reference_tubes: tuple[int, ...]
+    is_fitted: bool
 
 
 @dataclass(frozen=True)
@@ -133,8 +143,9 @@ def calibrate_tubes(
     NumericsError
         If a tube is empty or they disagree; notes name the file.
     """
-    spread = protocol.spread_of(relaxation)
-    cores, erosions_mm = _cores(found, image.affine, choices.erosion_fwhm * spread.fwhm_mm)
+    used = _references(found, protocol, choices.reference_tubes)
+    spread, told = _spread_of(used.tubes, protocol.spread_of(relaxation), choices.is_fitted)
+    cores, erosions_mm = _cores(used, image.affine, choices.erosion_fwhm * spread.fwhm_mm)
     signals = tube_signals(
         image.data,
         cores,
@@ -143,25 +154,91 @@ def calibrate_tubes(
         independent_share=_independent_share(image.voxel_mm, protocol),
     )
     _require_unsaturated(signals, image, choices.most_saturated)
-    recovery = _recoveries(found.tubes, erosions_mm, spread)
+    recovery = _recoveries(used.tubes, erosions_mm, spread)
     weight = protocol.weight_of(relaxation) if choices.has_relaxation else 1.0
     left = weight * (recovery if choices.has_recovery else np.ones_like(recovery))
     values, errors = signals.mean / left, signals.standard_error / left
     sodium, origin, doubts = tube_concentrations(
-        [tube.label for tube in found.tubes],
-        np.array([tube.centre_mm for tube in found.tubes]),
+        [tube.label for tube in used.tubes],
+        np.array([tube.centre_mm for tube in used.tubes]),
         _centre_mm(found.head_mask, image.affine),
         option=choices.concentrations_mmol_l,
-        sidecar=protocol.concentrations,
+        sidecar=_told_of(used, found, protocol),
         usual_mmol_l=choices.usual_mmol_l,
     )
-    if len(sodium) > 1:
-        require_agreement(values, sodium, most_disagreement=choices.most_disagreement)
+    _require_agreement(values, sodium, used.tubes, choices.most_disagreement)
     line = calibrate(values, errors, sodium)
-    table = _table(found.tubes, signals, recovery, weight, values, sodium, line)
-    warnings = [*doubts, *tube_warnings(found.tubes, spread, erosions_mm, choices, signals)]
-    notes = [f"concentrations of the tubes: {origin}"]
-    return Calibrated(line, table, _facts(table, line, warnings, notes, len(found.tubes)))
+    table = _table(used.tubes, signals, recovery, weight, values, sodium, line)
+    doubts += [*told, *tube_warnings(used.tubes, spread, erosions_mm, choices, signals)]
+    notes = [f"concentrations of the tubes: {origin}", *_left_out(found, used)]
+    return Calibrated(line, table, _facts(table, line, doubts, notes, len(used.tubes)))
+
+
+def _spread_of(
+    tubes: Sequence[Tube], by_protocol: PointSpread, is_fitted: bool
+) -> tuple[PointSpread, list[str]]:
+    """Point spread of the tubes, and what makes it doubtful."""
+    if not is_fitted:
+        return by_protocol, []
+    scale = float(np.median([tube.width_scale for tube in tubes]))
+    low, high = WIDTH_SCALES
+    doubts = []
+    if not 1.03 * low < scale < high / 1.03:
+        doubts.append(
+            f"the width of the point spread could not be fitted to the tubes: {scale:.2f} times "
+            "that of the protocol is an end of the range; give the true readout and T2* of the "
+            "tubes, or another --sodium-point-spread-scale"
+        )
+    return scaled_point_spread(by_protocol, scale), doubts
+
+
+def _told_of(used: FoundTubes, found: FoundTubes, protocol: Protocol) -> list[tuple[str, float]]:
+    """What the sidecar says of the tubes that calibrate; all of it where it names no numbers."""
+    named = named_tubes(protocol.concentrations, [tube.label for tube in found.tubes])
+    own = [named[tube.label] for tube in used.tubes if tube.label in named]
+    return own if len(own) == len(used.tubes) else protocol.concentrations
+
+
+def _left_out(found: FoundTubes, used: FoundTubes) -> list[str]:
+    numbers = {tube.label for tube in used.tubes}
+    others = [str(tube.label) for tube in found.tubes if tube.label not in numbers]
+    told = f"tubes in view that are no references and were not used: {', '.join(others)}"
+    return [told] if others else []
+
+
+def _references(found: FoundTubes, protocol: Protocol, asked: Sequence[int]) -> FoundTubes:
+    """Tubes that calibrate."""
+    numbers = [tube.label for tube in found.tubes]
+    chosen = list(asked) or list(named_tubes(protocol.concentrations, numbers)) or numbers
+    missing = [number for number in chosen if number not in numbers]
+    if missing:
+        raise DataError(
+            f"--sodium-reference-tubes names tube {missing[0]}, but there are "
+            f"{_listed(found.tubes)}; give some of these, or mark the tubes in a desc-refs_dseg "
+            "image"
+        )
+    kept = tuple(tube for tube in found.tubes if tube.label in chosen)
+    return replace(found, tubes=kept)
+
+
+def _listed(tubes: Sequence[Tube]) -> str:
+    places = ["({:.0f}, {:.0f}, {:.0f}) mm".format(*tube.centre_mm) for tube in tubes]
+    return ", ".join(f"{t.label} at {place}" for t, place in zip(tubes, places, strict=True))
+
+
+def _require_agreement(
+    values: NDArray[np.float64], sodium: Sequence[float], tubes: Sequence[Tube], most: float
+) -> None:
+    if len(sodium) < 2:
+        return
+    try:
+        require_agreement(values, sodium, most_disagreement=most)
+    except NumericsError as error:
+        error.add_note(
+            f"(tubes {_listed(tubes)}, counted to the right, front and top; name those whose "
+            "sodium is known by --sodium-reference-tubes)"
+        )
+        raise
 
 
 def _cores(

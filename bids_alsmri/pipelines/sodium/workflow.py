@@ -117,7 +117,7 @@ def correct_receive(graph: Graph, cfg: SodiumSettings, quiet: Step, tubes: Step)
     if method != "off":
         picture = graph.step(
             "draw_receive",
-            DrawMap(label="receive bias (1)", factor=1.0, low=0.0, high=2.0),
+            DrawMap(label="receive bias (1)", factor=1.0, low=0.0, high=2.0, outline="head"),
             image=even.bias,
             mask=tubes.head,
         )
@@ -422,6 +422,8 @@ def calibrate(cfg: SodiumSettings) -> Calibrate:
             "has_relaxation": cfg.relaxation_correction,
             "concentrations_mmol_l": list(cfg.tube_concentrations_mmol_l),
             "usual_mmol_l": cfg.usual_concentration_mmol_l,
+            "reference_tubes": list(cfg.reference_tubes),
+            "is_fitted": cfg.point_spread == "fitted",
         },
     )
 
