@@ -302,14 +302,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--simulations", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", default="", help="cohorts whose name holds this text, alone")
     args = parser.parse_args()
     n, seed = args.simulations, args.seed
     print("| cohort | estimate | bias | coverage (%) |\n|---|---|---|---|", flush=True)
     few = max(n // 4, 1)
     rows = [(title, case, n) for title, case in CASES.items()]
     for title, case, many in [*rows, *((t, c, few) for t, c in SLOW_CASES.items())]:
+        if args.only not in title:
+            continue
         for name, (bias, share, _) in measure(case, many, seed).items():
             print(f"| {title} | {name} | {bias:+.3f} | {100 * share:.1f} |", flush=True)
+    if args.only:
+        return
     print("\n| those who leave | estimate | bias | coverage (%) |\n|---|---|---|---|", flush=True)
     for lose, title in ATTRITION.items():
         for name, (bias, share) in attrition(lose, few, seed).items():

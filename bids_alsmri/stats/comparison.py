@@ -833,17 +833,13 @@ def permute_adjusted(
             "groups cannot be told from sites and covariates; leave out sites that have one group"
         )
     left = y - z @ (z.T @ y)
-    observed = np.empty(n_draws)
-    order = np.arange(len(y))
-    places = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    for draw in range(n_draws):
-        shuffled = order.copy()
-        if draw:
-            for place in places:
-                shuffled[place] = rng.permutation(place)
-        moved = left[shuffled]
-        moved = moved - z @ (z.T @ moved)
-        shared = own @ moved
-        rest = moved @ moved - shared**2 / (own @ own)
-        observed[draw] = abs(shared) / math.sqrt(max(rest, 1e-300))
+    orders = np.tile(np.arange(len(y)), (n_draws, 1))
+    for label in np.unique(labels):
+        place = np.flatnonzero(labels == label)
+        orders[1:, place] = rng.permuted(orders[1:, place], axis=1)
+    moved = left[orders]
+    moved -= (moved @ z) @ z.T
+    shared = moved @ own
+    rest = (moved**2).sum(axis=1) - shared**2 / (own @ own)
+    observed = np.abs(shared) / np.sqrt(np.maximum(rest, 1e-300))
     return float(np.mean(observed >= observed[0] * (1 - 1e-9)))
