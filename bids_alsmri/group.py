@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bids_alsmri.bids.sink import sidecar_path, write_text
-from bids_alsmri.collection import collect_tables, find_finished
+from bids_alsmri.collection import Finished, collect_tables, find_finished
 from bids_alsmri.comparisons.settings import group_settings
 from bids_alsmri.errors import DataError, ExitCode
 from bids_alsmri.settings import RunSettings
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from bids_alsmri.engine.runner import Outcome
     from bids_alsmri.group_graphs import GroupGraphs
     from bids_alsmri.group_planning import GroupPlan
+    from bids_alsmri.group_tables import ClinicalResults
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,8 @@ class GroupResult:
         Records and tables that could not be read.
     started : datetime
         In UTC.
+    clinical : ClinicalResults or None
+        Clinical tables; None where they were not asked for.
     """
 
     plan: GroupPlan
@@ -50,6 +54,7 @@ class GroupResult:
     outcomes: list[Outcome]
     faults: tuple[str, ...]
     started: datetime
+    clinical: ClinicalResults | None
 
 
 def run_group_level(settings: RunSettings, command_line: str, console: Console) -> ExitCode:
@@ -100,7 +105,7 @@ def run_group_level(settings: RunSettings, command_line: str, console: Console) 
     if settings.plan:
         sys.stdout.write(describe(plan))
         return code
-    return max(code, _compare(settings, plan, faults, command_line, console))
+    return max(code, _compare(settings, plan, finished, faults, command_line, console))
 
 
 def describe(plan: GroupPlan) -> str:
@@ -136,6 +141,7 @@ _COUNTS = ("n_participants", "n_included")
 def _compare(
     settings: RunSettings,
     plan: GroupPlan,
+    finished: Mapping[str, Sequence[Finished]],
     faults: list[str],
     command_line: str,
     console: Console,
@@ -159,11 +165,17 @@ def _compare(
     describe_dataset(settings)
     write_text(folder / "settings.json", settings.as_json(VERSION))
     write_tables(settings, plan)
+    clinical = None
+    if group_settings(settings).tables:
+        from bids_alsmri.group_tables import make_clinical, write_clinical
+
+        clinical = make_clinical(settings, plan, finished)
+        write_clinical(settings, clinical)
     for warning in plan.warnings:
         log.warning("%s", warning)
     keeper = Keeper(lambda graph: None, lambda outcome: None)
     outcomes = run(workflow, graphs.all, resources, console, keeper)
-    result = GroupResult(plan, graphs, outcomes, tuple(faults), started)
+    result = GroupResult(plan, graphs, outcomes, tuple(faults), started, clinical)
     forget_others(settings.output_dir, graphs)
     write_group_report(settings, result, folder, command_line)
     return _exit_code(outcomes)

@@ -32,6 +32,7 @@ from bids_alsmri.group_graphs import (
     fa_target,
 )
 from bids_alsmri.group_planning import rule_of
+from bids_alsmri.group_tables import clinical_sections
 from bids_alsmri.reports.figures import save_figure
 from bids_alsmri.reports.group_plots import GroupPanel, draw_groups, draw_participation
 from bids_alsmri.reports.page import (
@@ -298,6 +299,8 @@ class _Report:
     def sections(self) -> Iterator[Section]:
         yield self.cohort()
         yield self.quality()
+        if self.result.clinical is not None:
+            yield from clinical_sections(self.settings, self.result.clinical)
         for graph in self.result.graphs.preparations:
             yield self.section(
                 graph,

@@ -81,14 +81,14 @@ def readable(column: object) -> str:
     Examples
     --------
     >>> readable("muscle.relative_t2.right_deltoid"), readable("alsfrs_r")
-    ('right deltoid, relative t2', 'ALSFRS-R')
+    ('right deltoid, relative T2', 'ALSFRS-R')
     """
     text = str(column)
     if text in _NAMES:
         return _NAMES[text]
     parts = text.split(".")
     words = " ".join(parts[2:]) + ", " + parts[1] if len(parts) > 2 else parts[-1]
-    words = words.replace("_", " ")
+    words = words.replace("_", " ").replace("relative t2", "relative T2").replace(", adc", ", ADC")
     for start in ("munix", "musix", "cmap", "mrc", "umn"):
         if words.startswith(f"{start} "):
             words = start.upper() + words[len(start) :]

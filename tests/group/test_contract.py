@@ -30,7 +30,11 @@ pytestmark = pytest.mark.slow
 
 OPTIONS = options_of(GroupSettings)
 # the others are tested in what a run does with them; other labels are merely allowed
-ELSEWHERE = ("compare", "exclude_flagged", "other_labels")
+ELSEWHERE = (
+    *("compare", "exclude_flagged", "other_labels"),
+    # tests/group/test_tables.py
+    *("tables", "tables_file", "tables_permutations", "harmonise_sites", "site_column"),
+)
 NUMERIC = [option for option in OPTIONS if option.name not in ELSEWHERE]
 # where another value is more than the next number or the other choice
 OTHER = {

@@ -1,0 +1,440 @@
+"""Clinical tables of the group level: from what is collected to tables, figures and sections."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from bids_alsmri.bids.clinical_checks import CheckedTable, check_clinical
+from bids_alsmri.bids.sink import sidecar_path, write_atomically, write_json, write_text
+from bids_alsmri.collection import Finished, read_tables
+from bids_alsmri.comparisons.presentation import presented, readable
+from bids_alsmri.comparisons.settings import group_settings
+from bids_alsmri.comparisons.tables import (
+    REGION_COLUMNS,
+    ScanMeasures,
+    harmonise_cohort,
+    make_cohort,
+    profile,
+    region_measures,
+)
+from bids_alsmri.engine.group_graph import FIGURES
+from bids_alsmri.engine.pipeline import registry
+from bids_alsmri.errors import AlsMriError
+from bids_alsmri.reports.clinical_plots import (
+    Course,
+    draw_courses,
+    draw_forest,
+    draw_profile,
+    draw_responses,
+    draw_visits,
+)
+from bids_alsmri.reports.figures import save_figure
+from bids_alsmri.reports.page import Figure, Section
+from bids_alsmri.reports.publication import html_table, latex_table
+from bids_alsmri.reports.tables import Table
+from bids_alsmri.settings import RunSettings
+from bids_alsmri.stats.tables import Cohort, ResultTable, make_table, read_specs
+from bids_alsmri.version import VERSION
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as MatplotlibFigure
+
+    from bids_alsmri.group_planning import GroupPlan
+
+log = logging.getLogger(__name__)
+
+# Of a table of results; the others are named by their words.
+COLUMNS: Mapping[str, str] = {
+    "measure": "Measure, by pipeline, kind and region, or clinical column",
+    "against": "What it is set against",
+    "visit": "Visit that is compared with the first",
+    "percent": "Difference in per cent of the adjusted mean of the second group",
+    "low": "Lower end of the interval",
+    "high": "Upper end of the interval",
+    "bounds": "bounded: between the ends; outside: all but what is between; all: every number",
+    "p_paper": "Two-sided p-value by the paper's test",
+    "p_best": "Two-sided p-value by the best choice",
+    "q_paper": "The same adjusted for the false discovery rate of the family",
+    "q_best": "That of the best choice, adjusted for the family",
+    "differs": "Whether the two decide otherwise at 0.05",
+    "srm": "Mean change of completers over its standard deviation",
+    "variance_ratio": "Variance between participants over all of it",
+    "n_per_arm": "Participants per arm of a trial that halves the change, with power of 80 %",
+    "n_missing": "Participants without a value",
+    "z": "Standard deviations from the controls, adjusted for age and sex",
+    "z_change": "z less that of the first visit",
+}
+MOST_PROFILES = 40  # participants whose profile is drawn in the page; all stand in the table
+
+
+@dataclass(frozen=True)
+class ClinicalResults:
+    """Clinical tables of a cohort.
+
+    Parameters
+    ----------
+    checked : CheckedTable
+        Clinical values, and those that were rejected.
+    cohort : Cohort
+        All participants, visits and measures.
+    tables : tuple of ResultTable
+        Those of which the cohort has measures.
+    profiles : DataFrame
+        Each participant against the controls.
+    warnings : tuple of str
+        What could not be made, and what is suspect.
+    """
+
+    checked: CheckedTable
+    cohort: Cohort
+    tables: tuple[ResultTable, ...]
+    profiles: pd.DataFrame
+    warnings: tuple[str, ...]
+
+
+def make_clinical(
+    settings: RunSettings, plan: GroupPlan, finished: Mapping[str, Sequence[Finished]]
+) -> ClinicalResults:
+    """Make the papers' tables of what is there.
+
+    Parameters
+    ----------
+    settings : RunSettings
+        What was asked for.
+    plan : GroupPlan
+        Gives the clinical table and who is in which group.
+    finished : mapping of sequence of Finished
+        Scans of all pipelines.
+
+    Returns
+    -------
+    ClinicalResults
+        A table that cannot be made is named in the warnings, and the others are made.
+
+    Raises
+    ------
+    SettingsError
+        If the user's file of tables is faulty.
+    """
+    cfg = group_settings(settings)
+    specs = read_specs(cfg.tables_file)
+    is_patient = plan.labels["group"] == plan.names.patient
+    checked = check_clinical(
+        plan.clinical, patients=frozenset(plan.labels.loc[is_patient, "participant_id"])
+    )
+    warnings = list(checked.warnings)
+    cohort = make_cohort(
+        checked.table,
+        plan.labels,
+        list(scan_measures(settings, finished, warnings)),
+        names=plan.names,
+        time_column=cfg.time_column,
+    )
+    covariates = [name for name in ("age", "sex") if name in cohort.frame]
+    if cfg.harmonise_sites:
+        try:
+            cohort, fits = harmonise_cohort(
+                cohort, site_column=cfg.site_column, covariates=covariates
+            )
+            shrunk = sum(fit.is_shrunk for fit in fits)
+            warnings.append(
+                f"{len(fits)} kinds of measures were harmonised across sites, {shrunk} of them "
+                "with empirical Bayes"
+            )
+        except AlsMriError as error:
+            warnings.append(f"not harmonised: {error}")
+    tables = []
+    for number, spec in enumerate(specs.values()):
+        try:
+            made = make_table(
+                cohort,
+                spec,
+                level=cfg.interval_level,
+                n_draws=cfg.tables_permutations,
+                rng=np.random.default_rng([settings.seed, number]),
+            )
+        except AlsMriError as error:
+            warnings.append(f"table {spec.name} cannot be made: {error}")
+            continue
+        if made is not None:
+            tables.append(made)
+    return ClinicalResults(
+        checked, cohort, tuple(tables), profile(cohort, covariates=covariates), tuple(warnings)
+    )
+
+
+def scan_measures(
+    settings: RunSettings, finished: Mapping[str, Sequence[Finished]], faults: list[str]
+) -> Iterator[ScanMeasures]:
+    """Measures of regions of all scans, from every table of that form.
+
+    Parameters
+    ----------
+    settings : RunSettings
+        Give the output folder.
+    finished : mapping of sequence of Finished
+        Scans of all pipelines.
+    faults : list of str
+        Takes what cannot be read.
+
+    Yields
+    ------
+    ScanMeasures
+        One for each scan and table.
+    """
+    for name, scans in finished.items():
+        for spec in registry()[name].io_spec.outputs.values():
+            if not (spec.group and spec.extension == ".tsv"):
+                continue
+            for scan, table in read_tables(settings.output_dir, scans, spec, faults):
+                if set(REGION_COLUMNS) <= set(table):
+                    session = None if scan.session is None else f"ses-{scan.session}"
+                    yield ScanMeasures(
+                        f"sub-{scan.participant}", session, region_measures(name, table)
+                    )
+
+
+def write_clinical(settings: RunSettings, results: ClinicalResults) -> list[Path]:
+    """Write the tables, each as TSV with sidecar, HTML and LaTeX.
+
+    Parameters
+    ----------
+    settings : RunSettings
+        Give the output folder, and whose choice stands first.
+    results : ClinicalResults
+        Of the cohort.
+
+    Returns
+    -------
+    list of Path
+        All that was written but sidecars.
+    """
+    written = []
+    folder = settings.output_dir / "group"
+    for name, frame, text in (
+        ("clinicalRejected", results.checked.rejected, "Clinical values that were rejected"),
+        ("clinicalMissing", results.checked.missing, "Values and missing ones of clinical columns"),
+        ("profiles", results.profiles, "Each participant against the controls of the dataset"),
+    ):
+        path = folder / f"desc-{name}_stats.tsv"
+        _write(path, frame, text, {})
+        written.append(path)
+    for result in results.tables:
+        spec = result.spec
+        path = folder / f"desc-{_camel(spec.name)}_stats.tsv"
+        facts = {"Source": spec.source, "Kind": spec.kind, "Family": spec.family}
+        _write(path, result.frame, spec.title, {**facts, "Notes": list(result.notes)})
+        cells = presented(result, mode=settings.mode)
+        title = f"{spec.title} ({spec.source})"
+        page, source = path.with_suffix(".html"), path.with_suffix(".tex")
+        write_text(page, html_table(cells, title=title, notes=result.notes))
+        write_text(source, latex_table(cells, title=title, label=spec.name, notes=result.notes))
+        written += [path, page, source]
+    return written
+
+
+def _write(path: Path, frame: pd.DataFrame, text: str, facts: Mapping[str, object]) -> None:
+    columns = {str(c): {"Description": COLUMNS.get(str(c), readable(c))} for c in frame}
+    content = {
+        "Description": text,
+        **facts,
+        "SoftwareName": "bids_alsmri",
+        "SoftwareVersion": VERSION,
+        **columns,
+    }
+    write_json(sidecar_path(path), content)
+    write_text(path, frame.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.6g"))
+
+
+def _camel(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(word.capitalize() for word in others)
+
+
+def clinical_sections(settings: RunSettings, results: ClinicalResults) -> Iterator[Section]:
+    """Sections of the page.
+
+    Parameters
+    ----------
+    settings : RunSettings
+        Give the output folder, and whose choice stands first.
+    results : ClinicalResults
+        Of the cohort.
+
+    Yields
+    ------
+    Section
+        Clinical data, one for each table, and participants against controls.
+    """
+    checked, cohort = results.checked, results.cohort
+    yield Section(
+        pipeline="Clinical tables",
+        scan="Clinical data",
+        status="done",
+        warnings=results.warnings,
+        figures=_one_figure(
+            settings,
+            "visits",
+            "Participants over visits",
+            "Participants with any value at each visit, and those who have none any more.",
+            draw_visits(_attendance(cohort)),
+        ),
+        tables=(
+            Table(
+                "Rejected values",
+                "Values that cannot be; they count as missing.",
+                checked.rejected,
+                empty="No value was rejected.",
+                path="group/desc-clinicalRejected_stats.tsv",
+            ),
+            Table(
+                "Values and missing values",
+                "Of each clinical column, rows of participants and visits.",
+                checked.missing,
+                path="group/desc-clinicalMissing_stats.tsv",
+            ),
+        ),
+    )
+    for result in results.tables:
+        spec = result.spec
+        name = _camel(spec.name)
+        yield Section(
+            pipeline="Clinical tables",
+            scan=spec.title,
+            status="done",
+            notes=(
+                f"After {spec.source}. An asterisk marks what survives the false discovery rate "
+                "of the table (of each visit); 'paper' is the paper's test, 'best' the one that "
+                "allows for ties, clusters and small samples.",
+                *result.notes,
+            ),
+            figures=tuple(_figures_of(settings, result, cohort)),
+            tables=(
+                Table(
+                    spec.title,
+                    "Also as HTML and LaTeX beside this table.",
+                    presented(result, mode=settings.mode),
+                    path=f"group/desc-{name}_stats.tsv",
+                ),
+            ),
+        )
+    if len(results.profiles):
+        yield from _profiles(settings, results)
+
+
+def _attendance(cohort: Cohort) -> pd.DataFrame:
+    frame = cohort.frame
+    rows = []
+    for group in (cohort.patient, cohort.control):
+        own = frame[frame["group"] == group]
+        n = own["participant_id"].nunique()
+        for visit, months in zip(cohort.visits, cohort.months, strict=True):
+            seen = int(own.loc[own["visit"] == visit, "participant_id"].nunique())
+            name = str(visit).removeprefix("ses-")
+            rows.append({"group": group, "visit": name, "months": months, "n": seen, "of": n})
+    return pd.DataFrame(rows)
+
+
+def _one_figure(
+    settings: RunSettings, desc: str, title: str, caption: str, figure: MatplotlibFigure
+) -> tuple[Figure, ...]:
+    path = settings.output_dir / FIGURES / f"desc-{desc}_stats.svg"
+    write_atomically(path, lambda temporary: save_figure(figure, temporary))
+    return (Figure(title, caption, (path,)),)
+
+
+def _figures_of(settings: RunSettings, result: ResultTable, cohort: Cohort) -> Iterator[Figure]:
+    spec, frame = result.spec, result.frame
+    desc = _camel(spec.name)
+    if spec.kind == "difference":
+        own = frame[(frame["bounds"] == "bounded") & frame["percent"].notna()]
+        if len(own):
+            rows = own.assign(
+                name=[readable(m) for m in own["measure"]], survives=own["q_paper"] <= 0.05
+            )
+            figure = draw_forest(rows, title=spec.title, unit="difference (% of controls)")
+            caption = (
+                "Adjusted differences, patients less controls, with 95 % intervals; filled dots "
+                "survive the false discovery rate."
+            )
+            yield from _one_figure(settings, f"{desc}Forest", spec.title, caption, figure)
+    if spec.kind == "course":
+        last = frame[(frame["visit"] == frame["visit"].iloc[-1]) & frame["srm"].notna()]
+        if len(last):
+            rows = last.assign(name=[readable(m) for m in last["measure"]])
+            figure = draw_responses(rows, title=f"Responsiveness: {spec.title.lower()}")
+            caption = (
+                "Standardised response means from the first to the last visit, ranked by size, "
+                "with 95 % intervals by the non-central t; lines at 0.8."
+            )
+            yield from _one_figure(settings, f"{desc}Responses", "Responsiveness", caption, figure)
+        strongest = last.reindex(last["srm"].abs().sort_values(ascending=False).index)
+        names = [m for m in _panels(cohort) if m in set(frame["measure"])]
+        names += [m for m in strongest["measure"] if m not in names]
+        courses = [_course(cohort, m) for m in names[:4]]
+        if courses:
+            caption = (
+                "Each line is a patient, by site of onset; the dashed black line is the patients' "
+                "mean of those seen, the dashed magenta line that of the controls."
+            )
+            figure = draw_courses(courses, title=spec.title)
+            yield from _one_figure(settings, f"{desc}Courses", "Courses", caption, figure)
+
+
+def _panels(cohort: Cohort) -> list[str]:
+    """Jenkins 2020, figure 3."""
+    start = "muscle.relative_t2."
+    wanted = (f"{start}summary_mean", "region_of_onset", "muscle_of_onset")
+    return [name for name in (*wanted, f"{start}right_tibialis_anterior") if name in cohort.frame]
+
+
+def _course(cohort: Cohort, measure: str) -> Course:
+    frame = cohort.frame
+    own = frame[frame["group"] == cohort.patient]
+    table = own.pivot(index="participant_id", columns="visit", values=measure)
+    table = table.reindex(columns=list(cohort.visits))
+    onset: dict[str, object] = {}
+    if "onset_site" in own:
+        firsts = own.drop_duplicates("participant_id")
+        onset = dict(zip(firsts["participant_id"], firsts["onset_site"], strict=True))
+    controls = frame[frame["group"] == cohort.control]
+    means = [
+        float(pd.to_numeric(controls.loc[controls["visit"] == v, measure]).mean())
+        for v in cohort.visits
+    ]
+    return Course(
+        readable(measure),
+        cohort.units.get(measure, ""),
+        cohort.months,
+        table.to_numpy(float),
+        tuple(str(onset.get(who, "unknown")) for who in table.index),
+        np.array(means),
+    )
+
+
+def _profiles(settings: RunSettings, results: ClinicalResults) -> Iterator[Section]:
+    """One section per participant with values of any pipeline."""
+    known = results.profiles[results.profiles["z"].notna()]
+    patients = known[known["group"] == results.cohort.patient]
+    for who, own in list(patients.groupby("participant_id", sort=False))[:MOST_PROFILES]:
+        rows = own.assign(name=[readable(m) for m in own["measure"]])
+        figure = draw_profile(rows, title=str(who), visits=results.cohort.visits)
+        caption = (
+            "Measures from the cortex down to the foot in standard deviations from the controls, "
+            "adjusted for age and sex; the band is ±2. Visits are told apart by shape."
+        )
+        yield Section(
+            pipeline="Participants against controls",
+            scan=str(who),
+            status="done",
+            figures=_one_figure(
+                settings, f"{str(who).replace('sub-', 'profile')}", str(who), caption, figure
+            ),
+        )

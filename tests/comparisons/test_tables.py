@@ -1,0 +1,80 @@
+"""One table of all measures, and participants against the controls."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose
+from statsmodels.api import OLS
+
+from bids_alsmri.comparisons.tables import profile, region_measures, with_derived
+from bids_alsmri.errors import DataError
+from bids_alsmri.stats.tables import Cohort
+
+
+def _cohort():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"participant_id": [f"s{k}" for k in range(24)], "visit": "m0"})
+    frame["group"] = ["hc"] * 20 + ["als"] * 4
+    frame["age"] = rng.normal(60, 8, 24)
+    frame["muscle.adc.tongue"] = 1 + 0.02 * frame["age"] + rng.normal(0, 0.2, 24)
+    return Cohort(frame, "als", "hc", ("m0",), (0.0,))
+
+
+def test_controls_have_deleted_residuals():
+    own = _cohort()
+    base = own.frame[:20]
+    design = np.column_stack([np.ones(20), base["age"]])
+    expected = OLS(base["muscle.adc.tongue"], design).fit().get_influence()
+    found = profile(own, covariates=("age",))
+    assert_allclose(found["z"][:20], expected.resid_studentized_external, rtol=1e-8)
+
+
+def test_patients_are_set_against_the_controls_prediction():
+    own = _cohort()
+    base = own.frame[:20]
+    fit = OLS(base["muscle.adc.tongue"], np.column_stack([np.ones(20), base["age"]])).fit()
+    row = own.frame.iloc[22]
+    ahead = fit.get_prediction([[1.0, row["age"]]])
+    error = np.sqrt(ahead.var_pred_mean[0] + fit.scale)
+    expected = (row["muscle.adc.tongue"] - ahead.predicted_mean[0]) / error
+    assert_allclose(profile(own, covariates=("age",))["z"].iloc[22], expected, rtol=1e-8)
+
+
+def test_few_controls_give_no_z():
+    own = _cohort()
+    few = Cohort(own.frame[15:].reset_index(drop=True), "als", "hc", ("m0",), (0.0,))
+    assert profile(few, covariates=("age",))["z"].isna().all()
+
+
+def test_stations_of_a_region_are_averaged_and_atlases_told_apart():
+    table = pd.DataFrame(
+        {
+            "region": ["Psoas", "Psoas", "Psoas"],
+            "side": ["left", "left", "n/a"],
+            "measure": "relative_t2",
+            "value": [1.0, 3.0, 5.0],
+            "atlas": [None, None, "Mine"],
+        }
+    )
+    found = {name: value for name, (value, _) in region_measures("muscle", table).items()}
+    assert found == {"muscle.relative_t2.left_psoas": 2.0, "muscle.relative_t2.mine.psoas": 5.0}
+
+
+def test_a_table_without_regions_is_refused():
+    with pytest.raises(DataError, match="no column region"):
+        region_measures("muscle", pd.DataFrame({"measure": [], "value": []}))
+
+
+@pytest.mark.parametrize(
+    ("site", "side", "region", "muscle"),
+    [("bulbar", None, 1.0, 1.0), ("spinal_LL", None, 4.0, 4.0), ("spinal_LL", "left", 3.0, 3.0)],
+)
+def test_onset_chooses_its_muscles(site, side, region, muscle):
+    start = "muscle.relative_t2."
+    frame = pd.DataFrame({"onset_site": [site], "onset_side": [side]})
+    frame[f"{start}tongue"] = 1.0
+    frame[f"{start}left_tibialis_anterior"] = 3.0
+    frame[f"{start}right_tibialis_anterior"] = 5.0
+    found = with_derived(frame).iloc[0]
+    assert (found["region_of_onset"], found["muscle_of_onset"]) == (region, muscle)
+    assert found[f"{start}summary_mean"] == 3.0
