@@ -133,6 +133,8 @@ def factor_of(
             has_relaxation=True,
             concentrations_mmol_l=(),
             usual_mmol_l=cfg.usual_concentration_mmol_l,
+            reference_tubes=cfg.reference_tubes,
+            is_fitted=cfg.point_spread == "fitted",
         ),
     )
     return done.line.slope / SIGNAL_PER_MMOL_L
