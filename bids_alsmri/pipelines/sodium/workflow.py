@@ -121,8 +121,18 @@ def correct_receive(graph: Graph, cfg: SodiumSettings, quiet: Step, tubes: Step)
             image=even.bias,
             mask=tubes.head,
         )
+        pair = graph.step(
+            "draw_evened",
+            DrawPair(label="head"),
+            fixed=quiet.image,
+            moved=even.image,
+            outline=tubes.head,
+            mask=tubes.head,
+        )
         graph.save("receive_bias", even.bias)
         graph.figure("receive_bias", picture.figure)
+        graph.figure("evened", pair.before, part="before")
+        graph.figure("evened", pair.after, part="after")
     return even
 
 
