@@ -33,6 +33,7 @@ _LARGEST_HEAD_SHARE = 0.3  # share of a tube that may lie in the closed outline 
 _LEAST_FIT = 0.6  # share of the local variance a blurred cylinder must explain; artefacts take 0.2
 _HEAD_CLOSING_MM = 25.0  # fills orbits, nose and ears, and leaves what stands off the head
 WIDTH_SCALES = (0.6, 1.8)  # how far the spread in a tube may differ from the one given
+_MODEL_ERROR, _WIDTH_ERROR = 0.01, 0.2  # of the plateau, by rings of the head; of the width
 _OWN_BLUR = 1.0  # distance in widths beyond which a tube's own blur has ended
 # in the rings of the spread, reaching so many widths, at least this share of the tube is head
 _RING_REACH, _RING_SHARE = 3.0, 0.12
@@ -488,7 +489,11 @@ def _head_without(parts: Sequence[_Candidate], scene: _Scene) -> _Head:
     power = ndimage.gaussian_filter(scene.values**2, smoothing) - floor**2 - sd**2
     # spread of squared noise, over the voxels that the Gaussian averages
     n_averaged = float(np.prod(np.maximum(2.0 * np.sqrt(np.pi) * smoothing, 1.0)))
-    least = np.full(power.shape, _HEAD_SD * sd * np.sqrt((4 * floor**2 + 2 * sd**2) / n_averaged))
+    spread = sd * np.sqrt((4 * floor**2 + 2 * sd**2) / n_averaged)
+    if (power < 0.0).any():
+        # voxels finer than what was sampled share their noise, which the Gaussian does not average
+        spread = max(spread, float(np.sqrt(np.mean(np.square(power[power < 0.0])))))
+    least = np.full(power.shape, _HEAD_SD * spread)
     is_some = power > least
     if is_some.any():
         # blur and rings around the head are faint beside the head
@@ -675,8 +680,13 @@ def _fit_cylinder(
     """Least squares, and the share of variance explained."""
     far = np.array([*[1.0] * 6, _LOG_RADIUS, np.log(WIDTH_SCALES[1])])
     near = np.array([*[-1.0] * 6, -_LOG_RADIUS, np.log(WIDTH_SCALES[0])])
+    # in narrow tubes a wide spread and a small diameter look alike: what the protocol says of the
+    # width counts as much as an error of the model all over the tube
+    doubt = _MODEL_ERROR * float(data.max()) * np.sqrt(len(data)) / _WIDTH_ERROR
     fit = optimize.least_squares(
-        lambda parameters: _model(parameters, points, data, start, scene, shapes).residual,
+        lambda parameters: np.append(
+            _model(parameters, points, data, start, scene, shapes).residual, doubt * parameters[7]
+        ),
         np.zeros(8),
         bounds=(near, far),
         max_nfev=_MOST_STEPS,
