@@ -38,7 +38,9 @@ _OWN_BLUR = 1.0  # distance in widths beyond which a tube's own blur has ended
 # in the rings of the spread, reaching so many widths, at least this share of the tube is head
 _RING_REACH, _RING_SHARE = 3.0, 0.12
 _HEAD_SHARE = 0.4  # of the median signal of all that is not air: less is no head
+_NORMAL_MAD = 1.4826  # standard deviation over median absolute deviation of a normal variable
 _HEAD_SD = 5.0  # of smoothed noise: the darkest that counts as head
+_SEEN_SD = 4.0  # the same of the spread that is seen in the air, rings of the head among it
 _FIT_REACH = 1.2  # widths around a part in which a cylinder is fitted
 _FEWEST_VOXELS = 8
 _LOG_RADIUS = 0.7  # how far the fit may go from the radius of the part: to half and to double
@@ -489,11 +491,13 @@ def _head_without(parts: Sequence[_Candidate], scene: _Scene) -> _Head:
     power = ndimage.gaussian_filter(scene.values**2, smoothing) - floor**2 - sd**2
     # spread of squared noise, over the voxels that the Gaussian averages
     n_averaged = float(np.prod(np.maximum(2.0 * np.sqrt(np.pi) * smoothing, 1.0)))
-    spread = sd * np.sqrt((4 * floor**2 + 2 * sd**2) / n_averaged)
+    darkest = _HEAD_SD * sd * np.sqrt((4 * floor**2 + 2 * sd**2) / n_averaged)
     if (power < 0.0).any():
-        # voxels finer than what was sampled share their noise, which the Gaussian does not average
-        spread = max(spread, float(np.sqrt(np.mean(np.square(power[power < 0.0])))))
-    least = np.full(power.shape, _HEAD_SD * spread)
+        # voxels finer than what was sampled share their noise, which the Gaussian does not average;
+        # by the median, since arrays make noise uneven
+        seen = _NORMAL_MAD * float(-np.median(power[power < 0.0]))
+        darkest = max(darkest, _SEEN_SD * seen)
+    least = np.full(power.shape, darkest)
     is_some = power > least
     if is_some.any():
         # blur and rings around the head are faint beside the head

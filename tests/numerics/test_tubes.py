@@ -155,8 +155,8 @@ def test_tubes_are_found_where_and_as_wide_as_they_are(seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(6, 56))
-def test_tubes_of_fifty_more_scans_are_found(seed):
+@pytest.mark.parametrize("seed", range(6, 20))
+def test_tubes_of_more_scans_are_found(seed):
     require_recovered(*varied_tubes(seed))
 
 
