@@ -396,12 +396,13 @@ def test_settings_file_repeats_the_run(finished, tmp_path, results):
     # without the cheap flags: only the file knows of them; steps come from the work folder if and
     # only if all their inputs are the same
     words = ["--settings", str(kept), "-w", str(finished.work), "--n-procs", "1"]
+    words += ["--participant-label", "01"]
     call = [str(finished.raw), str(tmp_path / "out"), "participant", *words]
     done = subprocess.run(
         [sys.executable, "-m", "bids_alsmri", *call], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert results(tmp_path / "out", "01", "02") == results(finished.out, "01", "02")
+    assert results(tmp_path / "out", "01") == results(finished.out, "01")
 
 
 # ---- bad input, and the same numbers from another dataset and number of processes
