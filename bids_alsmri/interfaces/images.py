@@ -174,8 +174,8 @@ class Coarsen(AlsInterface):
 
     input_spec = CoarsenInputSpec
     output_spec = CoarsenOutputSpec
-    memory_gb = 0.2
-    memory_per_anatomy = 3.0
+    memory_gb = 0.28
+    memory_per_anatomy = 7.0
 
     def _run_interface(self, runtime: Any) -> Any:
         import ants

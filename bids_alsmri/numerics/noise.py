@@ -94,7 +94,8 @@ def noise_of_air(image: ArrayLike) -> Noise:
     Squares of noise magnitudes follow a gamma distribution, :math:`m^2 / 2 \sigma^2 \sim
     \Gamma(n)` (Constantinides 1997, doi:10.1002/mrm.1910380524). Its two parameters are fitted by
     maximum likelihood to the values up to the peak of the histogram, where hardly a voxel holds
-    signal. Air that was blanked is known by the rim of what is left, which is dark throughout
+    signal; one channel is taken unless more foretell the values better. Whole numbers count as
+    rounded. Air that was blanked is known by the rim of what is left, which is dark throughout
     instead of noisy and does not reach the faces of the image.
 
     Examples
