@@ -580,3 +580,11 @@ def test_spec_without_any_scan_is_an_error_of_data(name, tmp_path, run_settings)
     (tmp_path / "raw" / "dataset_description.json").write_text(json.dumps(description))
     with pytest.raises(DataError, match="no usable scan"):
         make_plan(run_settings(tmp_path / "raw", tmp_path / "out", {"pipeline_names": (name,)}))
+
+
+@pytest.mark.slow
+def test_no_more_threads_work_than_processes_were_asked_for(finished):
+    assert max(finished.n_threads) >= 2
+    # threads that a library keeps for itself look after things once in a while
+    above = sum(number > 2 for number in finished.n_threads)
+    assert above <= 0.01 * len(finished.n_threads), finished.n_threads
