@@ -130,12 +130,18 @@ def test_brainlife_task_runs_on_the_cluster(sif, raw, accounted, cheap, apptaine
     (open_folder / "config.json").write_text(json.dumps({"t1": "x", "options": " ".join(cheap)}))
     # the platform's start script for SLURM: a job of the directives of main, which calls main
     directives = [
-        line
-        for line in (open_folder / "main").read_text().splitlines()
-        if line.startswith("#SBATCH")
+        line for line in (open_folder / "main").read_text().splitlines() if line.startswith("#PBS")
     ]
     (open_folder / "_main").write_text("\n".join(["#!/bin/bash", *directives, "./main"]) + "\n")
-    submit = ("sbatch", "--parsable", "--mem=3000", "--cpus-per-task=2", "--chdir", open_folder)
+    submit = (
+        "sbatch",
+        "--parsable",
+        "--mem=3000",
+        "--ntasks=2",
+        "--time=30",
+        "--chdir",
+        open_folder,
+    )
     done = accounted.call(
         *submit,
         "-o",
