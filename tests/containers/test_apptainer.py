@@ -40,22 +40,6 @@ def test_image_tests_itself(apptainer, sif):
     assert done.stdout.strip() == f"bids_alsmri {VERSION}"
 
 
-def test_plan_needs_no_place_to_write_to(apptainer, sif, raw):
-    done = apptainer(
-        "run",
-        "--containall",
-        "-B",
-        f"{raw}:/data:ro",
-        *(sif, "/data", "/out"),
-        "participant",
-        "--plan",
-        "--pipelines",
-        "anatomical",
-    )
-    assert done.returncode == 0, done.stderr
-    assert "sub-01" in done.stdout + done.stderr
-
-
 @dataclass(frozen=True)
 class Array:
     """What hpc/submit.sh made of one participant, with the image."""
@@ -202,8 +186,8 @@ def test_boutiques_launches_the_image_with_apptainer(sif, launch):
     assert "sub-01" in done.stdout + done.stderr
 
 
-def test_boutiques_tests_the_image(sif, launch):
-    done = launch("unused", ("test", "descriptor.json"), "--imagepath", str(sif))
+def test_boutiques_tests_the_image(image, launch):
+    done = launch(image, ("test", "descriptor.json"), docker="podman")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 passed" in done.stdout
 
