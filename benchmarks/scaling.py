@@ -9,7 +9,6 @@ participant, peak memory of all processes, and how many threads of the steps wer
 from __future__ import annotations
 
 import argparse
-import resource
 import shutil
 import subprocess
 import sys
@@ -40,17 +39,23 @@ def make_cohort(raw: Path, number: int) -> None:
             path.rename(path.with_name(path.name.replace("sub-01", f"sub-{label}")))
 
 
-def look(pid: int) -> tuple[int, int]:
-    """Resident bytes of a process and its children, and threads at work in the children."""
+def look(pid: int, cpu: dict[int, float]) -> tuple[int, int]:
+    """Resident bytes of a process and its children, and threads at work in the children.
+
+    `cpu` takes the CPU time of each so far, in s: not all are waited for by the first.
+    """
     size = n_working = 0
     try:
-        children = psutil.Process(pid).children(recursive=True)
-        size += psutil.Process(pid).memory_info().rss
+        first = psutil.Process(pid)
+        children = first.children(recursive=True)
+        size += first.memory_info().rss
+        cpu[pid] = sum(first.cpu_times()[:2])
     except psutil.NoSuchProcess:
         return 0, 0
     for child in children:
         try:
             size += child.memory_info().rss
+            cpu[child.pid] = sum(child.cpu_times()[:2])
             for path in Path(f"/proc/{child.pid}/task").glob("*/stat"):
                 n_working += path.read_text().rpartition(")")[2].split()[0] == "R"
         except (psutil.NoSuchProcess, OSError):
@@ -64,20 +69,18 @@ def run(raw: Path, out: Path, n_procs: int) -> tuple[float, float, float, float]
         *(sys.executable, "-m", "bids_alsmri", str(raw), str(out), "participant", *CHEAP),
         *("-w", f"{out}_work", "--n-procs", str(n_procs)),
     ]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu: dict[int, float] = {}
     start = time.perf_counter()
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     looks = []
     while process.poll() is None:
-        looks.append(look(process.pid))
+        looks.append(look(process.pid, cpu))
         time.sleep(0.2)
     if process.returncode != 0:
         raise SystemExit(f"the app ended with {process.returncode}")
     seconds = time.perf_counter() - start
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     sizes, threads = np.array(looks).T
-    return seconds, cpu, sizes.max() / 1e9, float(np.quantile(threads, 0.99))
+    return seconds, sum(cpu.values()), sizes.max() / 1e9, float(np.quantile(threads, 0.99))
 
 
 def main() -> None:

@@ -41,6 +41,12 @@ def test_image_is_made_from_listed_files_only():
             assert (PROJECT / rule[1:]).exists(), rule
 
 
+def test_wheels_are_made_again_only_for_other_requirements(dockerfile):
+    stages = dict(re.findall(r"^FROM \S+ AS (\w+)\n(.*?)(?=^FROM|\Z)", dockerfile, re.M | re.S))
+    copied = re.findall(r"^COPY (.+) \./$", stages["wheels"], re.MULTILINE)
+    assert copied == ["constraints.txt", "--from=requirements /requirements.txt"]
+
+
 @pytest.mark.parametrize(("architecture", "code"), [("amd64", 0), ("arm64", 1)])
 def test_build_for_another_architecture_ends_with_what_to_do(
     dockerfile, tmp_path, architecture, code
