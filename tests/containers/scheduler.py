@@ -103,7 +103,7 @@ class Slurm:
         lines = path.read_text().splitlines() if path.exists() else []
         return [dict(word.split("=", 1) for word in line.split() if "=" in word) for line in lines]
 
-    def wait_until(self, happened: Callable[[], object], *, at_most_s: float = 600) -> None:
+    def wait_until(self, happened: Callable[[], object], *, at_most_s: float = 1800) -> None:
         end = time.monotonic() + at_most_s
         while not happened():
             assert time.monotonic() < end, self.call("squeue", "--long").stdout

@@ -20,7 +20,8 @@ from scheduler import Slurm, running_slurm
 from bids_alsmri.descriptor import make_descriptor
 from bids_alsmri.version import VERSION
 
-pytestmark = pytest.mark.container
+# whole participants, also where other work slows them
+pytestmark = [pytest.mark.container, pytest.mark.timeout(5400)]
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -78,7 +79,7 @@ def array(
     submit = ("bash", PROJECT / "hpc" / "submit.sh", folder / "settings.sh")
     done = accounted.call(*submit, PATH=apptainer.environment["PATH"])
     assert done.returncode == 0, done.stderr
-    accounted.wait_until(lambda: not accounted.in_queue(), at_most_s=1200)
+    accounted.wait_until(lambda: not accounted.in_queue(), at_most_s=3600)
     status = accounted.call(*submit, "--status").stdout
     sacct = accounted.call("sacct", "--noheader", "--parsable2", "--format=JobName,State,MaxRSS")
     return Array(folder, status, sacct.stdout)
@@ -135,7 +136,7 @@ def test_brainlife_task_runs_on_the_cluster(sif, raw, accounted, cheap, apptaine
         PATH=apptainer.environment["PATH"],
     )
     assert done.returncode == 0, done.stderr
-    accounted.wait_until(lambda: not accounted.in_queue(), at_most_s=1200)
+    accounted.wait_until(lambda: not accounted.in_queue(), at_most_s=3600)
     product = json.loads((open_folder / "product.json").read_text())
     assert product["exit_code"] == 0, (open_folder / "slurm.log").read_text()
     assert product["outputs"] == ["output_t1", "output_mask"]
