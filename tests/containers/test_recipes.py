@@ -64,7 +64,6 @@ def test_build_for_another_architecture_ends_with_what_to_do(
     assert ("--platform linux/amd64" in done.stderr) == bool(code)
 
 
-@pytest.mark.container
 def test_linter_finds_nothing_in_the_dockerfile():
     linter = shutil.which("hadolint")
     if linter is None:
