@@ -795,7 +795,7 @@ def compare_quality(
     """
     import pandas as pd
 
-    from bids_alsmri.comparisons.demographics import compare_numbers
+    from bids_alsmri.stats.comparison import compare_numbers
 
     rows = []
     included = flow[flow["is_included"]]
