@@ -120,7 +120,10 @@ def mixed_model(changes: tuple[float, float], ratio: float) -> Case:
     def draw(rng: np.random.Generator) -> dict[str, Interval]:
         y, who, when, _ = visits(rng, changes, ratio)
         found = {}
-        for mode, name in (("best", "REML, Kenward-Roger t"), ("paper", "ML, Wald z")):
+        for mode, name in (
+            ("best", "REML, free covariance, Kenward-Roger t"),
+            ("paper", "ML, Wald z"),
+        ):
             course = course_of(y, who, when, order=MONTHS, mode=mode, level=LEVEL)  # type: ignore[arg-type]
             for change, truth in zip(course.changes, changes, strict=True):
                 e, p = change.change, change.percent

@@ -17,10 +17,11 @@ from bids_alsmri.numerics.checks import as_float, require_range
 from bids_alsmri.stats.comparison import Ratio, fieller_ratio
 from bids_alsmri.stats.random_intercept import (
     Estimate,
-    RandomIntercept,
+    LinearFit,
     estimate_of,
     fit_random_intercept,
 )
+from bids_alsmri.stats.repeated_measures import Structure, fit_visits, why_not
 
 _Array = NDArray[np.float64]
 Mode = Literal["paper", "best"]
@@ -28,6 +29,12 @@ MeanInterval = Literal["noncentral", "bca", "percentile"]
 
 _NO_RATIO = Ratio(math.nan, math.nan, math.nan, "bounded")
 _NO_ESTIMATE = Estimate(*[math.nan] * 6)
+# Up to so many visits every covariance of them is free: with 4, 10 numbers would be estimated.
+_MOST_FREE_VISITS = 3
+_STRUCTURES: dict[Structure, str] = {
+    "unstructured": "any covariance of visits",
+    "slopes": "levels and rates of participants",
+}
 
 
 @dataclass(frozen=True)
@@ -66,12 +73,13 @@ class Course:
     baseline : float
         Estimated mean of the first visit.
     variance_ratio : float
-        Variance between participants over all of it, 0 to 1; 0 is a result.
+        Variance between participants over all of it, of the model with a random intercept alone,
+        0 to 1; 0 is a result.
     n_participants, n_observations, n_missing : int
         With a value; values; visits without one.
     method, note : str
         How it was fitted, and what is special.
-    fit : RandomIntercept or None
+    fit : LinearFit or None
         The model; None where there is none.
     """
 
@@ -83,7 +91,7 @@ class Course:
     n_missing: int
     method: str
     note: str
-    fit: RandomIntercept | None
+    fit: LinearFit | None
 
 
 def course_of(
@@ -94,6 +102,7 @@ def course_of(
     order: Sequence[Hashable],
     mode: Mode,
     level: float,
+    months: Sequence[float] | None = None,
 ) -> Course:
     r"""Mean change from the first visit, by a mixed model of all values there are.
 
@@ -106,10 +115,14 @@ def course_of(
     order : sequence
         Labels of the visits, the first one first; rows of other visits are left out.
     mode : {"paper", "best"}
-        Maximum likelihood with Wald's z, as Stata's ``xtmixed`` (Jenkins 2020), or restricted
-        likelihood with the error and t of Kenward and Roger.
+        A random intercept by maximum likelihood with Wald's z, as Stata's ``xtmixed`` (Jenkins
+        2020); or, by restricted likelihood with the error and t of Kenward and Roger, any
+        covariance of up to 3 visits, of more that of levels and rates. Where too few participants
+        have several visits for that, a random intercept, which the note says.
     level : float
         Of the intervals, such as 0.95.
+    months : sequence of float, optional
+        Times of the visits of `order`, increasing; needed for rates.
 
     Returns
     -------
@@ -123,7 +136,10 @@ def course_of(
 
     Notes
     -----
-    :math:`y_{ij} = b_0 + b_j + u_i + e_{ij}`, time as a category. The percentage is
+    :math:`y_{ij} = b_0 + b_j + u_i + e_{ij}`, time as a category, in paper mode; in best mode
+    :math:`y_{ij} = b_0 + b_j + e_{ij}` with errors of a participant that go together, see
+    `bids_alsmri.stats.repeated_measures.fit_visits`: a random intercept alone takes all patients to
+    change at one rate, and its intervals are too narrow where they do not. The percentage is
     :math:`100\, b_j / b_0`; its interval takes their covariance.
 
     Examples
@@ -157,15 +173,28 @@ def course_of(
         "paper": "maximum likelihood, Wald z",
         "best": "restricted maximum likelihood, Kenward-Roger t",
     }[mode]
-    fit, note = None, ""
+    fit: LinearFit | None = None
+    note, ratio = "", math.nan
     if not len(y) or present[0] != 0:
         note = "no value at the first visit"
     elif len(y) <= design.shape[1]:
         note = f"{len(y)} values for {design.shape[1]} coefficients"
     else:
         criterion: Literal["ml", "reml"] = "ml" if mode == "paper" else "reml"
-        fit = fit_random_intercept(y, design, who, criterion=criterion)
-        note = fit.note
+        simple = fit_random_intercept(y, design, who, criterion=criterion)
+        fit, note, ratio = simple, simple.note, simple.variance_ratio
+        if mode == "best" and len(columns):
+            times = None if months is None else [months[k] for k in present]
+            table = np.full((len(names), len(present)), np.nan)
+            table[who, np.searchsorted(present, visit)] = y
+            better, how = _free_covariance(table, times)
+            fit = better or simple
+            method = f"{method}, {how if better else 'random intercept'}"
+            # with two visits both models are one where nothing is missing
+            if not better and not note and len(present) > 2:
+                note = f"random intercept alone: {how}"
+            elif better:
+                note = ""
     starters = set(who[visit == 0].tolist())
     changes = []
     for number, label in list(enumerate(order))[1:]:
@@ -177,7 +206,7 @@ def course_of(
     return Course(
         tuple(changes),
         float(fit.coefficients[0]) if fit else math.nan,
-        fit.variance_ratio if fit else math.nan,
+        ratio,
         len(set(who.tolist())),
         len(y),
         n_missing,
@@ -185,6 +214,20 @@ def course_of(
         note,
         fit,
     )
+
+
+def _free_covariance(table: _Array, months: Sequence[float] | None) -> tuple[LinearFit | None, str]:
+    """Model of visits whose covariance is free, and its name; or None, and why there is none."""
+    structure: Structure = "unstructured" if table.shape[1] <= _MOST_FREE_VISITS else "slopes"
+    if structure == "slopes" and months is None:
+        return None, "the times of the visits are not given"
+    reason = why_not(table, structure=structure)
+    if reason:
+        return None, reason
+    fit = fit_visits(table, structure=structure, months=months)
+    if fit is None:
+        return None, f"the model with {_STRUCTURES[structure]} did not converge"
+    return fit, _STRUCTURES[structure]
 
 
 def _require_one_each(
@@ -202,7 +245,7 @@ def _require_one_each(
         )
 
 
-def _change(fit: RandomIntercept, column: int, mode: Mode, level: float) -> tuple[Estimate, Ratio]:
+def _change(fit: LinearFit, column: int, mode: Mode, level: float) -> tuple[Estimate, Ratio]:
     weights = np.zeros((2, len(fit.coefficients)))
     weights[0, column] = weights[1, 0] = 1.0
     is_best = mode == "best"
@@ -455,7 +498,7 @@ def pattern_mixture(
     name = "those who left go on as the model expects"
     first = Scenario(name, model.value, model.low, model.high, model.p)
     n, n_left = len(table), int(left.sum())
-    if not math.isfinite(model.value) or not n_left:
+    if not (math.isfinite(model.value) and model.error > 0) or not n_left:
         return Sensitivity((first,), math.nan, n_left, "" if n_left else "nobody left")
     scenarios, note = [first], ""
     own = _own_rates(table, left, target, np.asarray(months, float), level)

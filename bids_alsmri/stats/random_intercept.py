@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -378,14 +378,33 @@ class Estimate:
     dof: float
 
 
+class LinearFit(Protocol):
+    """A linear model whose coefficients have errors, for large samples and for small ones."""
+
+    @property
+    def coefficients(self) -> _Array:
+        """In the unit of the data over that of each column."""
+
+    @property
+    def covariance(self) -> _Array:
+        """Of the coefficients, the variances taken as known."""
+
+    @property
+    def small_sample(self) -> _Array:
+        """What is added to it for small samples."""
+
+    def error_and_freedom(self, weights: ArrayLike) -> tuple[float, float]:
+        """Standard error and degrees of freedom of a sum of coefficients, for small samples."""
+
+
 def estimate_of(
-    fit: RandomIntercept, weights: ArrayLike, *, level: float, has_small_sample: bool
+    fit: LinearFit, weights: ArrayLike, *, level: float, has_small_sample: bool
 ) -> Estimate:
     """Sum of coefficients with interval and p-value.
 
     Parameters
     ----------
-    fit : RandomIntercept
+    fit : LinearFit
         Of the model.
     weights : (p,) array
         Of the coefficients.

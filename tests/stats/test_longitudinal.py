@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from scipy import stats
+from scipy.linalg import block_diag
 from statsmodels.regression.mixed_linear_model import MixedLM
 
 from bids_alsmri.errors import NumericsError
@@ -19,6 +20,7 @@ from bids_alsmri.stats.longitudinal import (
     response_mean,
 )
 from bids_alsmri.stats.random_intercept import bootstrap_p, fit_random_intercept
+from bids_alsmri.stats.repeated_measures import fit_visits
 
 LME4 = json.loads((Path(__file__).parent / "published" / "lme4.json").read_text())
 
@@ -92,17 +94,78 @@ def test_mixed_model_equals_statsmodels():
     assert_allclose(fit.var_residual, other.scale, rtol=1e-3)
 
 
-def test_balanced_change_is_that_of_analysis_of_variance():
+def test_complete_visits_are_paired_t_tests():
     rng = np.random.default_rng(3)
-    y = rng.normal(size=(12, 3)) + 3 * rng.normal(size=(12, 1))
+    y = rng.normal(size=(12, 3)) + np.outer(rng.normal(size=12), [1.0, 2.0, 4.0])
     who, when = np.repeat(np.arange(12), 3).tolist(), [0, 1, 2] * 12
     found = course_of(y.ravel(), who, when, order=[0, 1, 2], mode="best", level=0.95)
-    left = y - y.mean(axis=0) - y.mean(axis=1, keepdims=True) + y.mean()
-    error = np.sqrt((left**2).sum() / 22 * 2 / 12)
     for visit, own in zip((1, 2), found.changes, strict=True):
-        assert_allclose(own.change.value, (y[:, visit] - y[:, 0]).mean(), rtol=1e-6)
-        assert_allclose(own.change.error, error, rtol=1e-5)
-        assert_allclose(own.change.dof, 22, rtol=1e-4)
+        expected = stats.ttest_rel(y[:, visit], y[:, 0])
+        low, high = expected.confidence_interval(0.95)
+        assert_allclose((own.change.low, own.change.high), (low, high), rtol=1e-6)
+        assert_allclose(own.change.p, expected.pvalue, rtol=1e-6)
+
+
+def _dense_likelihood(y, whole):
+    """Restricted likelihood by one matrix for all values, as a textbook writes it."""
+    seen = np.isfinite(y)
+    design = np.eye(y.shape[1])
+    design[:, 0] = 1
+    x = np.vstack([design[mask] for mask in seen])
+    v = block_diag(*[whole[np.ix_(mask, mask)] for mask in seen])
+    values, inverse = y[seen], np.linalg.inv(v)
+    precision = x.T @ inverse @ x
+    beta = np.linalg.solve(precision, x.T @ inverse @ values)
+    left = values - x @ beta
+    logs = np.linalg.slogdet(v)[1] + np.linalg.slogdet(precision)[1]
+    free = len(values) - x.shape[1]
+    return -0.5 * (free * np.log(2 * np.pi) + logs + left @ inverse @ left), beta
+
+
+@pytest.mark.parametrize("structure", ["unstructured", "slopes"])
+def test_free_covariance_is_the_maximum_of_the_dense_likelihood(structure):
+    rng = np.random.default_rng(8)
+    months = np.array([0.0, 4.0, 8.0, 12.0])
+    y = 10 + rng.normal(size=(25, 1)) + np.outer(rng.normal(0.1, 0.1, 25), months)
+    y += rng.normal(0, 0.3, y.shape)
+    y[15:, 3], y[20:, 2], y[4, 1] = np.nan, np.nan, np.nan
+    fit = fit_visits(y, structure=structure, months=months)
+    best, beta = _dense_likelihood(y, fit.visit_covariance)
+    assert_allclose(fit.log_likelihood, best, rtol=1e-9)
+    assert_allclose(fit.coefficients, beta, rtol=1e-6)
+    # steps away from it, within the structure, lose
+    times = months / 12
+    parts = {
+        "unstructured": [np.diag(row) for row in np.eye(4)],
+        "slopes": [np.ones((4, 4)), np.outer(times, times), np.eye(4)],
+    }[structure]
+    for part in parts:
+        for step in (-0.01, 0.01):
+            assert _dense_likelihood(y, fit.visit_covariance + step * part)[0] < best
+
+
+def test_mixed_model_of_rates_equals_statsmodels():
+    rng = np.random.default_rng(2)
+    months = np.array([0.0, 4.0, 8.0, 12.0])
+    y = 10 + 2 * rng.normal(size=(40, 1)) + np.outer(rng.normal(0.3, 0.2, 40), months)
+    y += rng.normal(0, 0.5, y.shape)
+    y[25:, 3] = np.nan
+    fit = fit_visits(y, structure="slopes", months=months)
+    who, when = np.nonzero(np.isfinite(y))
+    design = np.column_stack([np.ones(len(who)), *[when == k for k in (1, 2, 3)]]).astype(float)
+    rates = np.column_stack([np.ones(len(who)), months[when] / 12])
+    other = MixedLM(y[who, when], design, groups=who, exog_re=rates).fit(reml=True)
+    # statsmodels' optimiser stops within some 1e-4 of the maximum
+    assert_allclose(fit.coefficients, other.fe_params, rtol=1e-3)
+    assert_allclose(np.sqrt(np.diag(fit.covariance)), other.bse_fe, rtol=2e-3)
+
+
+def test_few_participants_fall_back_to_an_intercept_and_say_so():
+    y = np.random.default_rng(1).normal(size=(4, 3))
+    who, when = np.repeat(np.arange(4), 3).tolist(), [0, 1, 2] * 4
+    found = course_of(y.ravel(), who, when, order=[0, 1, 2], mode="best", level=0.95)
+    assert found.note.startswith("random intercept alone: 4 participants have two visits")
+    assert found.method.endswith("random intercept")
 
 
 def test_two_visits_are_the_paired_t_test():
@@ -214,14 +277,16 @@ def _leavers(rng, n=400):
     return y.ravel(), who, when
 
 
-def test_own_rates_recover_what_fast_leavers_hide():
+def test_free_covariance_and_own_rates_recover_what_fast_leavers_hide():
     y, who, when = _leavers(np.random.default_rng(0))
     args = {"order": [0, 4, 12]}
     course = course_of(y, who, when, mode="best", level=0.95, **args)
     found = pattern_mixture(course, y, who, when, months=[0, 4, 12], visit=12, level=0.95, **args)
+    intercept = course_of(y, who, when, mode="paper", level=0.95, **args).changes[1].change
     model, own = found.scenarios[:2]
-    # truth 12; the standard error of either is below 0.4
-    assert model.value < 10.5
+    # truth 12; the standard error of each is below 0.4
+    assert intercept.value < 10.5
+    assert abs(model.value - 12) < 1.2
     assert abs(own.value - 12) < 1.2
     assert found.n_left == 200
 
