@@ -52,7 +52,11 @@ def presented(result: ResultTable, *, mode: str) -> pd.DataFrame:
                 cells[name] = p_with_star(
                     row[f"p_{one}"], row.get(f"q_{one}", math.nan), spec.family
                 )
-        for key, name in (("p_strong", "p, strong"), ("p_mcnemar", "McNemar p")):
+        for key, name in (
+            ("p_strong", "p, strong"),
+            ("p_mcnemar", "McNemar p"),
+            ("p_against", "p, difference of areas"),
+        ):
             if key in row:
                 cells[name] = p_with_star(row[key], row.get(f"q{key[1:]}", math.nan), spec.family)
         if "differs" in row:
@@ -158,9 +162,19 @@ def _cells(row: Mapping[Hashable, Any], decimals: int, mode: str) -> dict[str, s
         cells["SRM"] = _interval(row["srm"], row["srm_low"], row["srm_high"], 2)
         cells["variance ratio"] = _number(row["variance_ratio"], 2)
         cells["n per arm"] = _number(row["n_per_arm"], 0)
+        if "n_left" in row:
+            own = [row[f"{key}_own_rate"] for key in ("change", "low", "high")]
+            cells["left"] = _number(row["n_left"], 0)
+            cells["change, own rates of those who left"] = _interval(
+                own[0], own[1], own[2], max(decimals, _digits(own[0]))
+            )
     if "median_change" in row:
         cells["median before"] = _number(row["median_before"], decimals)
         cells["median change"] = _number(row["median_change"], decimals)
+    if "area" in row:
+        cells["area"] = _interval(
+            row["area"], row.get("low", math.nan), row.get("high", math.nan), decimals
+        )
     if "equal_percent" in row:
         cells["equal (%)"] = _number(row["equal_percent"], 0)
     return cells

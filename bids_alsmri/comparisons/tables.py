@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from bids_alsmri.comparisons.cohort import CohortNames
 from bids_alsmri.errors import DataError
 from bids_alsmri.stats.comparison import compare_adjusted
 from bids_alsmri.stats.harmonisation import Harmonisation, harmonise
+from bids_alsmri.stats.scores import EMG_LIMITS_MS, emg_grade
 from bids_alsmri.stats.tables import Cohort, coded
 
 # Columns of a table of regions; n and source are not needed.
@@ -33,15 +35,17 @@ _MUSCLES_FROM_HEAD = (
     *("gluteus", "quadriceps", "anterior_thigh", "hamstrings", "posterior_thigh", "tibialis"),
     *("anterior_calf", "gastrocnemius", "posterior_calf"),
 )
-# Regions of onset (Jenkins 2020).
+_SIDES = ("left", "right")
+# Regions of onset (Jenkins 2020); names as `region_measures` makes them of the muscle pipeline's.
 _REGIONS_OF_ONSET: Mapping[str, tuple[str, ...]] = {
     "bulbar": ("tongue", "trapezius", "sternocleidomastoid"),
     "upper": (
-        *("deltoid", "biceps", "triceps", "forearm", "first_dorsal_interosseous", "thenar"),
-        "hypothenar",
+        *("deltoid", "biceps_brachii", "triceps", "forearm_compartment"),
+        *("first_dorsal_interosseous", "thenar", "hypothenar"),
     ),
     "lower": (
-        *("psoas", "gluteus", "quadriceps", "hamstrings", "tibialis_anterior", "gastrocnemius"),
+        *("psoas", "gluteus_maximus", "quadriceps", "hamstrings", "tibialis_anterior"),
+        "gastrocnemius_and_soleus",
     ),
 }
 _MUSCLE_OF_ONSET = {
@@ -49,6 +53,62 @@ _MUSCLE_OF_ONSET = {
     "upper": "first_dorsal_interosseous",
     "lower": "tibialis_anterior",
 }
+_MIDLINE = ("tongue", "splenius_capitis")
+# The 34 muscles of Jenkins 2020.
+_MUSCLES_OF_JENKINS = frozenset(
+    {
+        *_MIDLINE,
+        *(
+            f"{side}_{name}"
+            for side in _SIDES
+            for names in (*_REGIONS_OF_ONSET.values(), ("thoracic_paraspinal",))
+            for name in names
+            if name not in _MIDLINE
+        ),
+    }
+)
+# Regions of Diamanti 2018 with the muscles that their score is the mean of; the list is in the
+# paper's supplement, this one has as many muscles in each region as its medians tell.
+_REGIONS_OF_DIAMANTI: Mapping[str, tuple[str, ...]] = {
+    "hand": (
+        *("first_dorsal_interosseous", "abductor_pollicis_brevis", "opponens_pollicis"),
+        *("flexor_pollicis_brevis", "adductor_pollicis", "abductor_digiti_minimi"),
+        *("flexor_digiti_minimi_brevis", "opponens_digiti_minimi", "interossei_and_lumbricals"),
+    ),
+    "paraspinals": ("erector_spinae", "thoracolumbar_multifidus"),
+    "iliopsoas": ("iliopsoas",),
+    "gluteus_maximus": ("gluteus_maximus",),
+    "anterior_thigh": (
+        *("vastus_lateralis", "vastus_intermedius", "vastus_medialis", "rectus_femoris"),
+    ),
+    "posterior_thigh": (
+        *("semimembranosus", "semitendinosus", "biceps_femoris_long_head"),
+        *("biceps_femoris_short_head", "gracilis", "adductor_magnus", "adductor_longus"),
+    ),
+    "anterior_calf": (
+        *("tibialis_anterior", "extensor_digitorum_longus", "extensor_hallucis_longus"),
+        "peroneal_muscles",
+    ),
+    "posterior_calf": (
+        *("gastrocnemius_medial_head", "gastrocnemius_lateral_head", "soleus"),
+        *("tibialis_posterior", "flexor_digitorum_longus", "flexor_hallucis_longus"),
+    ),
+}
+_MOTOR_AREAS = ("foot", "leg", "hand", "face")
+# Muscle of an image by the word of the columns of motor units (Jenkins 2020, table 3).
+_MUNIX_MUSCLES = ("biceps_brachii", "thenar", "hypothenar", "tibialis_anterior")
+_WEAKNESS = {
+    "first_dorsal_interosseous": "first_dorsal_interosseous",
+    "ankle_dorsiflexors": "tibialis_anterior",
+}
+_WORST_GRADE = 3.0
+# Spread, quality and place of a measure: no result of their own on a scale against controls.
+_AUXILIARY = re.compile(
+    r"(cortex7t|muscle)\.(\w+_(sd|median|eroded|low|high)|n_slices|slice|adc_(snr|mean)|displaced_fat"
+    r"|profiles_\w+|tilt|mercuri_region|dixon_mercuri_region|atrophy)\..+"
+)
+# Standard deviations below the controls' prediction from which on a muscle counts as atrophic.
+ATROPHY_Z = -2.0
 
 
 def region_measures(pipeline: str, table: pd.DataFrame) -> dict[str, tuple[float, str]]:
@@ -219,7 +279,7 @@ def _months(frame: pd.DataFrame, visits: Sequence[str], time_column: str) -> lis
 
 
 def with_derived(frame: pd.DataFrame) -> pd.DataFrame:
-    """Add what the papers derive: onset, scores of hand items, composites of muscles.
+    """Add what the papers derive of single values.
 
     Parameters
     ----------
@@ -230,42 +290,156 @@ def with_derived(frame: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         With ``onset`` (spinal or bulbar) of ``onset_site``; ``alsfrs_r_hand_items`` (items 4 and
-        5); ``muscle.relative_t2.summary_mean``, ``region_of_onset`` and ``muscle_of_onset``
-        (Jenkins 2020; both sides where the side of onset is not in ``onset_side``).
+        5); ``emg_grade_*`` of ``emg_duration_*``, and ``weakness_grade_*`` (5 less the score, at
+        most 3) for Diamanti 2018; means of motor areas and of leg and foot (Cosottini 2016);
+        ``*.summary_mean``, ``region_of_onset``, ``muscle_of_onset`` (both sides where
+        ``onset_side`` is not known) and muscles of the side of ``motor_unit_side``
+        for Jenkins 2020; ``muscle.mercuri_region.*`` and ``muscle.mercuri.dominant_hand``.
 
     Examples
     --------
-    >>> frame = pd.DataFrame({"onset_site": ["spinal_LL"], "muscle.relative_t2.tongue": [1.0],
+    >>> frame = pd.DataFrame({"onset_site": ["lower limb"], "muscle.relative_t2.tongue": [1.0],
     ...     "muscle.relative_t2.left_tibialis_anterior": [3.0]})
     >>> with_derived(frame)[["onset", "muscle_of_onset"]].values.tolist()
     [['spinal', 3.0]]
     """
-    found = frame.copy()
-    start = "muscle.relative_t2."
-    muscles = [str(c) for c in frame if str(c).startswith(start)]
-    if "onset_site" in frame:
-        found["onset"] = [
+    ends = (".summary",)
+    found = frame.rename(
+        columns={c: f"{c}_mean" for c in frame if str(c).startswith("muscle.") and c.endswith(ends)}
+    )
+    new: dict[str, Any] = {}
+    if "onset_site" in found:
+        new["onset"] = [
             None if not isinstance(v, str) else "bulbar" if "bulb" in v.lower() else "spinal"
-            for v in frame["onset_site"]
+            for v in found["onset_site"]
         ]
-    items = [c for c in ("alsfrs_r_4", "alsfrs_r_5", "alsfrs_r_04", "alsfrs_r_05") if c in frame]
+    items = [c for c in ("alsfrs_r_4", "alsfrs_r_5", "alsfrs_r_04", "alsfrs_r_05") if c in found]
     if len(items) == 2:
-        found["alsfrs_r_hand_items"] = frame[items].sum(axis=1, skipna=False)
-    if muscles:
-        found[f"{start}summary_mean"] = frame[muscles].mean(axis=1)
-    if muscles and "onset_site" in frame:
-        sides = frame["onset_side"] if "onset_side" in frame else [None] * len(frame)
-        kinds = [_kind_of_onset(v) for v in frame["onset_site"]]
-        for name, wanted in (
-            ("region_of_onset", _REGIONS_OF_ONSET),
-            ("muscle_of_onset", {k: (v,) for k, v in _MUSCLE_OF_ONSET.items()}),
-        ):
-            means = []
-            for (_, row), kind, side in zip(frame.iterrows(), kinds, sides, strict=True):
-                own = _of_onset(muscles, start, wanted.get(kind or "", ()), side)
-                means.append(float(row[own].astype(float).mean()) if own else math.nan)
-            found[name] = means
+        new["alsfrs_r_hand_items"] = found[items].sum(axis=1, skipna=False)
+    new.update(_grades(found))
+    new.update(_cortex_means(found))
+    new.update(_muscle_means(found))
+    new.update(_of_onset(found))
+    # what is derived takes the place of a column of the same name
+    kept = found.drop(columns=[name for name in new if name in found])
+    return pd.concat([kept, pd.DataFrame(new, index=found.index)], axis=1)
+
+
+def _grades(frame: pd.DataFrame) -> dict[str, Any]:
+    """Electromyography and strength as grades of 0 to 3."""
+    found: dict[str, Any] = {}
+    for name in map(str, frame):
+        place = name.removeprefix("emg_duration_")
+        muscle = next((m for m in EMG_LIMITS_MS if place.endswith(m)), None)
+        if place != name and muscle is not None:
+            found[f"emg_grade_{place}"] = emg_grade(_numbers(frame, [name])[:, 0], muscle=muscle)
+        strength = name.removeprefix("mrc_")
+        for word, own in _WEAKNESS.items():
+            if strength != name and strength.endswith(word):
+                place = strength.removesuffix(word) + own
+                weak = 5 - _numbers(frame, [name])[:, 0]
+                found[f"weakness_grade_{place}"] = np.minimum(weak, _WORST_GRADE)
     return found
+
+
+def _cortex_means(frame: pd.DataFrame) -> dict[str, Any]:
+    """Mean over motor areas and sides, and over leg and foot of each side."""
+    found: dict[str, Any] = {}
+    starts = {str(c).rpartition(".")[0] for c in frame if str(c).startswith("cortex7t.")}
+    for start in sorted(starts):
+        places = {
+            "mean": [f"{side}_{area}" for side in _SIDES for area in _MOTOR_AREAS],
+            **{f"{side}_lower_limb": [f"{side}_leg", f"{side}_foot"] for side in _SIDES},
+        }
+        for place, members in places.items():
+            own = [f"{start}.{m}" for m in members if f"{start}.{m}" in frame]
+            if own:
+                found[f"{start}.{place}"] = _row_means(frame, own)
+    return found
+
+
+def _muscle_means(frame: pd.DataFrame) -> dict[str, Any]:
+    """Means over muscles, and those of the side that motor units were counted on."""
+    found: dict[str, Any] = {}
+    start = "muscle.relative_t2."
+    own = [f"{start}{m}" for m in sorted(_MUSCLES_OF_JENKINS) if f"{start}{m}" in frame]
+    if own and f"{start}summary_mean" not in frame:
+        found[f"{start}summary_mean"] = _row_means(frame, own)
+    is_right = _side_of(frame, "motor_unit_side")
+    for muscle in _MUNIX_MUSCLES if is_right is not None else ():
+        both = [f"{start}{side}_{muscle}" for side in _SIDES]
+        if set(both) <= set(frame):
+            values = _numbers(frame, both)
+            found[f"{start}munix_side_{muscle}"] = _chosen_side(values, is_right)
+    for lead in ("mercuri", "dixon_mercuri"):
+        for side in _SIDES:
+            for region, muscles in _REGIONS_OF_DIAMANTI.items():
+                members = [f"muscle.{lead}.{side}_{m}" for m in muscles]
+                own = [name for name in members if name in frame]
+                if own:
+                    found[f"muscle.{lead}_region.{side}_{region}"] = _row_means(frame, own)
+    hands = [f"muscle.mercuri_region.{side}_hand" for side in _SIDES]
+    is_right = _side_of(frame, "handedness")
+    if set(hands) <= set(found) and is_right is not None:
+        values = np.column_stack([found[name] for name in hands])
+        found["muscle.mercuri.dominant_hand"] = _chosen_side(values, is_right)
+    return found
+
+
+def _side_of(frame: pd.DataFrame, column: str) -> np.ndarray | None:
+    """1 for right, 0 for left, NaN where unknown; None without the column."""
+    if column not in frame:
+        return None
+    words = {"r": 1.0, "right": 1.0, "l": 0.0, "left": 0.0}
+    return np.array([words.get(str(v).lower(), math.nan) for v in frame[column]])
+
+
+def _chosen_side(values: np.ndarray, is_right: np.ndarray) -> np.ndarray:
+    chosen = np.where(is_right == 1, values[:, 1], values[:, 0])
+    return np.where(np.isfinite(is_right), chosen, np.nan)
+
+
+def _of_onset(frame: pd.DataFrame) -> dict[str, Any]:
+    """Mean over the muscles of the region of onset, and the muscle that stands for it."""
+    start = "muscle.relative_t2."
+    if "onset_site" not in frame or not any(str(c).startswith(start) for c in frame):
+        return {}
+    kinds = [_kind_of_onset(v) for v in frame["onset_site"]]
+    is_right = _side_of(frame, "onset_side")
+    found = {}
+    for name, wanted in (
+        ("region_of_onset", _REGIONS_OF_ONSET),
+        ("muscle_of_onset", {k: (v,) for k, v in _MUSCLE_OF_ONSET.items()}),
+    ):
+        means = np.full(len(frame), np.nan)
+        for kind, muscles in wanted.items():
+            for side, others in (("", _SIDES), ("left", ("left",)), ("right", ("right",))):
+                rows = np.array([k == kind for k in kinds])
+                if is_right is not None and kind != "bulbar":
+                    known = {"": ~np.isfinite(is_right), "left": is_right == 0}
+                    rows &= known.get(side, is_right == 1)
+                elif side:
+                    continue
+                places = [m for m in muscles if m in _MIDLINE]
+                places += [f"{s}_{m}" for s in others for m in muscles if m not in _MIDLINE]
+                own = [f"{start}{place}" for place in places if f"{start}{place}" in frame]
+                if own and rows.any():
+                    means[rows] = _row_means(frame[rows], own)
+        found[name] = means
+    return found
+
+
+def _numbers(frame: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
+    return np.column_stack(
+        [pd.to_numeric(frame[n], errors="coerce").to_numpy(float) for n in names]
+    )
+
+
+def _row_means(frame: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
+    """Means of known values; NaN where there is none."""
+    values = _numbers(frame, names)
+    n = np.isfinite(values).sum(axis=1)
+    return np.where(n > 0, np.nansum(values, axis=1) / np.maximum(n, 1), np.nan)
 
 
 def _kind_of_onset(site: object) -> str | None:
@@ -280,12 +454,57 @@ def _kind_of_onset(site: object) -> str | None:
     return None
 
 
-def _of_onset(muscles: Sequence[str], start: str, wanted: Sequence[str], side: object) -> list[str]:
-    own = [m for m in muscles if any(word in m.removeprefix(start) for word in wanted)]
-    if isinstance(side, str) and side.lower() in ("left", "right"):
-        other = "left" if side.lower() == "right" else "right"
-        own = [m for m in own if f"{other}_" not in m]
-    return own
+def with_atrophy(cohort: Cohort, *, covariates: Sequence[str]) -> Cohort:
+    """Cohort with findings of atrophy, where the size of muscles is known.
+
+    Parameters
+    ----------
+    cohort : Cohort
+        With columns ``muscle.volume.*``.
+    covariates : sequence of str
+        What a muscle's size is adjusted for, such as age, sex, height and weight; those that are no
+        column are left out.
+
+    Returns
+    -------
+    Cohort
+        With ``muscle.atrophy.*`` for the muscles that Diamanti 2018 reads: 1 where the volume is
+        more than 2 standard deviations below what controls of that age and sex have, 0 where it is
+        not, NaN where it is not known, or 5 controls cannot tell. The cohort itself without them.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"participant_id": [f"s{k}" for k in range(9)], "visit": 0,
+    ...     "group": ["hc"] * 8 + ["als"],
+    ...     "muscle.volume.left_soleus": [9.0, 10, 11, 10, 9, 11, 10, 10, 4]})
+    >>> found = with_atrophy(Cohort(frame, "als", "hc", (0,), (0.0,)), covariates=())
+    >>> found.frame["muscle.atrophy.left_soleus"].tolist()[-2:]
+    [0.0, 1.0]
+    """
+    start = "muscle.volume."
+    wanted = {m for muscles in _REGIONS_OF_DIAMANTI.values() for m in muscles}
+    names = [f"{start}{s}_{m}" for s in _SIDES for m in sorted(wanted)]
+    names = [name for name in names if name in cohort.frame]
+    if not names:
+        return cohort
+    frame = cohort.frame
+    extra, control = _against_controls(cohort, covariates)
+    found = {}
+    for name in names:
+        z, _ = _z_scores(_numbers(frame, [name])[:, 0], extra, control)
+        place = name.removeprefix(start)
+        found[f"muscle.atrophy.{place}"] = np.where(np.isfinite(z), z < ATROPHY_Z, np.nan)
+    whole = pd.concat([frame, pd.DataFrame(found, index=frame.index)], axis=1)
+    return Cohort(whole, cohort.patient, cohort.control, cohort.visits, cohort.months, cohort.units)
+
+
+def _against_controls(cohort: Cohort, covariates: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Design of what is adjusted for, and who stands for the controls: their first visits."""
+    frame = cohort.frame
+    used = [name for name in covariates if name in frame]
+    extra = np.column_stack([np.ones(len(frame)), *[coded(frame[name]) for name in used]])
+    first = (frame["visit"] == cohort.visits[0]).to_numpy(bool)
+    return extra, first & (frame["group"] == cohort.control).to_numpy(bool)
 
 
 def harmonise_cohort(
@@ -321,6 +540,9 @@ def harmonise_cohort(
     frame = cohort.frame.copy()
     families: dict[str, list[str]] = {}
     for name in cohort.measures(["*.*.*"]):
+        # grades and findings are no continuous measures, nor is where a slice lies
+        if "mercuri" in name or ".atrophy." in name or ".slice." in name:
+            continue
         families.setdefault(name.rpartition(".")[0], []).append(name)
     extra = _columns(frame, covariates)
     fits = []
@@ -353,7 +575,7 @@ def profile(cohort: Cohort, *, covariates: Sequence[str]) -> pd.DataFrame:
     Parameters
     ----------
     cohort : Cohort
-        Measures of pipelines are taken.
+        Measures of pipelines are taken, but for spreads, medians and counts of voxels.
     covariates : sequence of str
         Such as age and sex; those that are no column are left out.
 
@@ -379,16 +601,14 @@ def profile(cohort: Cohort, *, covariates: Sequence[str]) -> pd.DataFrame:
     >>> float(found["z"].iloc[-1].round(2))  # 10 over sqrt(14 / 3 * 8 / 7)
     4.33
     """
-    names = sorted(cohort.measures(["*.*.*"]), key=neuraxis_key)
+    known = [name for name in cohort.measures(["*.*.*"]) if not _AUXILIARY.fullmatch(name)]
+    names = sorted(known, key=neuraxis_key)
     frame = cohort.frame
-    used = [name for name in covariates if name in frame]
-    extra = np.column_stack([np.ones(len(frame)), *[coded(frame[name]) for name in used]])
-    first = (frame["visit"] == cohort.visits[0]).to_numpy(bool)
-    control = (frame["group"] == cohort.control).to_numpy(bool)
+    extra, reference = _against_controls(cohort, covariates)
     parts = []
     for name in names:
         y = pd.to_numeric(frame[name], errors="coerce").to_numpy(float)
-        z, n = _z_scores(y, extra, first & control)
+        z, n = _z_scores(y, extra, reference)
         part = frame[["participant_id", "visit", "group"]].copy()
         part["place"], part["measure"] = place_of(name), name
         part["value"], part["z"], part["n_controls"] = y, z, n

@@ -267,3 +267,48 @@ def regress(
     reach = float(stats.t.ppf((1 + level) / 2, dof)) * error
     p = 2 * float(stats.t.sf(abs(slope) / error, dof)) if error > 0 else 0.0
     return Slope(slope, slope - reach, slope + reach, p, float(dof), mean, sd, n, n_missing)
+
+
+def line_band(x: ArrayLike, y: ArrayLike, *, level: float, n_places: int = 60) -> _Array | None:
+    r"""Straight line through points, with the interval of its height.
+
+    Parameters
+    ----------
+    x, y : (n,) array
+        Pairs in any units; those with NaN are left out.
+    level : float
+        Of the interval, such as 0.95.
+    n_places : int
+        Places along x, 2 or more.
+
+    Returns
+    -------
+    (4, n_places) array or None
+        Places, height, and ends of the interval; None of fewer than 3 pairs, or where x is the same
+        for all.
+
+    Notes
+    -----
+    By least squares; :math:`\hat y(x) \pm t_{n-2}\, s \sqrt{1/n + (x - \bar x)^2 / S_{xx}}`
+    (Draper and Smith 1998, Applied Regression Analysis, section 3.1).
+
+    Examples
+    --------
+    >>> band = line_band([1, 2, 3], [1, 3, 2], level=0.95, n_places=3)
+    >>> band[1].tolist()
+    [1.5, 2.0, 2.5]
+    """
+    a, b = as_float("x", x, ndim=1), as_float("y", y, ndim=1)
+    keep = np.isfinite(a) & np.isfinite(b)
+    a, b = a[keep], b[keep]
+    n = len(a)
+    if n < 3 or not np.ptp(a) > 0:
+        return None
+    places = np.linspace(a.min(), a.max(), n_places)
+    spread = float(((a - a.mean()) ** 2).sum())
+    slope = float((a - a.mean()) @ (b - b.mean())) / spread
+    line = b.mean() + slope * (places - a.mean())
+    left = b - b.mean() - slope * (a - a.mean())
+    error = np.sqrt(left @ left / (n - 2) * (1 / n + (places - a.mean()) ** 2 / spread))
+    reach = float(stats.t.ppf((1 + level) / 2, n - 2)) * error
+    return np.array([places, line, line - reach, line + reach])

@@ -15,7 +15,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bids_alsmri.errors import DataError, NumericsError, SettingsError
-from bids_alsmri.stats.agreement import MEASURES, compare_readers, kappa, reader_accuracy
+from bids_alsmri.stats.agreement import (
+    MEASURES,
+    compare_areas,
+    compare_readers,
+    kappa,
+    reader_accuracy,
+    roc,
+)
 from bids_alsmri.stats.association import clustered_correlation, rank_correlation, regress
 from bids_alsmri.stats.comparison import (
     compare_adjusted,
@@ -27,7 +34,13 @@ from bids_alsmri.stats.comparison import (
     proportion_interval,
     quartiles,
 )
-from bids_alsmri.stats.longitudinal import course_of, participants_per_arm, response_mean
+from bids_alsmri.stats.longitudinal import (
+    Sensitivity,
+    course_of,
+    participants_per_arm,
+    pattern_mixture,
+    response_mean,
+)
 from bids_alsmri.stats.multiplicity import adjust_family
 
 _Array = NDArray[np.float64]
@@ -305,6 +318,33 @@ def make_table(
     return _make(cohort, spec, level, n_draws, rng, [])
 
 
+def sides_of(cohort: Cohort, spec: TableSpec) -> tuple[pd.DataFrame, NDArray[np.bool_]]:
+    """Rows of the two groups of a table at the first visit.
+
+    Parameters
+    ----------
+    cohort : Cohort
+        Who.
+    spec : TableSpec
+        Which groups.
+
+    Returns
+    -------
+    rows : DataFrame
+        By participant.
+    is_first : (n,) array of bool
+        Who is in the first group.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"participant_id": ["a", "b"], "visit": 0, "group": ["als", "hc"]})
+    >>> spec = TableSpec("t", "T", "own", "ranks", measures=("age",))
+    >>> sides_of(Cohort(frame, "als", "hc", (0,), (0.0,)), spec)[1].tolist()
+    [True, False]
+    """
+    return _Maker(cohort, spec, 0.95, 0, np.random.default_rng(0)).sides()
+
+
 def _without(spec: TableSpec, absent: Sequence[str]) -> TableSpec:
     own = {one.name: getattr(spec, one.name) for one in fields(TableSpec)}
     own["covariates"] = tuple(name for name in spec.covariates if name not in absent)
@@ -557,7 +597,7 @@ class _Maker:
         own = frame[frame["group"] == self.cohort.patient]
         who, when = own["participant_id"].tolist(), own["visit"].tolist()
         order = self.cohort.visits
-        args: dict[str, Any] = {"order": order, "level": self.level}
+        args: dict[str, Any] = {"order": order, "level": self.level, "months": self.cohort.months}
         found = []
         for name in self.names:
             y = self.numbers(own, name)
@@ -567,6 +607,10 @@ class _Maker:
                 if self.spec.visits and place not in self.spec.visits:
                     continue
                 change = self.changes(name, one.visit)
+                left = pattern_mixture(
+                    best, y, who, when, order=order, months=self.cohort.months, visit=one.visit,
+                    level=self.level,
+                )  # fmt: skip
                 srm = response_mean(change, kind="noncentral", level=self.level)
                 row = {"measure": name, "visit": one.visit, "n": one.n, "n_pairs": one.n_pairs}
                 for mode, part in (("paper", one), ("best", other)):
@@ -588,6 +632,8 @@ class _Maker:
                         "srm_high": srm.high,
                         "variance_ratio": paper.variance_ratio,
                         "n_per_arm": _per_arm(srm.mean, srm.sd),
+                        **_sensitivity(left),
+                        "model_best": best.method,
                         "note": best.note or srm.note,
                     }
                 )
@@ -720,6 +766,39 @@ class _Maker:
                 found.append(row)
         return found
 
+    def areas(self) -> list[dict[str, Any]]:
+        """Areas under the ROC curve of measures that tell the first group from the second."""
+        rows, ill = self.sides()
+        found: list[dict[str, Any]] = []
+        best: tuple[str, _Array] | None = None
+        for name in self.names:
+            y = self.numbers(rows, name)
+            n_ill, n_well = (int((np.isfinite(y) & side).sum()) for side in (ill, ~ill))
+            row: dict[str, Any] = {"measure": name, "n_first": n_ill, "n_second": n_well}
+            row["n_missing"] = int((~np.isfinite(y)).sum())
+            if min(n_ill, n_well) < 2:
+                note = "a group has fewer than 2 values"
+                found.append({**row, "area": math.nan, "against": "", "of": "", "note": note})
+                continue
+            own = roc(y, ill, level=self.level)
+            if own.area < 0.5:
+                y = -y
+                own = roc(y, ill, level=self.level)
+                row["of"] = "falls in patients"
+            else:
+                row["of"] = "rises in patients"
+            row.update({"area": own.area, "low": own.low, "high": own.high})
+            row["p_paper"] = compare_numbers(
+                y[ill & np.isfinite(y)], y[~ill & np.isfinite(y)], "mann-whitney"
+            ).p
+            row["against"] = ""
+            if best is not None:
+                row["against"] = best[0]
+                row["difference"], row["p_against"] = compare_areas(y, best[1], ill)
+            best = best or (name, y)
+            found.append(row)
+        return found
+
     def agreement(self) -> list[dict[str, Any]]:
         """Grades of a muscle by two methods."""
         rows = self.patients()
@@ -781,6 +860,7 @@ KINDS: dict[str, Callable[[_Maker], list[dict[str, Any]]]] = {
     "readers": _Maker.readers,
     "misread": _Maker.misread,
     "agreement": _Maker.agreement,
+    "areas": _Maker.areas,
     "shares": _Maker.shares,
 }
 
@@ -793,6 +873,18 @@ def _correlated(own: Any) -> dict[str, Any]:
         "low": own.low,
         "high": own.high,
         "note": own.note,
+    }
+
+
+def _sensitivity(own: Sensitivity) -> dict[str, Any]:
+    """Change if those who left had gone on at their own rate, and what would tip the result."""
+    rates = next((s for s in own.scenarios if "own rate" in s.name), None)
+    return {
+        "n_left": own.n_left,
+        "change_own_rate": rates.value if rates else math.nan,
+        "low_own_rate": rates.low if rates else math.nan,
+        "high_own_rate": rates.high if rates else math.nan,
+        "tipping": own.tipping,
     }
 
 

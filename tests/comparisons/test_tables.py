@@ -67,7 +67,7 @@ def test_a_table_without_regions_is_refused():
 
 @pytest.mark.parametrize(
     ("site", "side", "region", "muscle"),
-    [("bulbar", None, 1.0, 1.0), ("spinal_LL", None, 4.0, 4.0), ("spinal_LL", "left", 3.0, 3.0)],
+    [("bulbar", None, 1.0, 1.0), ("spinal_LL", None, 4.0, 4.0), ("lower limb", "left", 3.0, 3.0)],
 )
 def test_onset_chooses_its_muscles(site, side, region, muscle):
     start = "muscle.relative_t2."
@@ -75,6 +75,35 @@ def test_onset_chooses_its_muscles(site, side, region, muscle):
     frame[f"{start}tongue"] = 1.0
     frame[f"{start}left_tibialis_anterior"] = 3.0
     frame[f"{start}right_tibialis_anterior"] = 5.0
+    # a head of a muscle of the arm or thigh is none of them, and takes part in no mean
+    frame[f"{start}left_biceps_femoris_long_head"] = 100.0
     found = with_derived(frame).iloc[0]
     assert (found["region_of_onset"], found["muscle_of_onset"]) == (region, muscle)
     assert found[f"{start}summary_mean"] == 3.0
+
+
+def test_grades_and_sides_are_derived():
+    frame = pd.DataFrame({"handedness": ["L", "R"], "motor_unit_side": ["left", "right"]})
+    for side, value in (("left", 1.0), ("right", 3.0)):
+        frame[f"muscle.mercuri.{side}_first_dorsal_interosseous"] = [value, value]
+        frame[f"muscle.mercuri.{side}_adductor_pollicis"] = [value + 1, np.nan]
+        frame[f"muscle.relative_t2.{side}_thenar"] = value
+    frame["emg_duration_left_tibialis_anterior"] = [12.0, 16.0]
+    frame["mrc_left_ankle_dorsiflexors"] = [4.0, 1.0]
+    frame["muscle.adc.summary"] = 1.5
+    found = with_derived(frame)
+    assert found["muscle.mercuri_region.left_hand"].tolist() == [1.5, 1.0]
+    assert found["muscle.mercuri.dominant_hand"].tolist() == [1.5, 3.0]
+    assert found["muscle.relative_t2.munix_side_thenar"].tolist() == [1.0, 3.0]
+    # Diamanti 2018: 10 to 12.5 ms is mild, above 15 severe; 5 less the score, at most 3
+    assert found["emg_grade_left_tibialis_anterior"].tolist() == [1.0, 3.0]
+    assert found["weakness_grade_left_tibialis_anterior"].tolist() == [1.0, 3.0]
+    assert found["muscle.adc.summary_mean"].tolist() == [1.5, 1.5]
+
+
+def test_motor_areas_are_averaged_without_the_precuneus():
+    start = "cortex7t.deep_thickness."
+    frame = pd.DataFrame({f"{start}left_hand": [1.0], f"{start}right_leg": [2.0]})
+    frame[f"{start}right_foot"], frame[f"{start}left_precuneus"] = 6.0, 50.0
+    found = with_derived(frame).iloc[0]
+    assert (found[f"{start}mean"], found[f"{start}right_lower_limb"]) == (3.0, 4.0)
