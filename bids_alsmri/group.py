@@ -88,14 +88,7 @@ def run_group_level(settings: RunSettings, command_line: str, console: Console) 
     for fault in faults:
         log.error("%s", fault)
     if not tables:
-        nothing = (
-            f"{settings.output_dir}: no results of the participant level; run "
-            "'bids_alsmri BIDS_DIR OUTPUT_DIR participant' first"
-        )
-        raise DataError(
-            "\n".join(faults) or nothing,
-            exit_code=ExitCode.BAD_DATA if faults else ExitCode.NO_INPUT,
-        )
+        _require_clinical(settings, faults)
     code = ExitCode.SCANS_FAILED if faults else ExitCode.DONE
     if not group_settings(settings).compare:
         return code
@@ -106,6 +99,25 @@ def run_group_level(settings: RunSettings, command_line: str, console: Console) 
         sys.stdout.write(describe(plan))
         return code
     return max(code, _compare(settings, plan, finished, faults, command_line, console))
+
+
+def _require_clinical(settings: RunSettings, faults: Sequence[str]) -> None:
+    """Without results of participants, go on only where clinical tables can be made alone."""
+    cfg = group_settings(settings)
+    nothing = (
+        f"{settings.output_dir}: no results of the participant level; run "
+        "'bids_alsmri BIDS_DIR OUTPUT_DIR participant' first"
+    )
+    if faults:
+        raise DataError("\n".join(faults), exit_code=ExitCode.BAD_DATA)
+    if not (cfg.compare and cfg.tables) or cfg.maps:
+        raise DataError(nothing, exit_code=ExitCode.NO_INPUT)
+    if not (settings.bids_dir / "participants.tsv").is_file():
+        raise DataError(
+            f"{nothing}, or add {settings.bids_dir / 'participants.tsv'} for clinical tables alone",
+            exit_code=ExitCode.NO_INPUT,
+        )
+    log.warning("%s for tables of images; clinical tables are made alone", nothing)
 
 
 def describe(plan: GroupPlan) -> str:
@@ -132,6 +144,10 @@ def describe(plan: GroupPlan) -> str:
         lines.append(
             f"{row['modality']}, {row['contrast']}: {n_in} of {n_all} in '{row['group']}'{why}"
         )
+    if not lines:
+        counts = plan.labels["group"].value_counts()
+        people = ", ".join(f"{n} in {group!r}" for group, n in counts.items())
+        lines = [f"clinical tables alone, no finished scan has maps: {people}"]
     return "\n".join([*lines, *plan.warnings]) + "\n"
 
 
@@ -147,7 +163,7 @@ def _compare(
     console: Console,
 ) -> ExitCode:
     from bids_alsmri.engine.runner import Keeper, new_workflow, require_resources, run
-    from bids_alsmri.group_graphs import build_graphs
+    from bids_alsmri.group_graphs import NO_GRAPHS, build_graphs
     from bids_alsmri.group_summary import write_group_report, write_tables
     from bids_alsmri.participant import describe_dataset, resources_of, steps_folder
 
@@ -159,9 +175,10 @@ def _compare(
         stop_on_first_crash=settings.stop_on_first_crash,
         name=f"{steps_folder(settings)}_group",
     )
-    graphs = build_graphs(settings, plan, workflow)
+    graphs = build_graphs(settings, plan, workflow) if plan.modalities else NO_GRAPHS
     resources = resources_of(settings)
-    require_resources(workflow, resources)
+    if graphs.all:
+        require_resources(workflow, resources)
     describe_dataset(settings)
     write_text(folder / "settings.json", settings.as_json(VERSION))
     write_tables(settings, plan)
@@ -174,7 +191,7 @@ def _compare(
     for warning in plan.warnings:
         log.warning("%s", warning)
     keeper = Keeper(lambda graph: None, lambda outcome: None)
-    outcomes = run(workflow, graphs.all, resources, console, keeper)
+    outcomes = run(workflow, graphs.all, resources, console, keeper) if graphs.all else []
     result = GroupResult(plan, graphs, outcomes, tuple(faults), started, clinical)
     forget_others(settings.output_dir, graphs)
     write_group_report(settings, result, folder, command_line)

@@ -277,6 +277,8 @@ class _Report:
             ),
             "has_tracts": any("skeleton" in s or "vba" in s for s in self.analyses()),
             "fa_target": fa_target(self.settings) is not None,
+            "has_maps": bool(self.plan.modalities),
+            "has_clinical": self.result.clinical is not None,
         }
         path = Path(str(comparisons_path[0])) / "methods.md"
         return render_methods(path, "comparisons", cfg, facts)
@@ -369,7 +371,6 @@ class _Report:
 
     def cohort(self) -> Section:
         plan, counts = self.plan, count_participation(self.plan.flow)
-        figure = self.drawn("participation", draw_participation(counts))
         out = plan.flow[~plan.flow["is_included"]].drop(columns="is_included")
         demographics = format_table(plan.demographics, decimals=1)
         folder = "group/desc-{}_stats.tsv"
@@ -378,14 +379,7 @@ class _Report:
             scan="Participants",
             status="done",
             notes=(*self.result.faults, f"Progression: {rule_of(self.cfg).text}."),
-            figures=(
-                Figure(
-                    "Who takes part",
-                    "Participants of each group, by modality and contrast: those who take part "
-                    "and, by reason, those who do not.",
-                    (figure,),
-                ),
-            ),
+            figures=tuple(self.participation(counts)),
             tables=(
                 Table(
                     "Demographics",
@@ -398,7 +392,7 @@ class _Report:
                     "Who does not take part",
                     "One row per modality, contrast and scan that is left out, and why.",
                     out,
-                    empty="Everybody takes part.",
+                    empty="Everybody takes part." if len(counts) else "No maps are compared.",
                     path=folder.format("participation"),
                 ),
                 Table(
@@ -409,6 +403,15 @@ class _Report:
                 ),
             ),
         )
+
+    def participation(self, counts: pd.DataFrame) -> Iterator[Figure]:
+        if len(counts):
+            yield Figure(
+                "Who takes part",
+                "Participants of each group, by modality and contrast: those who take part and, by "
+                "reason, those who do not.",
+                (self.drawn("participation", draw_participation(counts)),),
+            )
 
     def quality(self) -> Section:
         tests = self.plan.quality_tests

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from bids_alsmri.bids.clinical import read_clinical_table
 from bids_alsmri.bids.clinical_checks import CheckedTable, check_clinical
-from bids_alsmri.bids.sink import sidecar_path, write_atomically, write_json, write_text
+from bids_alsmri.bids.sink import sidecar_path, write_json, write_text
 from bids_alsmri.collection import Finished, read_tables
 from bids_alsmri.comparisons.presentation import presented, readable
 from bids_alsmri.comparisons.settings import group_settings
@@ -23,20 +24,14 @@ from bids_alsmri.comparisons.tables import (
     make_cohort,
     profile,
     region_measures,
+    with_atrophy,
 )
-from bids_alsmri.engine.group_graph import FIGURES
 from bids_alsmri.engine.pipeline import registry
 from bids_alsmri.errors import AlsMriError
-from bids_alsmri.reports.clinical_plots import (
-    Course,
-    draw_courses,
-    draw_forest,
-    draw_profile,
-    draw_responses,
-    draw_visits,
-)
-from bids_alsmri.reports.figures import save_figure
-from bids_alsmri.reports.page import Figure, Section
+from bids_alsmri.group_pictures import camel, figures_of, one_figure
+from bids_alsmri.group_planning import excluded_scans, visits_of
+from bids_alsmri.reports.clinical_plots import draw_profile, draw_visits
+from bids_alsmri.reports.page import Section
 from bids_alsmri.reports.publication import html_table, latex_table
 from bids_alsmri.reports.tables import Table
 from bids_alsmri.settings import RunSettings
@@ -44,8 +39,6 @@ from bids_alsmri.stats.tables import Cohort, ResultTable, make_table, read_specs
 from bids_alsmri.version import VERSION
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure as MatplotlibFigure
-
     from bids_alsmri.group_planning import GroupPlan
 
 log = logging.getLogger(__name__)
@@ -65,6 +58,13 @@ COLUMNS: Mapping[str, str] = {
     "q_best": "That of the best choice, adjusted for the family",
     "differs": "Whether the two decide otherwise at 0.05",
     "srm": "Mean change of completers over its standard deviation",
+    "change_own_rate": "Mean change if those who left had gone on at their own rate",
+    "low_own_rate": "Lower end of its interval",
+    "high_own_rate": "Upper end of its interval",
+    "tipping": "By how much less those who left must have changed for the interval to reach 0",
+    "n_left": "Patients who were seen first and not at that visit",
+    "model_best": "Model of the best choice",
+    "area": "Area under the ROC curve",
     "variance_ratio": "Variance between participants over all of it",
     "n_per_arm": "Participants per arm of a trial that halves the change, with power of 80 %",
     "n_missing": "Participants without a value",
@@ -126,18 +126,27 @@ def make_clinical(
     cfg = group_settings(settings)
     specs = read_specs(cfg.tables_file)
     is_patient = plan.labels["group"] == plan.names.patient
+    # scans of pipelines without maps may be of visits that no comparison of maps has
+    clinical = read_clinical_table(plan.clinical.root, visits=visits_of(finished, tuple(finished)))
     checked = check_clinical(
-        plan.clinical, patients=frozenset(plan.labels.loc[is_patient, "participant_id"])
+        clinical, patients=frozenset(plan.labels.loc[is_patient, "participant_id"])
     )
     warnings = list(checked.warnings)
+    excluded = excluded_scans(settings, plan, finished, [])
+    warnings += [f"{scan} {name}: left out: {why}" for (name, scan), why in excluded.items()]
+    counted = {
+        name: [scan for scan in scans if (name, scan.label) not in excluded]
+        for name, scans in finished.items()
+    }
     cohort = make_cohort(
         checked.table,
         plan.labels,
-        list(scan_measures(settings, finished, warnings)),
+        list(scan_measures(settings, counted, warnings)),
         names=plan.names,
         time_column=cfg.time_column,
     )
     covariates = [name for name in ("age", "sex") if name in cohort.frame]
+    cohort = with_atrophy(cohort, covariates=[*covariates, "height_cm", "weight_kg"])
     if cfg.harmonise_sites:
         try:
             cohort, fits = harmonise_cohort(
@@ -228,7 +237,7 @@ def write_clinical(settings: RunSettings, results: ClinicalResults) -> list[Path
         written.append(path)
     for result in results.tables:
         spec = result.spec
-        path = folder / f"desc-{_camel(spec.name)}_stats.tsv"
+        path = folder / f"desc-{camel(spec.name)}_stats.tsv"
         facts = {"Source": spec.source, "Kind": spec.kind, "Family": spec.family}
         _write(path, result.frame, spec.title, {**facts, "Notes": list(result.notes)})
         cells = presented(result, mode=settings.mode)
@@ -253,11 +262,6 @@ def _write(path: Path, frame: pd.DataFrame, text: str, facts: Mapping[str, objec
     write_text(path, frame.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.6g"))
 
 
-def _camel(name: str) -> str:
-    first, *others = name.split("_")
-    return first + "".join(word.capitalize() for word in others)
-
-
 def clinical_sections(settings: RunSettings, results: ClinicalResults) -> Iterator[Section]:
     """Sections of the page.
 
@@ -279,7 +283,7 @@ def clinical_sections(settings: RunSettings, results: ClinicalResults) -> Iterat
         scan="Clinical data",
         status="done",
         warnings=results.warnings,
-        figures=_one_figure(
+        figures=one_figure(
             settings,
             "visits",
             "Participants over visits",
@@ -304,7 +308,7 @@ def clinical_sections(settings: RunSettings, results: ClinicalResults) -> Iterat
     )
     for result in results.tables:
         spec = result.spec
-        name = _camel(spec.name)
+        name = camel(spec.name)
         yield Section(
             pipeline="Clinical tables",
             scan=spec.title,
@@ -315,7 +319,7 @@ def clinical_sections(settings: RunSettings, results: ClinicalResults) -> Iterat
                 "allows for ties, clusters and small samples.",
                 *result.notes,
             ),
-            figures=tuple(_figures_of(settings, result, cohort)),
+            figures=tuple(figures_of(settings, result, cohort)),
             tables=(
                 Table(
                     spec.title,
@@ -342,83 +346,6 @@ def _attendance(cohort: Cohort) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _one_figure(
-    settings: RunSettings, desc: str, title: str, caption: str, figure: MatplotlibFigure
-) -> tuple[Figure, ...]:
-    path = settings.output_dir / FIGURES / f"desc-{desc}_stats.svg"
-    write_atomically(path, lambda temporary: save_figure(figure, temporary))
-    return (Figure(title, caption, (path,)),)
-
-
-def _figures_of(settings: RunSettings, result: ResultTable, cohort: Cohort) -> Iterator[Figure]:
-    spec, frame = result.spec, result.frame
-    desc = _camel(spec.name)
-    if spec.kind == "difference":
-        own = frame[(frame["bounds"] == "bounded") & frame["percent"].notna()]
-        if len(own):
-            rows = own.assign(
-                name=[readable(m) for m in own["measure"]], survives=own["q_paper"] <= 0.05
-            )
-            figure = draw_forest(rows, title=spec.title, unit="difference (% of controls)")
-            caption = (
-                "Adjusted differences, patients less controls, with 95 % intervals; filled dots "
-                "survive the false discovery rate."
-            )
-            yield from _one_figure(settings, f"{desc}Forest", spec.title, caption, figure)
-    if spec.kind == "course":
-        last = frame[(frame["visit"] == frame["visit"].iloc[-1]) & frame["srm"].notna()]
-        if len(last):
-            rows = last.assign(name=[readable(m) for m in last["measure"]])
-            figure = draw_responses(rows, title=f"Responsiveness: {spec.title.lower()}")
-            caption = (
-                "Standardised response means from the first to the last visit, ranked by size, "
-                "with 95 % intervals by the non-central t; lines at 0.8."
-            )
-            yield from _one_figure(settings, f"{desc}Responses", "Responsiveness", caption, figure)
-        strongest = last.reindex(last["srm"].abs().sort_values(ascending=False).index)
-        names = [m for m in _panels(cohort) if m in set(frame["measure"])]
-        names += [m for m in strongest["measure"] if m not in names]
-        courses = [_course(cohort, m) for m in names[:4]]
-        if courses:
-            caption = (
-                "Each line is a patient, by site of onset; the dashed black line is the patients' "
-                "mean of those seen, the dashed magenta line that of the controls."
-            )
-            figure = draw_courses(courses, title=spec.title)
-            yield from _one_figure(settings, f"{desc}Courses", "Courses", caption, figure)
-
-
-def _panels(cohort: Cohort) -> list[str]:
-    """Jenkins 2020, figure 3."""
-    start = "muscle.relative_t2."
-    wanted = (f"{start}summary_mean", "region_of_onset", "muscle_of_onset")
-    return [name for name in (*wanted, f"{start}right_tibialis_anterior") if name in cohort.frame]
-
-
-def _course(cohort: Cohort, measure: str) -> Course:
-    frame = cohort.frame
-    own = frame[frame["group"] == cohort.patient]
-    table = own.pivot(index="participant_id", columns="visit", values=measure)
-    table = table.reindex(columns=list(cohort.visits))
-    onset: dict[str, object] = {}
-    if "onset_site" in own:
-        firsts = own.drop_duplicates("participant_id")
-        onset = dict(zip(firsts["participant_id"], firsts["onset_site"], strict=True))
-    controls = frame[frame["group"] == cohort.control]
-    means = [
-        float(pd.to_numeric(controls.loc[controls["visit"] == v, measure]).mean())
-        for v in cohort.visits
-    ]
-    return Course(
-        readable(measure),
-        cohort.units.get(measure, ""),
-        cohort.months,
-        table.to_numpy(float),
-        tuple(str(onset.get(who, "unknown")) for who in table.index),
-        np.array(means),
-    )
-
-
 def _profiles(settings: RunSettings, results: ClinicalResults) -> Iterator[Section]:
     """One section per participant with values of any pipeline."""
     known = results.profiles[results.profiles["z"].notna()]
@@ -434,7 +361,7 @@ def _profiles(settings: RunSettings, results: ClinicalResults) -> Iterator[Secti
             pipeline="Participants against controls",
             scan=str(who),
             status="done",
-            figures=_one_figure(
+            figures=one_figure(
                 settings, f"{str(who).replace('sub-', 'profile')}", str(who), caption, figure
             ),
         )

@@ -71,6 +71,7 @@ TOP = {
     "group_planning",
     "group_graphs",
     "group_summary",
+    "group_pictures",
     "group_tables",
     "group",
     "cli",

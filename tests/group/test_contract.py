@@ -195,6 +195,8 @@ def test_methods_text_resolves_for_every_setting(built, tmp_path):
         "has_combinations": True,
         "has_changes": True,
         "has_groups": True,
+        "has_maps": True,
+        "has_clinical": True,
     }
     texts = [
         render_methods(path, "comparisons", usual, {**facts, "fa_target": True, "covariates": ""})
