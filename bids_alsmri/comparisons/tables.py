@@ -366,9 +366,9 @@ def _muscle_means(frame: pd.DataFrame) -> dict[str, Any]:
     if own and f"{start}summary_mean" not in frame:
         found[f"{start}summary_mean"] = _row_means(frame, own)
     is_right = _side_of(frame, "motor_unit_side")
-    for muscle in _MUNIX_MUSCLES if is_right is not None else ():
+    for muscle in _MUNIX_MUSCLES:
         both = [f"{start}{side}_{muscle}" for side in _SIDES]
-        if set(both) <= set(frame):
+        if is_right is not None and set(both) <= set(frame):
             values = _numbers(frame, both)
             found[f"{start}munix_side_{muscle}"] = _chosen_side(values, is_right)
     for lead in ("mercuri", "dixon_mercuri"):

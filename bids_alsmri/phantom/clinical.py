@@ -228,7 +228,7 @@ def _visit(
     def loss(region: str, of_side: str | None) -> float:
         return near[region] * (1.2 if of_side == side else 1.0)
 
-    files = {
+    files: dict[str, dict[str, object]] = {
         "alsfrs_r": {**({} if score is None else {"alsfrs_r": score}), **items},
         "strength": _strength(loss, rng),
         "dynamometry": {

@@ -6,7 +6,7 @@ import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +32,10 @@ _T = TypeVar("_T")
 _SOFT, _DARK, _GREY = "#57606a", "#1b1f24", "#d0d7de"
 _HEAD_IN = 0.75
 # Groups and curves differ in colour and in shape or pattern, for print without colour.
-_LOOKS = ((VERMILION, "o", "-"), (BLUE, "s", "--"), (GREEN, "^", "-."), (ORANGE, "D", ":"),
-          (PURPLE, "v", (0, (5, 1))), (SKY, "P", (0, (1, 1))))  # fmt: skip
+_LOOKS: tuple[tuple[str, str, Any], ...] = (
+    *((VERMILION, "o", "-"), (BLUE, "s", "--"), (GREEN, "^", "-.")),
+    *((ORANGE, "D", ":"), (PURPLE, "v", (0, (5, 1))), (SKY, "P", (0, (1, 1)))),
+)
 # Values of a group whose density is drawn.
 _FEWEST_OF_CLOUD = 5
 _COLUMNS = 3

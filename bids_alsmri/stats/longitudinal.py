@@ -191,10 +191,10 @@ def course_of(
             fit = better or simple
             method = f"{method}, {how if better else 'random intercept'}"
             # with two visits both models are one where nothing is missing
-            if not better and not note and len(present) > 2:
-                note = f"random intercept alone: {how}"
-            elif better:
+            if better:
                 note = ""
+            elif len(present) > 2:
+                note = "; ".join(filter(None, [note, f"random intercept alone: {how}"]))
     starters = set(who[visit == 0].tolist())
     changes = []
     for number, label in list(enumerate(order))[1:]:
