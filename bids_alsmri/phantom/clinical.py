@@ -176,9 +176,9 @@ def write_phenotype(
             _write_visits(out, person, visits)
     folder = out / "phenotype"
     folder.mkdir(exist_ok=True)
-    for name, own in rows.items():
-        columns = tuple(own[0])
-        cells = tuple(tuple(row.get(column) for column in columns) for row in own)
+    for name, lines in rows.items():
+        columns = tuple(lines[0])
+        cells = tuple(tuple(row.get(column) for column in columns) for row in lines)
         described = {c: _described(c) for c in columns if c not in ("participant_id", "session_id")}
         tool: dict[str, object] = {"MeasurementToolMetadata": {"Description": f"Simulated {name}"}}
         write_table(folder / f"{name}.tsv", Table(columns, cells, {**tool, **described}))
