@@ -303,10 +303,8 @@ def with_derived(frame: pd.DataFrame) -> pd.DataFrame:
     >>> with_derived(frame)[["onset", "muscle_of_onset"]].values.tolist()
     [['spinal', 3.0]]
     """
-    ends = (".summary",)
-    found = frame.rename(
-        columns={c: f"{c}_mean" for c in frame if str(c).startswith("muscle.") and c.endswith(ends)}
-    )
+    names = [name for name in map(str, frame) if name.startswith("muscle.")]
+    found = frame.rename(columns={n: f"{n}_mean" for n in names if n.endswith(".summary")})
     new: dict[str, Any] = {}
     if "onset_site" in found:
         new["onset"] = [
