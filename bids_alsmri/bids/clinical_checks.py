@@ -251,12 +251,14 @@ class _Check:
         """Durations in years that stand as months."""
         if not {"alsfrs_r", "disease_duration_months"} <= set(self.visits):
             return
+        later = self.months_since_first()
         for row in self.visits.index:
             who = str(self.visits.at[row, "participant_id"])
             score = self.visits.at[row, "alsfrs_r"]
             months = self.visits.at[row, "disease_duration_months"]
             if (patients and who not in patients) or not (months == months and score == score):
                 continue
+            months += later[row]
             rate = (48 - score) / months if months > 0 else (math.inf if score < 48 else 0.0)
             if rate > LARGEST_RATE_PER_MONTH:
                 self.reject(
@@ -265,6 +267,19 @@ class _Check:
                     f"{rate:.1f} points per month with a score of {score:g}; perhaps in years",
                 )
                 self.visits.at[row, "disease_duration_months"] = math.nan
+
+    def months_since_first(self) -> dict[Any, float]:
+        """Time to add to a duration that participants.tsv tells of the first visit alone."""
+        later = dict.fromkeys(self.visits.index, 0.0)
+        if "months" not in self.visits:
+            return later
+        for _, own in self.visits.groupby("participant_id", sort=False):
+            # a duration of each visit grows with them
+            if own["disease_duration_months"].nunique() > 1:
+                continue
+            times = own["months"].astype(float)
+            later.update((times - times.min()).fillna(0.0).to_dict())
+        return later
 
 
 def date_of(value: object) -> date | None:

@@ -266,7 +266,8 @@ def _deficit(
     rate = progression_rate(person.alsfrs_r, person.disease_duration_months)
     score = person.alsfrs_r
     if month > 0:
-        score = round(float(score - rate * month + rng.normal(0, 0.8)))
+        # at first by the rate, ever slower towards the floor
+        score = round(float(score * np.exp(-rate * month / max(score, 1)) + rng.normal(0, 0.8)))
     score = int(np.clip(score, 0, ALSFRS_R_MAX))
     return (ALSFRS_R_MAX - score) / ALSFRS_R_MAX, score
 

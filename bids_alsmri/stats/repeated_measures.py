@@ -188,7 +188,10 @@ def fit_visits(
     doi:10.2307/2529876), whose variances may be negative as long as V is a covariance, so that
     intervals hold where there is none. Fisher scoring; participants count by their pattern of
     visits. Errors and degrees of freedom after Kenward and Roger (1997, doi:10.2307/2533558), exact
-    where nothing is missing: the change is tested as by the paired t test.
+    where nothing is missing: the change is tested as by the paired t test. Of the two equal terms
+    that they add to the covariance, that of the uncertain variances is taken as these data have
+    it, not as it is on average over missing by chance (Kenward and Molenberghs 1998,
+    doi:10.1214/ss/1028905830); where values are missing by what was seen, it is larger.
 
     Missing values may depend on values that were seen; not on those that were missed.
 
@@ -219,6 +222,7 @@ def fit_visits(
     extra = np.einsum("kl,klij->ij", w, state.second) - np.einsum(
         "kl,kij,jm,lmn->in", w, state.first, c, state.first
     )
+    moved = -c @ _pull(patterns, parts, theta, state.coefficients)
     n = int(np.isfinite(y).sum())
     return RepeatedMeasures(
         coefficients=scale * state.coefficients,
@@ -231,7 +235,7 @@ def fit_visits(
         # of the parameters in units of the scale, in which the slopes stand too
         information=state.information,
         slopes=scale**2 * np.einsum("ij,kjl,lm->kim", c, state.first, c),
-        small_sample=scale**2 * 2 * c @ extra @ c,
+        small_sample=scale**2 * (c @ extra @ c + moved @ w @ moved.T),
     )
 
 
@@ -338,6 +342,28 @@ def _evaluate(patterns: Sequence[_Pattern], parts: _Array, theta: _Array) -> _St
         return None
     value = -0.5 * (free * math.log(2 * math.pi) + log_det + float(log_precision) + squares)
     return _State(value, beta, covariance, score, information, first, second)
+
+
+def _pull(
+    patterns: Sequence[_Pattern], parts: _Array, theta: _Array, coefficients: _Array
+) -> _Array:
+    """(v, k) derivatives of the coefficients' score by the parameters of the covariance.
+
+    They are 0 on average where values are missing by chance, and not where they are missing by
+    what was seen: then coefficients lean on how visits go together.
+    """
+    n_visits = parts.shape[1]
+    design = np.eye(n_visits)
+    design[:, 0] = 1.0
+    whole = np.einsum("k,kij->ij", theta, parts)
+    found = np.zeros((n_visits, len(parts)))
+    for pattern in patterns:
+        inverse = np.linalg.inv(whole[np.ix_(pattern.seen, pattern.seen)])
+        x = design[pattern.seen]
+        left = inverse @ (pattern.sums - pattern.n * x @ coefficients)
+        a = parts[:, pattern.seen][:, :, pattern.seen]
+        found += np.einsum("jp,kji,i->pk", inverse @ x, a, left)
+    return found
 
 
 def _maximise(

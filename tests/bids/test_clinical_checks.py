@@ -100,3 +100,15 @@ def test_what_is_right_stays():
     found = _checked(alsfrs_r=[40.0, np.nan], sex=["F", "M"], hobby=["chess", "1,5"])
     assert not len(found.rejected)
     assert found.table.visits["hobby"].tolist() == ["chess", "1,5"]
+
+
+def test_a_duration_of_the_first_visit_grows_with_the_months(tmp_path):
+    text = "participant_id\tgroup\tdisease_duration_months\nsub-01\tals\t4\nsub-02\tals\t4\n"
+    (tmp_path / "participants.tsv").write_text(text)
+    for who, last in (("sub-01", 10), ("sub-02", 30)):
+        (tmp_path / who).mkdir()
+        rows = f"session_id\tmonths\talsfrs_r\nses-m00\t0\t{last + 4}\nses-m12\t12\t{last}\n"
+        (tmp_path / who / f"{who}_sessions.tsv").write_text(rows)
+    found = check_clinical(read_clinical_table(tmp_path)).rejected
+    # 34 points in 4 months cannot be; 38 in 16 can, and so can 18 in 16
+    assert found[["participant_id", "session_id"]].values.tolist() == [["sub-01", "ses-m00"]]
