@@ -344,7 +344,7 @@ def draw_visits(counts: pd.DataFrame) -> Figure:
     >>> counts = pd.DataFrame({"group": ["als"] * 2, "visit": ["m00", "m12"], "months": [0.0, 12.0],
     ...     "n": [29, 13], "of": [29, 29]})
     >>> [text.get_text() for text in draw_visits(counts).axes[0].texts][:2]
-    ['als', 'm00\\nn = 29']
+    ['als', 'm00\nn = 29']
     """
     from matplotlib.patches import FancyBboxPatch
 

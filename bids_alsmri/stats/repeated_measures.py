@@ -48,6 +48,8 @@ class RepeatedMeasures:
         Derivatives of `covariance` by these.
     small_sample : (v, v) array
         What Kenward and Roger add to the covariance.
+    seen : (n, v) array of bool
+        Which visits each participant has a value of.
     """
 
     coefficients: _Array
@@ -60,6 +62,7 @@ class RepeatedMeasures:
     information: _Array
     slopes: _Array
     small_sample: _Array
+    seen: NDArray[np.bool_]
 
     def error_and_freedom(self, weights: ArrayLike) -> tuple[float, float]:
         r"""Standard error and degrees of freedom of a sum of coefficients, for small samples.
@@ -74,11 +77,14 @@ class RepeatedMeasures:
         error : float
             From the covariance with the addition of Kenward and Roger.
         dof : float
-            At least 1.
+            At least 1; where the covariance is unstructured, at most one less than the participants
+            who have all visits that the sum is of, as a paired test of these has.
 
         Notes
         -----
-        As of `bids_alsmri.stats.random_intercept.RandomIntercept.error_and_freedom`.
+        As of `bids_alsmri.stats.random_intercept.RandomIntercept.error_and_freedom`. Where many
+        have left, Kenward and Roger's degrees of freedom alone are too many: in cohorts of 29 of
+        whom 13 stay, intervals of 95 % held 92 to 93 %.
 
         Examples
         --------
@@ -93,6 +99,9 @@ class RepeatedMeasures:
         gradient = np.einsum("i,kij,j->k", c, self.slopes, c)
         spread = float(gradient @ linalg.pinvh(self.information) @ gradient)
         largest = float(self.n_observations - len(c))
+        if self.structure == "unstructured":
+            visits = np.flatnonzero((c != 0) | (np.arange(len(c)) == 0))
+            largest = min(largest, float(self.seen[:, visits].all(axis=1).sum() - 1))
         dof = 2 * own**2 / spread if spread > 0 else largest
         return error, min(max(dof, 1.0), largest)
 
@@ -236,6 +245,7 @@ def fit_visits(
         information=state.information,
         slopes=scale**2 * np.einsum("ij,kjl,lm->kim", c, state.first, c),
         small_sample=scale**2 * (c @ extra @ c + moved @ w @ moved.T),
+        seen=np.isfinite(y),
     )
 
 
