@@ -193,7 +193,9 @@ def _number(value: Any, decimals: int) -> str:
         return "n/a"
     if math.isinf(number):
         return "∞" if number > 0 else "−∞"
-    return f"{number:.{decimals}f}".replace("-", "−")
+    text = f"{number:.{decimals}f}"
+    # what rounds to zero has no sign
+    return (text if float(text) else f"{0:.{decimals}f}").replace("-", "−")
 
 
 def _interval(value: Any, low: Any, high: Any, decimals: int, bounds: Any = "bounded") -> str:
