@@ -240,7 +240,7 @@ def test_array_leaves_results_where_the_settings_say(story):
 
 
 def test_group_level_runs_as_a_job(leisure, slurm, tmp_path):
-    words = ["--controls", "3", "--fast", "3", "--seed", "7", "--template-mm", "4"]
+    words = ["--controls", "3", "--fast", "3", "--slow", "3", "--seed", "7", "--template-mm", "4"]
     maps = ["--maps-only", str(tmp_path / "out")]
     assert simulate([str(tmp_path / "raw"), *maps, *words]) == 0
     options = (
