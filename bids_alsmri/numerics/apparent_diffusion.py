@@ -91,7 +91,7 @@ def fit_adc(signal: ArrayLike, b_values_s_mm2: ArrayLike) -> _Array:
     Notes
     -----
     Least squares of :math:`\ln S_i = \ln S_0 - b_i D`; of two weightings, the
-    :math:`\ln(S_0 / S_b) / b` of Jenkins 2020 (doi:10.1007/s00415-020-09992-z).
+    :math:`\ln(S_0 / S_b) / b` of Jenkins et al. 2020 (Journal of Neurology).
 
     Examples
     --------

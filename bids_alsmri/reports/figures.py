@@ -18,6 +18,7 @@ from bids_alsmri.errors import NumericsError, RunError
 from bids_alsmri.reports.sheets import (
     AXIAL,
     BLUE,
+    CONVENTION,
     GREEN,
     HORIZONTAL,
     INK,
@@ -64,10 +65,12 @@ __all__ = [
     "Contour",
     "choose_slices",
     "draw_colour_fa",
+    "draw_difference",
     "draw_histograms",
     "draw_map",
     "draw_mosaic",
     "draw_motion",
+    "draw_planes",
     "draw_regions",
     "draw_registration_pair",
     "draw_residual",
@@ -650,6 +653,164 @@ def draw_regions(table: pd.DataFrame, *, measures: Mapping[str, str], xlabel: st
         axes.grid(axis="x", color="#d0d7de", linewidth=0.6)
         axes.set_axisbelow(True)
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False)
+    return figure
+
+
+def draw_planes(
+    panels: Sequence[tuple[NDArray[Any], Sequence[float], NDArray[Any] | None, str]],
+    *,
+    is_stitched: bool,
+) -> Figure:
+    """Planes of several images with the outlines of labels.
+
+    Parameters
+    ----------
+    panels : sequence of (plane, extent, labels, name)
+        Rows of a plane run upwards or to the front; the extent is left, right, bottom and top in
+        mm, the participant's right at positive values; labels of the same shape, or None.
+    is_stitched : bool
+        Whether all are shown in one panel at the places that their extents tell, or each apart.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        Each plane has its own grey scale: black at 0, white at the 99.5th percentile.
+
+    Raises
+    ------
+    NumericsError
+        If there is no panel.
+
+    Examples
+    --------
+    >>> plane = np.arange(12.0).reshape(3, 4)
+    >>> figure = draw_planes([(plane, (-2, 2, 0, 3), None, "legs")], is_stitched=False)
+    >>> len(figure.axes[0].images)
+    1
+    """
+    if not panels:
+        raise NumericsError("panels is empty; give at least one plane")
+    with fixed_style():
+        if is_stitched:
+            figure, all_axes = _stitched_axes(panels)
+        else:
+            figure, all_axes = _separate_axes(panels)
+        for axes, (plane, extent, labels, name) in zip(all_axes, panels, strict=True):
+            _draw_plane(axes, plane, extent, labels)
+            if is_stitched:
+                middle = (extent[2] + extent[3]) / 2
+                axes.annotate(name, (1.02, middle), xycoords=("axes fraction", "data"), va="center")
+                axes.axhline(extent[2], color=SKY, linewidth=0.5, linestyle=":")
+                axes.axhline(extent[3], color=SKY, linewidth=0.5, linestyle=":")
+            else:
+                axes.set_title(name, fontsize="small")
+        foot(figure, [], note=CONVENTION)
+    return figure
+
+
+_Panels = Sequence[tuple[NDArray[Any], Sequence[float], NDArray[Any] | None, str]]
+
+
+def _stitched_axes(panels: _Panels) -> tuple[Figure, list[Axes]]:
+    extents = np.array([panel[1] for panel in panels], dtype=np.float64)
+    left, right = extents[:, 0].min(), extents[:, 1].max()
+    bottom, top = extents[:, 2].min(), extents[:, 3].max()
+    height_in = min(11.0, 5.0 * (top - bottom) / (right - left))
+    width_in = height_in * (right - left) / (top - bottom)
+    foot_in = 0.5
+    figure = plain_figure(height_in=height_in + foot_in)
+    axes = figure.add_axes(
+        (
+            0.06,
+            foot_in / (height_in + foot_in),
+            width_in / WIDTH_IN,
+            height_in / (height_in + foot_in),
+        )
+    )
+    axes.set(xlim=(left, right), ylim=(bottom, top), xlabel="", facecolor="black")
+    axes.set_xticks([])
+    axes.tick_params(labelsize="small")
+    axes.set_ylabel("along the body (mm)")
+    return figure, [axes] * len(panels)
+
+
+def _separate_axes(panels: _Panels) -> tuple[Figure, list[Axes]]:
+    n_columns = min(3, len(panels))
+    n_rows = -(-len(panels) // n_columns)
+    shapes = [(p[1][3] - p[1][2]) / (p[1][1] - p[1][0]) for p in panels]
+    row_in = 0.3 + min(3.5, max(shapes) * WIDTH_IN / n_columns)
+    height_in = row_in * n_rows + 0.4
+    figure = plain_figure(height_in=height_in)
+    all_axes = []
+    for number in range(len(panels)):
+        row, column = divmod(number, n_columns)
+        bottom = (height_in - (row + 1) * row_in) / height_in
+        box = (column / n_columns, bottom, 0.98 / n_columns, (row_in - 0.3) / height_in)
+        axes = figure.add_axes(box)
+        axes.axis("off")
+        all_axes.append(axes)
+    return figure, all_axes
+
+
+def _draw_plane(
+    axes: Axes, plane: NDArray[Any], extent: Sequence[float], labels: NDArray[Any] | None
+) -> None:
+    limits = (float(extent[0]), float(extent[1]), float(extent[2]), float(extent[3]))
+    view = axes.get_xlim(), axes.get_ylim()
+    is_empty = not axes.images and axes.axison
+    top = percentile(plane, 99.5)
+    axes.imshow(
+        plane, cmap="gray", origin="lower", extent=limits, vmin=0, vmax=top or 1, aspect="equal"
+    )
+    for index in np.unique(labels[labels > 0]) if labels is not None else ():
+        colour = (ORANGE, SKY, GREEN, VERMILION, PURPLE)[int(index) // 10 % 5]
+        axes.contour(labels == index, levels=[0.5], extent=limits, colors=[colour], linewidths=0.8)
+    if is_empty or len(axes.images) > 1:
+        axes.set(xlim=view[0], ylim=view[1])
+
+
+def draw_difference(pairs: NDArray[np.float64], limits: Sequence[float], *, label: str) -> Figure:
+    """Difference of two measurements over their mean (Bland and Altman 1986).
+
+    Parameters
+    ----------
+    pairs : (S, 2) array
+        Two measurements each.
+    limits : sequence of float
+        Lower limit of agreement, mean difference and upper limit.
+    label : str
+        Name of the quantity with its unit.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        One mark for each pair.
+
+    Examples
+    --------
+    >>> figure = draw_difference(np.array([[1.0, 1.2]]), (0.0, 0.2, 0.4), label="ratio (1)")
+    >>> len(figure.axes[0].lines)
+    4
+    """
+    with fixed_style():
+        figure = plain_figure(height_in=4.2)
+        axes = figure.add_axes((0.1, 0.15, 0.55, 0.8))
+        axes.plot(
+            pairs.mean(axis=1), pairs[:, 1] - pairs[:, 0], "o", color=BLUE, markersize=4, alpha=0.8
+        )
+        names = ("lower limit", "mean difference", "upper limit")
+        for value, name in zip(limits, names, strict=True):
+            is_mean = name == "mean difference"
+            style = "-" if is_mean else "--"
+            axes.axhline(value, color=VERMILION, linestyle=style, linewidth=1)
+            if np.isfinite(value):
+                axes.annotate(
+                    f"{name} {value:.3g}", (1.02, value), xycoords=("axes fraction", "data"),
+                    va="center", color=VERMILION,
+                )  # fmt: skip
+        axes.set(xlabel=f"mean of {label}", ylabel=f"second less first, {label}")
+        axes.grid(color="#d0d7de", linewidth=0.6)
+        axes.set_axisbelow(True)
     return figure
 
 

@@ -1,0 +1,158 @@
+"""Figures of the muscle pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from bids_alsmri.interfaces.images import canonical, voxel_edges_mm
+from bids_alsmri.pipelines.muscle.measures import SUMMARY
+from bids_alsmri.reports.figures import draw_difference, draw_planes, draw_regions
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MEASURE = "relative_t2"
+
+
+def draw_muscles(table: pd.DataFrame) -> Figure:
+    """Relative T2 signal of each muscle, left and right.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of a session.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        Of volumes where no station has a bone reference.
+    """
+    measure, unit = (
+        (_MEASURE, "relative T2 signal")
+        if (table["measure"] == _MEASURE).any()
+        else ("volume", "volume (mm3)")
+    )
+    own = table[(table["measure"] == measure) & (table["region"] != SUMMARY)]
+    keys = list(zip(own["region"], own["side"], strict=True))
+    spread = table[table["measure"] == f"{measure}_sd"].set_index(["region", "side"])["value"]
+    shown = pd.DataFrame(
+        {
+            "region": own["region"],
+            "side": own["side"],
+            "map": measure,
+            "mean": own["value"],
+            "sd": [spread.get(key, np.nan) for key in keys],
+            "n": own["n"],
+        }
+    )
+    return draw_regions(shown, measures={measure: unit}, xlabel=unit)
+
+
+def draw_readers(table: pd.DataFrame) -> Figure:
+    """Difference of two readers over their mean.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of their agreement.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        Bland and Altman's; of volumes where there is no relative T2 signal.
+    """
+    ending = "" if (table["measure"] == "first").any() else "_volume"
+    wide = table[table["region"] != "all"].pivot_table(
+        index=["region", "side", "station"], columns="measure", values="value"
+    )
+    pairs = wide[[f"first{ending}", f"second{ending}"]].dropna().to_numpy(float)
+    limits = table[table["region"] == "all"].set_index("measure")["value"]
+    label = "volume (mm3)" if ending else "relative T2 signal"
+    return draw_difference(
+        pairs,
+        (limits[f"low{ending}"], limits[f"bias{ending}"], limits[f"high{ending}"]),
+        label=label,
+    )
+
+
+def _read(path: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    import nibabel as nib
+
+    image = nib.as_closest_canonical(nib.load(Path(path)))
+    data = np.asarray(image.dataobj, np.float32)
+    return (data[..., 0] if data.ndim == 4 else data), image.affine
+
+
+def draw_overview(images: Sequence[str], titles: Sequence[str], labels: Sequence[str]) -> Figure:
+    """Coronal slices through stations, each at its place in the world.
+
+    Parameters
+    ----------
+    images : sequence of str
+        Stations of one contrast.
+    titles : sequence of str
+        Their names.
+    labels : sequence of str
+        Their labels; empty for none.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        One panel.
+    """
+    panels = []
+    for image, title, label in zip(images, titles, labels, strict=True):
+        data, affine = _read(image)
+        edges = voxel_edges_mm(affine)
+        # through the middle of the body in this station, from front to back
+        weight = data.sum(axis=(0, 2))
+        at = int(np.round(np.average(np.arange(len(weight)), weights=weight)))
+        extent = _extent(affine, data.shape, 0, 2, edges)
+        outline = canonical(Path(label))[0][:, at].T if label else None
+        panels.append((data[:, at].T, extent, outline, title))
+    return draw_planes(panels, is_stitched=True)
+
+
+def draw_slices(images: Sequence[str], titles: Sequence[str], labels: Sequence[str]) -> Figure:
+    """Axial slices through the middle of the labels of stations.
+
+    Parameters
+    ----------
+    images : sequence of str
+        Stations.
+    titles : sequence of str
+        Their names.
+    labels : sequence of str
+        Their labels.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        One panel each.
+    """
+    panels = []
+    for image, title, label in zip(images, titles, labels, strict=True):
+        data, affine = _read(image)
+        outline = canonical(Path(label))[0]
+        at = int(np.argmax((outline > 0).sum(axis=(0, 1))))
+        extent = _extent(affine, data.shape, 0, 1, voxel_edges_mm(affine))
+        panels.append((data[:, :, at].T, extent, outline[:, :, at].T, title))
+    return draw_planes(panels, is_stitched=False)
+
+
+def _extent(
+    affine: np.ndarray[Any, Any],
+    shape: Sequence[int],
+    across: int,
+    up: int,
+    edges: Sequence[float],
+) -> tuple[float, float, float, float]:
+    """World coordinates of the edges of a plane, left, right, bottom and top."""
+    low = [affine[a, 3] - edges[a] / 2 for a in (across, up)]
+    high = [lo + edges[a] * shape[a] for lo, a in zip(low, (across, up), strict=True)]
+    return float(low[0]), float(high[0]), float(low[1]), float(high[1])

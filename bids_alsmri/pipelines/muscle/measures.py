@@ -1,0 +1,522 @@
+"""What muscles measure: long tables of one station, of a session, and of two readers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from bids_alsmri.interfaces.base import ImageData
+from bids_alsmri.numerics.apparent_diffusion import fit_regional_adc
+from bids_alsmri.numerics.noise import Noise
+from bids_alsmri.numerics.rater_agreement import (
+    coefficient_of_variation,
+    dice_of_labels,
+    intraclass_correlation,
+    limits_of_agreement,
+)
+from bids_alsmri.numerics.relative_signal import erode_labels, share_displaced_fat
+from bids_alsmri.pipelines.muscle.steps import heights_of
+from bids_alsmri.pipelines.muscle.vocabulary import Region, Vocabulary
+
+COLUMNS = ("region", "side", "measure", "value", "unit", "n", "chunk", "station", "source")
+SUMMARY = "summary"
+# how values of a muscle that lies in several stations are put together
+_ADDED = ("volume", "n_slices")
+_LARGEST = ("cross_section", "displaced_fat")
+# mean of relative T2 signal that stands for a muscle: of muscles read in the axial plane on the
+# grid of the diffusion series where they were measured there, as in Jenkins 2020
+_BY_PLANE = ("relative_t2", "relative_t2_median", "relative_t2_sd", "relative_t2_eroded")
+
+Array = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A station with its labels and maps.
+
+    Parameters
+    ----------
+    key, title, chunk, suffix, frame : str
+        What it is.
+    source : str
+        Where its labels come from.
+    labels : ImageData
+        Numbers of the vocabulary.
+    relative : (X, Y, Z) array or None
+        Relative T2 signal, 0 where there is none.
+    adc : (X, Y, Z) array or None
+        Diffusion coefficient of voxels, 0 where there is none.
+    series : (X, Y, Z, N) array or None
+        Diffusion series.
+    b_values : (N,) array or None
+        Its weightings.
+    noise : Noise or None
+        Of the series; None where it is not known or not asked for.
+    fat_shift : (int, float) or None
+        Axis and displacement of fat, in voxels.
+    fat_least : float
+        Relative T2 signal from which a voxel is fat.
+    """
+
+    key: str
+    title: str
+    chunk: str
+    suffix: str
+    frame: str
+    source: str
+    labels: ImageData
+    relative: Array | None = None
+    adc: Array | None = None
+    series: Array | None = None
+    b_values: NDArray[np.float64] | None = None
+    noise: Noise | None = None
+    fat_shift: tuple[int, float] | None = None
+    fat_least: float = 0.0
+
+    @property
+    def numbers(self) -> NDArray[np.int16]:
+        """Labels as whole numbers."""
+        return np.asarray(self.labels.data, np.int16)
+
+
+def regions_to_measure(found: Iterable[Region], vocabulary: Vocabulary) -> list[Region]:
+    """Muscles among the labels, and the groups that they are parts of.
+
+    Parameters
+    ----------
+    found : iterable of Region
+        Those that have voxels.
+    vocabulary : Vocabulary
+        All that there are.
+
+    Returns
+    -------
+    list of Region
+        In the order of the vocabulary; bones are left out.
+    """
+    wanted = {region for region in found if region.kind == "muscle"}
+    for region in vocabulary.regions:
+        if region.kind == "muscle" and wanted.intersection(vocabulary.parts_of(region)):
+            wanted.add(region)
+    return [region for region in vocabulary.regions if region in wanted]
+
+
+def without_doubles(stations: Sequence[Measured]) -> dict[str, NDArray[np.int16]]:
+    """Labels of each station, where neighbours of one contrast hold the same voxels of a muscle.
+
+    Parameters
+    ----------
+    stations : sequence of Measured
+        All of a session.
+
+    Returns
+    -------
+    dict of array
+        Labels by key; where a muscle is labelled in the overlap of two stations, the upper keeps
+        what lies above its middle and the lower what lies below.
+    """
+    kept = {station.key: station.numbers.copy() for station in stations}
+    for number, one in enumerate(stations):
+        for two in stations[number + 1 :]:
+            if (one.suffix, one.frame) == (two.suffix, two.frame):
+                _part(one, two, kept)
+    return kept
+
+
+def _part(one: Measured, two: Measured, kept: dict[str, NDArray[np.int16]]) -> None:
+    heights = {s.key: heights_of(s.labels) for s in (one, two)}
+    upper, lower = sorted((one, two), key=lambda s: -float(heights[s.key].mean()))
+    low, high = float(heights[upper.key].min()), float(heights[lower.key].max())
+    if high <= low:
+        return
+    middle = (low + high) / 2
+    shared = []
+    for station in (upper, lower):
+        inside = (heights[station.key] >= low) & (heights[station.key] <= high)
+        shared.append(set(np.unique(kept[station.key][inside])) - {0})
+    doubles = list(shared[0] & shared[1])
+    if doubles:
+        for station, is_left in (
+            (upper, heights[upper.key] < middle),
+            (lower, heights[lower.key] >= middle),
+        ):
+            labels = kept[station.key]
+            labels[is_left & np.isin(labels, doubles)] = 0
+
+
+def measure_station(
+    station: Measured, labels: NDArray[np.int16], vocabulary: Vocabulary
+) -> list[dict[str, Any]]:
+    """Rows of all muscles of a station.
+
+    Parameters
+    ----------
+    station : Measured
+        Its maps.
+    labels : (X, Y, Z) array of int16
+        Labels, voxels that another station counts left out.
+    vocabulary : Vocabulary
+        What they mean.
+
+    Returns
+    -------
+    list of dict
+        In the columns `COLUMNS`.
+    """
+    by_index = vocabulary.by_index
+    found = [by_index[int(i)] for i in np.unique(labels) if int(i) in by_index]
+    eroded = erode_labels(labels)
+    boxes = ndimage.find_objects(labels)
+    rows: list[dict[str, Any]] = []
+    along = int(np.argmax(np.abs(station.labels.affine[2, :3])))
+    for region in regions_to_measure(found, vocabulary):
+        parts = [part.index for part in vocabulary.parts_of(region)]
+        box = _common_box([boxes[i - 1] for i in parts if i <= len(boxes)])
+        if box is None:
+            continue
+        mask = np.isin(labels[box], parts)
+        # where parts touch there is no surface of the whole
+        core = np.isin(eroded[box], parts) if len(parts) == 1 else _eroded_whole(labels, box, parts)
+        values = [
+            *_shape_rows(mask, box, station, along),
+            *_signal_rows(station, box, mask, core),
+            *_diffusion_rows(station, box, mask, core),
+        ]
+        rows += [_row(region, station, *value) for value in values]
+    return rows
+
+
+Box = tuple[slice, ...]
+
+
+def _common_box(boxes: Sequence[Box | None]) -> Box | None:
+    there = [box for box in boxes if box is not None]
+    if not there:
+        return None
+    return tuple(
+        slice(min(b[axis].start for b in there), max(b[axis].stop for b in there))
+        for axis in range(3)
+    )
+
+
+def _eroded_whole(labels: NDArray[np.int16], box: Box, parts: list[int]) -> NDArray[np.bool_]:
+    whole = np.isin(labels, parts).astype(np.int16)
+    return np.asarray(erode_labels(whole)[box] > 0)
+
+
+def _row(
+    region: Region, station: Measured, measure: str, value: float, unit: str, n: int
+) -> dict[str, Any]:
+    return {
+        "region": region.name,
+        "side": "n/a" if region.side == "midline" else region.side,
+        "measure": measure,
+        "value": value,
+        "unit": unit,
+        "n": n,
+        "chunk": station.chunk,
+        "station": station.title,
+        "source": station.source,
+    }
+
+
+_Value = tuple[str, float, str, int]
+
+
+def _shape_rows(mask: NDArray[np.bool_], box: Box, station: Measured, along: int) -> list[_Value]:
+    voxel_mm = np.array(station.labels.voxel_mm)
+    n = int(mask.sum())
+    per_slice = np.moveaxis(mask, along, 0).reshape(mask.shape[along], -1).sum(axis=1)
+    area = float(voxel_mm.prod() / voxel_mm[along])
+    rows: list[_Value] = [
+        ("volume", float(n * voxel_mm.prod()), "mm3", n),
+        ("cross_section", float(per_slice.max() * area), "mm2", int(per_slice.max())),
+    ]
+    counts = [
+        int(np.moveaxis(mask, axis, 0).reshape(mask.shape[axis], -1).any(axis=1).sum())
+        for axis in range(3)
+    ]
+    thin = int(np.argmin(counts))
+    rows.append(("n_slices", float(counts[thin] if counts[thin] == 1 else counts[along]), "1", n))
+    if counts[thin] == 1:
+        centre = np.argwhere(mask).mean(axis=0) + [s.start for s in box]
+        place = station.labels.affine[2, :3] @ centre + station.labels.affine[2, 3]
+        rows.append(("slice", float(place), "mm", n))
+    return rows
+
+
+def _signal_rows(
+    station: Measured, box: Box, mask: NDArray[np.bool_], core: NDArray[np.bool_]
+) -> list[_Value]:
+    if station.relative is None:
+        return []
+    relative = station.relative[box]
+    inside = relative[mask & (relative > 0)]
+    if len(inside) == 0:
+        return []
+    rows = _summary("relative_t2", "relative_t2", inside, "1")
+    middle = relative[core & (relative > 0)]
+    if len(middle):
+        rows.append(("relative_t2_eroded", float(middle.mean()), "1", len(middle)))
+    return rows
+
+
+def _summary(mean_name: str, name: str, values: Array, unit: str) -> list[_Value]:
+    n = len(values)
+    return [
+        (mean_name, float(values.mean()), unit, n),
+        (f"{name}_median", float(np.median(values)), unit, n),
+        (f"{name}_sd", float(values.std(ddof=1)) if n > 1 else float("nan"), unit, n),
+    ]
+
+
+def _diffusion_rows(
+    station: Measured, box: Box, mask: NDArray[np.bool_], core: NDArray[np.bool_]
+) -> list[_Value]:
+    if station.series is None or station.adc is None or station.b_values is None:
+        return []
+    adc = station.adc[box]
+    inside = adc[mask & (adc > 0)]
+    whole = fit_regional_adc(station.series[box][mask], station.b_values, station.noise)
+    rows: list[_Value] = [("adc", whole.adc_mm2_s, "mm2/s", int(mask.sum()))]
+    if np.isfinite(whole.snr):
+        rows.append(("adc_snr", whole.snr, "1", int(mask.sum())))
+    if len(inside):
+        rows += _summary("adc_mean", "adc", inside, "mm2/s")
+    middle = adc[core & (adc > 0)]
+    if len(middle):
+        rows.append(("adc_eroded", float(middle.mean()), "mm2/s", len(middle)))
+    return rows
+
+
+def displaced_fat_rows(
+    station: Measured, labels: NDArray[np.int16], vocabulary: Vocabulary
+) -> list[dict[str, Any]]:
+    """Rows of the share of each muscle on which displaced fat falls.
+
+    Parameters
+    ----------
+    station : Measured
+        Diffusion station with relative T2 signal on its grid.
+    labels : (X, Y, Z) array of int16
+        Labels.
+    vocabulary : Vocabulary
+        What they mean.
+
+    Returns
+    -------
+    list of dict
+        Empty where the displacement or the fat is not known.
+    """
+    if station.fat_shift is None or station.relative is None or station.series is None:
+        return []
+    axis, shift = station.fat_shift
+    by_index = vocabulary.by_index
+    wanted = [int(i) for i in np.unique(labels) if int(i) in by_index]
+    shares = share_displaced_fat(
+        labels,
+        station.relative >= station.fat_least,
+        axis=axis,
+        shift_voxels=shift,
+        wanted=[i for i in wanted if by_index[i].kind == "muscle"],
+    )
+    return [
+        _row(by_index[i], station, "displaced_fat", share, "1", int((labels == i).sum()))
+        for i, share in shares.items()
+    ]
+
+
+def combine_stations(rows: Sequence[Mapping[str, Any]], vocabulary: Vocabulary) -> pd.DataFrame:
+    """One table of a session: each muscle from the stations and the plane that it is read in.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        Of all stations.
+    vocabulary : Vocabulary
+        Gives the plane.
+
+    Returns
+    -------
+    DataFrame
+        In the columns `COLUMNS`. A muscle that lies in several stations has one row for them all:
+        means are weighted by voxels, volumes added, areas the largest.
+    """
+    table = pd.DataFrame(list(rows), columns=list(COLUMNS))
+    if table.empty:
+        return table
+    planes = {region.name: region.plane for region in vocabulary.regions}
+    parts = []
+    for (region, _, measure), own in table.groupby(["region", "side", "measure"], sort=False):
+        parts.append(_combined(_of_plane(own, str(measure), planes[str(region)]), str(measure)))
+    return pd.DataFrame(parts, columns=list(COLUMNS))
+
+
+def _of_plane(own: pd.DataFrame, measure: str, plane: str) -> pd.DataFrame:
+    is_dwi = own["station"].str.endswith(" dwi")
+    if measure in _BY_PLANE:
+        wanted = is_dwi if plane == "axial" else ~is_dwi
+    elif measure in (*_ADDED, *_LARGEST, "slice"):
+        # of one grid: the finer one counts
+        wanted = ~is_dwi if measure != "displaced_fat" else is_dwi
+    else:
+        return own
+    return own[wanted] if wanted.any() else own
+
+
+def _combined(own: pd.DataFrame, measure: str) -> dict[str, Any]:
+    first = own.loc[own["n"].idxmax()].to_dict()
+    if len(own) == 1:
+        return first
+    n = own["n"].to_numpy(float)
+    values = own["value"].to_numpy(float)
+    if measure in _ADDED:
+        value = float(values.sum())
+    elif measure in _LARGEST:
+        value = float(values.max())
+    elif measure == "slice":
+        return first
+    else:
+        value = float((n * values).sum() / n.sum())
+    return {
+        **first,
+        "value": value,
+        "n": int(n.sum()),
+        "chunk": "+".join(dict.fromkeys(own["chunk"].astype(str))),
+        "station": "; ".join(dict.fromkeys(own["station"])),
+        "source": "; ".join(dict.fromkeys(own["source"])),
+    }
+
+
+def summary_rows(table: pd.DataFrame, vocabulary: Vocabulary) -> list[dict[str, Any]]:
+    """Mean over the muscles of Jenkins 2020, of relative T2 signal and diffusion.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of the session.
+    vocabulary : Vocabulary
+        Which muscles count.
+
+    Returns
+    -------
+    list of dict
+        One row for each measure that is there; `n` is the number of muscles.
+    """
+    listed = {
+        (r.name, "n/a" if r.side == "midline" else r.side)
+        for r in vocabulary.regions
+        if r.in_jenkins2020
+    }
+    rows = []
+    for measure in ("relative_t2", "adc"):
+        own = table[table["measure"] == measure]
+        keys = zip(own["region"], own["side"], strict=True)
+        own = own[[key in listed for key in keys]].dropna(subset=["value"])
+        if len(own):
+            rows.append(
+                {
+                    "region": SUMMARY,
+                    "side": "n/a",
+                    "measure": measure,
+                    "value": float(own["value"].mean()),
+                    "unit": str(own["unit"].iloc[0]),
+                    "n": len(own),
+                    "chunk": "n/a",
+                    "station": "n/a",
+                    "source": "n/a",
+                }
+            )
+    return rows
+
+
+def compare_readers(
+    first: Sequence[Measured], second: Sequence[Measured], vocabulary: Vocabulary
+) -> pd.DataFrame:
+    """How two readers agree, muscle by muscle and over the muscles of the session.
+
+    Parameters
+    ----------
+    first, second : sequence of Measured
+        The same stations with the labels of either.
+    vocabulary : Vocabulary
+        What they mean.
+
+    Returns
+    -------
+    DataFrame
+        Long form.
+    """
+    rows: list[dict[str, Any]] = []
+    pairs: list[tuple[float, float]] = []
+    volumes: list[tuple[float, float]] = []
+    for one, two in zip(first, second, strict=True):
+        rows += _compare_station(one, two, vocabulary, pairs, volumes)
+    everything = {"region": "all", "side": "n/a", "chunk": "n/a", "station": "n/a"}
+    for suffix, values, unit in (("", pairs, "1"), ("_volume", volumes, "mm3")):
+        if values:
+            array = np.array(values)
+            limits = limits_of_agreement(array)
+            found = {
+                "variation": (coefficient_of_variation(array), "1"),
+                "icc": (intraclass_correlation(array), "1"),
+                "bias": (limits.bias, unit),
+                "low": (limits.low, unit),
+                "high": (limits.high, unit),
+            }
+            rows += [
+                {**everything, "measure": f"{name}{suffix}", "value": v, "unit": u, "n": len(array)}
+                for name, (v, u) in found.items()
+            ]
+    return pd.DataFrame(rows, columns=[c for c in COLUMNS if c != "source"])
+
+
+def _compare_station(
+    one: Measured,
+    two: Measured,
+    vocabulary: Vocabulary,
+    pairs: list[tuple[float, float]],
+    volumes: list[tuple[float, float]],
+) -> list[dict[str, Any]]:
+    by_index = vocabulary.by_index
+    both = sorted((set(np.unique(one.numbers)) | set(np.unique(two.numbers))) & set(by_index))
+    muscles = [int(i) for i in both if by_index[int(i)].kind == "muscle"]
+    voxel_mm3 = float(np.prod(one.labels.voxel_mm))
+    rows = []
+    for index, dice in dice_of_labels(one.numbers, two.numbers, muscles).items():
+        n = [int((station.numbers == index).sum()) for station in (one, two)]
+        values: list[_Value] = [("dice", dice, "1", n[0])]
+        sizes = (n[0] * voxel_mm3, n[1] * voxel_mm3)
+        values += _pair_rows(("first_volume", "second_volume"), sizes, "mm3", n[0])
+        means = tuple(_mean_relative(station, index) for station in (one, two))
+        if all(n):
+            volumes.append(sizes)
+            if np.isfinite(means).all():
+                values += _pair_rows(("first", "second"), (means[0], means[1]), "1", n[0])
+                pairs.append((means[0], means[1]))
+        rows += [_row(by_index[index], one, *value) for value in values]
+    return rows
+
+
+def _pair_rows(
+    names: tuple[str, str], values: tuple[float, float], unit: str, n: int
+) -> list[_Value]:
+    ending = names[0].removeprefix("first")
+    rows: list[_Value] = [(name, v, unit, n) for name, v in zip(names, values, strict=True)]
+    if all(values):
+        variation = coefficient_of_variation(np.array([values]))
+        rows.append((f"variation{ending}", variation, "1", n))
+    return rows
+
+
+def _mean_relative(station: Measured, index: int) -> float:
+    if station.relative is None:
+        return float("nan")
+    inside = station.relative[(station.numbers == index) & (station.relative > 0)]
+    return float(inside.mean()) if len(inside) else float("nan")

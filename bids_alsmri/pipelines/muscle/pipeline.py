@@ -1,0 +1,225 @@
+"""Settings of the muscle pipeline, and its place in the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from bids_alsmri.engine.pipeline import Pipeline
+from bids_alsmri.options import SettingsModel, setting
+
+
+class MuscleSettings(SettingsModel):
+    """Settings of the muscle pipeline."""
+
+    region_list: Path | None = setting(
+        None,
+        source="muscles.tsv of the package: Jenkins 2020 and a list after Diamanti 2018",
+        help="Tab-separated list of regions (index, name, side, kind and more) that takes the "
+        "place of the one that comes with the program.",
+    )
+    label_codes: Literal[
+        "auto",
+        "own",
+        "musclemap",
+        "totalsegmentator",
+        "totalsegmentator_thigh",
+        "totalsegmentator_headneck",
+    ] = setting(
+        "auto",
+        source="codes as those programs publish them",
+        help="What the numbers of given labels mean: by the names of their table, else numbers of "
+        "the list of regions (auto); those numbers (own); or the codes of another program.",
+    )
+    bias_correction: Literal["n4", "off"] = setting(
+        "n4",
+        paper="off",
+        source="tustison2010",
+        paper_source="jenkins2020",
+        help="Correction of the receive field of T2w and T1w stations.",
+    )
+    bias_shrink_factor: int = setting(
+        2,
+        unit="1",
+        ge=1,
+        le=8,
+        source="voxels of stations are large",
+        help="Down-sampling for the estimate of the receive field.",
+    )
+    bias_iterations: tuple[int, ...] = setting(
+        (30, 30, 20),
+        unit="1",
+        source="benchmarks/muscle.py",
+        help="Most iterations at each level of the estimate of the receive field.",
+    )
+    bias_convergence: float = setting(
+        1e-4,
+        unit="1",
+        gt=0,
+        le=0.1,
+        source="benchmarks/muscle.py",
+        help="Change of the receive field at which a level ends.",
+    )
+    bias_spline_mm: float = setting(
+        300.0,
+        unit="mm",
+        gt=20,
+        le=2000,
+        source="fields of body coils change over a station, not over a muscle",
+        help="Distance of the control points of the receive field at the first level.",
+    )
+    bones: tuple[str, ...] = setting(
+        (),
+        source="the paper's supplement, which names the bones, is not available",
+        help="Bones that muscles are divided by, by their names in the labels: for all stations, "
+        "or as CHUNK:NAME for those of one chunk; without it the bone masks of the stations "
+        "(label-bone_desc-ref_mask), or else all bones among the labels.",
+    )
+    bone_least_snr: float = setting(
+        10.0,
+        unit="1",
+        ge=0,
+        le=1000,
+        paper=0.0,
+        source="below 10 a magnitude is no longer its signal",
+        paper_source="jenkins2020",
+        help="Signal over noise of the bone reference below which it is refused.",
+    )
+    bone_most_variation: float = setting(
+        0.2,
+        unit="1",
+        gt=0,
+        le=100,
+        paper=100.0,
+        source="a fifth is what patients and controls differ by",
+        paper_source="jenkins2020",
+        help="Variation of the bone reference along the station above which it is refused, as a "
+        "share of its mean.",
+    )
+    noise_floor_correction: bool = setting(
+        True,
+        paper=False,
+        source="koay2006",
+        paper_source="jenkins2020",
+        help="Take the noise floor off before the diffusion coefficient of a region is computed.",
+    )
+    adc_least_snr: float = setting(
+        10.0,
+        unit="1",
+        ge=0,
+        le=1000,
+        source="benchmarks/muscle.py",
+        help="Signal over noise of a region without weighting below which its diffusion "
+        "coefficient is flagged.",
+    )
+    most_scale_difference: float = setting(
+        0.1,
+        unit="1",
+        gt=0,
+        le=1,
+        source="a tenth changes the diffusion coefficient of muscle by 6 %",
+        help="Difference of intensity scale, as a share, up to which separate diffusion series of "
+        "a station are fitted together.",
+    )
+    most_displaced_fat: float = setting(
+        0.1,
+        unit="1",
+        gt=0,
+        le=1,
+        source="what is left of suppressed fat adds little over a tenth of a muscle",
+        help="Share of a muscle on which displaced fat falls from which it is flagged.",
+    )
+    fat_least_signal: float = setting(
+        0.7,
+        unit="1",
+        gt=0,
+        le=2,
+        source="between muscle, even when it is denervated, and fat",
+        help="T2-weighted signal over that of the bone reference from which a voxel counts as fat, "
+        "to follow it where diffusion displaces it.",
+    )
+    least_overlap_mm: float = setting(
+        10.0,
+        unit="mm",
+        ge=0,
+        le=200,
+        source="two slices of usual stations",
+        help="Overlap of neighbouring stations below which a warning tells of it.",
+    )
+    comparison_step_mm: float = setting(
+        6.0,
+        unit="mm",
+        gt=1,
+        le=40,
+        source="a slice of usual stations",
+        help="Lattice on which neighbouring stations are compared where they overlap.",
+    )
+    most_shift_mm: float = setting(
+        12.0,
+        unit="mm",
+        gt=0,
+        le=100,
+        source="half the width of small muscles",
+        help="Displacement of neighbouring stations above which a warning tells of it.",
+    )
+    least_voxels: int = setting(
+        10,
+        unit="1",
+        ge=1,
+        le=10000,
+        source="means over fewer voxels are mostly noise",
+        help="Voxels of a muscle below which a warning tells of it.",
+    )
+
+
+def bones_of_chunk(bones: Sequence[str], chunk: str) -> list[str]:
+    """Names of the bones that a station is divided by.
+
+    Parameters
+    ----------
+    bones : sequence of str
+        As in the settings: NAME for all stations, CHUNK:NAME for those of one chunk.
+    chunk : str
+        Chunk of the station.
+
+    Returns
+    -------
+    list of str
+        Those of the chunk, or else those for all.
+
+    Examples
+    --------
+    >>> bones_of_chunk(["femur", "1:skull"], "1"), bones_of_chunk(["femur", "1:skull"], "2")
+    (['skull'], ['femur'])
+    """
+    parted = [bone.rpartition(":") for bone in bones]
+    own = [name for place, _, name in parted if place == chunk]
+    return own or [name for place, _, name in parted if not place]
+
+
+def kept_apart(settings: MuscleSettings) -> tuple[str, ...]:
+    """Entities that keep scans of a session apart.
+
+    Parameters
+    ----------
+    settings : MuscleSettings
+        Not looked at.
+
+    Returns
+    -------
+    tuple of str
+        None: all stations of a session belong together.
+    """
+    return ()
+
+
+PIPELINE = Pipeline(
+    name="muscle",
+    title="Muscle",
+    settings=MuscleSettings,
+    primary="stations",
+    group_by=kept_apart,
+    drawn=("labels", "labels_table", "bone"),
+    group_tables="cohort:composite_tables",
+)

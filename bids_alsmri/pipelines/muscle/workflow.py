@@ -1,0 +1,269 @@
+"""The muscle pipeline, step by step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bids_alsmri.bids.query import Scan
+from bids_alsmri.bids.stations import Station, list_stations
+from bids_alsmri.engine.graph import Graph, Step
+from bids_alsmri.interfaces.images import QualityTable
+from bids_alsmri.pipelines.muscle.interfaces import (
+    CompareReaders,
+    DivideByBone,
+    DrawOverview,
+    DrawSlices,
+    FitDiffusion,
+    GatherReferences,
+    MeasureMuscles,
+    OrderStations,
+    PrepareStation,
+    ReadStationLabels,
+    Reformat,
+)
+from bids_alsmri.pipelines.muscle.pipeline import PIPELINE, MuscleSettings, bones_of_chunk
+from bids_alsmri.pipelines.muscle.sites import Sites, readers_of
+
+Steps = dict[Station, Step]
+
+
+def fit(graph: Graph, scan: Scan, cfg: MuscleSettings) -> None:
+    """Order stations, divide T2w by bone, fit diffusion, and measure the labelled muscles."""
+    stations = list_stations(scan, "stations")
+    sites = Sites(scan, stations)
+    readers = readers_of(graph.adopted, stations)
+    labels = {s: read_labels(graph, cfg, s, 0) for s in stations if (s, 0) in readers}
+    even = {s: prepare(graph, cfg, s) for s in stations if s.suffix == "T2w"}
+    relative = {s: divide(graph, cfg, s, even[s], labels) for s in even}
+    diffusion = {s: fit_diffusion(graph, cfg, sites, s) for s in stations if s.suffix == "dwi"}
+    moved = {s: reformat(graph, sites, s, relative, labels) for s in diffusion if relative}
+    carried = {s for s in moved if s not in labels and any(t in labels for t in relative)}
+    sources = sites.sources(labels, carried)
+    ordered = order(graph, cfg, sites, sources)
+    for station in carried:
+        graph.save("labels", moved[station].labels, station=station)
+    facts = [ordered.facts, *(s.facts for s in (*diffusion.values(), *labels.values()))]
+    if relative:
+        gathered = graph.step(
+            "gather_references", GatherReferences(), facts=[s.facts for s in relative.values()]
+        )
+        facts.append(gathered.facts)
+    if sources:
+        measured = measure(
+            graph,
+            cfg,
+            sites,
+            sources,
+            label_files(labels, moved, carried),
+            relative,
+            diffusion,
+            moved,
+        )
+        graph.save("muscles", measured.table)
+        graph.figure("regions", measured.figure)
+        facts.append(measured.facts)
+    compare(graph, cfg, sites, readers, labels, relative)
+    quality = graph.step(
+        "quality", QualityTable(definitions=str(PIPELINE.folder / "quality.json")), facts=facts
+    )
+    graph.save("quality", quality.table, facts=quality.facts)
+    draw(graph, sites, stations, labels)
+
+
+def apply(graph: Graph, scan: Scan, cfg: MuscleSettings) -> None:
+    """Nothing is made again from the fits: muscles are measured on their own stations."""
+
+
+def order(graph: Graph, cfg: MuscleSettings, sites: Sites, sources: dict[Station, str]) -> Step:
+    """Order the stations and compare neighbours."""
+    ordered = graph.step(
+        "order",
+        OrderStations(
+            metadata=sites.metadata,
+            stations=sites.described,
+            sources=[sources.get(s, "none") for s in sites.stations],
+            step_mm=cfg.comparison_step_mm,
+            most_shift_mm=cfg.most_shift_mm,
+            least_overlap_mm=cfg.least_overlap_mm,
+        ),
+        images=[s.files[0] for s in sites.stations],
+    )
+    graph.save("stations", ordered.table)
+    return ordered
+
+
+def read_labels(graph: Graph, cfg: MuscleSettings, station: Station, reader: int) -> Step:
+    """Bring drawn labels to the grid of their station."""
+    files = readers_of(graph.adopted, [station])[station, reader]
+    name = f"labels_{station.key}" + (f"_{reader}" if reader else "")
+    read = graph.step(
+        name,
+        ReadStationLabels(codes=cfg.label_codes, region_list=own_list(cfg)),
+        labels=files["labels"],
+        table=files.get("labels_table"),
+        station=station.files[0],
+    )
+    if reader == 0:
+        graph.save("labels", read.labels, station=station)
+        graph.save("labels_table", read.table, station=station)
+    return read
+
+
+def prepare(graph: Graph, cfg: MuscleSettings, station: Station) -> Step:
+    """Take the receive field off a station."""
+    return graph.step(
+        f"prepare_{station.key}",
+        PrepareStation(
+            method=cfg.bias_correction,
+            shrink_factor=cfg.bias_shrink_factor,
+            iterations=list(cfg.bias_iterations),
+            convergence=cfg.bias_convergence,
+            spline_mm=cfg.bias_spline_mm,
+            n_threads=graph.n_threads,
+        ),
+        image=station.files[0],
+    )
+
+
+def divide(graph: Graph, cfg: MuscleSettings, station: Station, even: Step, labels: Steps) -> Step:
+    """Divide a T2w station by its bone."""
+    drawn = readers_of(graph.adopted, [station], "bone")
+    divided = graph.step(
+        f"divide_{station.key}",
+        DivideByBone(
+            title=station.title,
+            bones=bones_of_chunk(cfg.bones, station.chunk),
+            region_list=own_list(cfg),
+            least_snr=cfg.bone_least_snr,
+            most_variation=cfg.bone_most_variation,
+        ),
+        image=even.image,
+        noise=even.noise,
+        bone=next((files["bone"] for files in drawn.values()), None),
+        labels=labels[station].labels if station in labels else None,
+    )
+    graph.save("relative", divided.relative, facts=divided.reference, station=station)
+    graph.save("bone", divided.bone, station=station)
+    return divided
+
+
+def fit_diffusion(graph: Graph, cfg: MuscleSettings, sites: Sites, station: Station) -> Step:
+    """Fit the diffusion coefficient of a station."""
+    fitted = graph.step(
+        f"diffusion_{station.key}",
+        FitDiffusion(
+            metadata=sites.metadata_of(station),
+            most_scale_difference=cfg.most_scale_difference,
+            title=station.title,
+        ),
+        images=list(station.files),
+        b_value_files=sites.b_value_files(station),
+    )
+    graph.save("adc", fitted.adc, station=station)
+    return fitted
+
+
+def reformat(graph: Graph, sites: Sites, station: Station, relative: Steps, labels: Steps) -> Step:
+    """Reformat relative T2 signal, and labels on it, to the grid of a diffusion station."""
+    moved = graph.step(
+        f"reformat_{station.key}",
+        Reformat(
+            frame=sites.frame_of(station),
+            frames=[sites.frame_of(s) for s in relative],
+        ),
+        target=station.files[0],
+        relative=[step.relative for step in relative.values()],
+        labels=[labels[s].labels if s in labels else "" for s in relative],
+    )
+    graph.save("relative_on_dwi", moved.relative, station=station)
+    return moved
+
+
+def label_files(labels: Steps, moved: Steps, carried: set[Station]) -> dict[Station, Any]:
+    """Labels of each station, drawn on it or carried to it."""
+    drawn = {station: step.labels for station, step in labels.items()}
+    return {**drawn, **{station: moved[station].labels for station in carried}}
+
+
+def measure(
+    graph: Graph,
+    cfg: MuscleSettings,
+    sites: Sites,
+    sources: dict[Station, str],
+    files: dict[Station, Any],
+    relative: Steps,
+    diffusion: Steps,
+    moved: Steps,
+) -> Step:
+    """Measure the muscles of all labelled stations."""
+    own = list(sources)
+    signal = {s: step.relative for s, step in {**relative, **moved}.items()}
+    return graph.step(
+        "measure",
+        MeasureMuscles(
+            stations=sites.measured(own, sources),
+            region_list=own_list(cfg),
+            has_floor_correction=cfg.noise_floor_correction,
+            adc_least_snr=cfg.adc_least_snr,
+            fat_least=cfg.fat_least_signal,
+            most_displaced_fat=cfg.most_displaced_fat,
+            least_voxels=cfg.least_voxels,
+        ),
+        labels=[files[s] for s in own],
+        relative=[signal.get(s, "") for s in own],
+        adc=[diffusion[s].adc if s in diffusion else "" for s in own],
+        series=[diffusion[s].series if s in diffusion else "" for s in own],
+        protocols=[diffusion[s].protocol if s in diffusion else "" for s in own],
+    )
+
+
+def compare(
+    graph: Graph,
+    cfg: MuscleSettings,
+    sites: Sites,
+    readers: Any,
+    labels: Steps,
+    relative: Steps,
+) -> None:
+    """Compare two readers where a second dataset has labels of the same stations."""
+    both = [s for s in labels if (s, 1) in readers]
+    if not both:
+        return
+    second = {s: read_labels(graph, cfg, s, 1) for s in both}
+    compared = graph.step(
+        "compare_readers",
+        CompareReaders(
+            stations=sites.measured(both, dict.fromkeys(both, "drawn")), region_list=own_list(cfg)
+        ),
+        first=[labels[s].labels for s in both],
+        second=[second[s].labels for s in both],
+        relative=[relative[s].relative if s in relative else "" for s in both],
+    )
+    graph.save("raters", compared.table)
+    graph.figure("raters", compared.figure)
+
+
+def draw(graph: Graph, sites: Sites, stations: tuple[Station, ...], labels: Steps) -> None:
+    """Draw the stations at their places, and slices with the labels."""
+    shown = sites.shown()
+    overview = graph.step(
+        "draw_overview",
+        DrawOverview(titles=[s.title for s in shown]),
+        images=[s.files[0] for s in shown],
+        labels=[labels[s].labels if s in labels else "" for s in shown],
+    )
+    graph.figure("overview", overview.figure)
+    labelled = [s for s in stations if s in labels]
+    if labelled:
+        slices = graph.step(
+            "draw_slices",
+            DrawSlices(titles=[s.title for s in labelled]),
+            images=[s.files[0] for s in labelled],
+            labels=[labels[s].labels for s in labelled],
+        )
+        graph.figure("slices", slices.figure)
+
+
+def own_list(cfg: MuscleSettings) -> str:
+    """File of the user's own list of regions; empty for ours."""
+    return "" if cfg.region_list is None else str(cfg.region_list)
