@@ -101,7 +101,7 @@ def simulate(
         raw.append(scan[0])
         truth += scan[1:]
         for images in readers:
-            images.append(_as_read(scan[1], own, rng))
+            images += [_as_read(scan[1], own, rng), scan[2]]
     for chunk, z in enumerate(stations(own, own.n_dwi), start=1):
         scan = _scan_dwi(body, settings, chunk, z, shift, rng)
         raw.append(scan[0])

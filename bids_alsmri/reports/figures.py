@@ -704,7 +704,7 @@ def draw_planes(
                 axes.axhline(extent[3], color=SKY, linewidth=0.5, linestyle=":")
             else:
                 axes.set_title(name, fontsize="small")
-        foot(figure, [], note=CONVENTION)
+        figure.text(0.06, 0.1 / figure.get_figheight(), CONVENTION, color="#57606a")
     return figure
 
 

@@ -51,7 +51,10 @@ CHEAP: dict[str, dict[str, Any]] = {
         "start_shrink_factors": (4, 3),
         "rigid_shrink_factors": (3, 2),
     },
+    "muscle": {"bias_shrink_factor": 4, "bias_iterations": (5,)},
 }
+# who drew muscles, beside the raw data: labels are found in derivatives alone
+READERS = ("reader1", "reader2")
 # Gain of the second run over the first: scanners set the receiver for each run.
 RUN_GAIN = 1.25
 N_OF_FIRST_RUN = 8
@@ -73,12 +76,20 @@ def cheap() -> dict[str, dict[str, Any]]:
     return CHEAP
 
 
+def readers(raw: Path) -> dict[str, Path]:
+    """Datasets of those who drew muscles of a cohort."""
+    found = {name: raw / "derivatives" / name for name in READERS}
+    return {name: path for name, path in found.items() if path.is_dir()}
+
+
 class App:
     """Runs the command line in a process of its own, with the cheap settings."""
 
     def command(self, raw: Path, out: Path, *words: object) -> list[str]:
         call = [sys.executable, "-m", "bids_alsmri", str(raw), str(out), "participant"]
-        return [*call, *flags(CHEAP), *map(str, words)]
+        drawn = [f"{name}={path}" for name, path in readers(raw).items()]
+        given = ["--derivatives", *drawn] if drawn else []
+        return [*call, *flags(CHEAP), *given, *map(str, words)]
 
     def run(self, raw: Path, out: Path, *words: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -126,7 +137,8 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Raw dataset of two participants; the truth lies in its derivatives.
 
     sub-01, a fast progressor, has a T1w and one diffusion series in two runs of different gain,
-    with two lost slices and more motion than is usual, and a sodium image. sub-02 has no T1w, and
+    with two lost slices and more motion than is usual, a sodium image, and stations of the legs
+    whose muscles two readers drew. sub-02 has no T1w, and
     its images are stored with other axes, another handedness and oblique; its sodium image comes
     with a map of the coil, and with a proton image to which the head's T1w is renamed.
     """
@@ -135,7 +147,11 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     series = ["--dwi-mm", "4", "--n-directions", "14", "--n-b0", "2"]
     moved = ["--max-motion-deg", "5", "--max-motion-mm", "2", "--dropout-slices", "2"]
     first = [str(raw), "--fast", "1", "--seed", "11", "--t1w-mm", "3", *series, *moved]
-    assert simulate(first) == 0
+    legs = ["--muscle-low-mm", "-860", "--muscle-high-mm", "-60", "--muscle-n-t2w", "2"]
+    legs += ["--muscle-n-dwi", "2", "--muscle-t2w-mm", "7", "--muscle-t2w-slice-mm", "7"]
+    legs += ["--muscle-dwi-mm", "8", "--muscle-dwi-slice-mm", "12", "--muscle-readers", "2"]
+    legs += ["--modalities", "anat,dwi,sodium,muscle", "--no-muscle-legs", "--no-muscle-hands"]
+    assert simulate([*first, *legs]) == 0
     stored = ["--determinant", "positive", "--axis-order", "PSR", "--oblique-deg", "20"]
     second = [str(other), "--controls", "1", "--seed", "12", "--t1w-mm", "4"]
     assert simulate([*second, *series, *stored, "--sodium-bias", "0.4"]) == 0
@@ -252,6 +268,7 @@ def run_settings(
     """Settings as the command line makes them."""
     models = {name: pipeline.settings for name, pipeline in registry().items()}
     own = {"bids_dir": raw, "output_dir": out, "level": "participant", **(given or {})}
+    own.setdefault("derivatives", readers(raw))
     return make_run_settings(own, pipelines or {}, models)
 
 

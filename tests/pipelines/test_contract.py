@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bids_alsmri.bids.spec import output_name
 from bids_alsmri.engine.graph import Graph
 from bids_alsmri.engine.methods import methods_text, references
 from bids_alsmri.engine.pipeline import registry
@@ -84,6 +85,10 @@ def other_value(option: Option) -> object:
         return not option.default
     if option.choices:
         return next(choice for choice in option.choices if choice != option.default)
+    if option.kind is Path:
+        return Path("other.tsv")
+    if option.kind is str and option.is_list:
+        return ("femur",)
     assert option.kind in (int, float), "say here what other value this kind can take"
     if option.is_list and not option.default:
         return (option.kind(1),)
@@ -249,7 +254,11 @@ def test_pipeline_builds_from_the_phantom(default, name):
 @each_pipeline
 def test_what_is_saved_is_what_the_spec_declares(default, name):
     spec = registry()[name].io_spec
-    saved = [set(g.destinations) for (pipeline, _), g in default.graphs.items() if pipeline == name]
+    saved = [
+        {output_name(kept) for kept in graph.destinations}
+        for (pipeline, _), graph in default.graphs.items()
+        if pipeline == name
+    ]
     parts = {
         f"figure_{figure.name}{part}"
         for figure in spec.figures.values()
@@ -411,7 +420,7 @@ def test_settings_file_repeats_the_run(finished, tmp_path, results):
 def faulty(cohort, tmp_path_factory) -> Path:
     """Raw dataset of sub-01 and of others that cannot be processed."""
     raw = tmp_path_factory.mktemp("faulty") / "raw"
-    shutil.copytree(cohort, raw, ignore=shutil.ignore_patterns("derivatives", "sub-02"))
+    shutil.copytree(cohort, raw, ignore=shutil.ignore_patterns("phantom", "sub-02"))
     truncated = raw / "sub-03" / "anat" / "sub-03_T1w.nii.gz"
     truncated.parent.mkdir(parents=True)
     truncated.write_bytes((cohort / "sub-01/anat/sub-01_T1w.nii.gz").read_bytes()[:20_000])

@@ -86,7 +86,7 @@ class Measured:
 
 
 def regions_to_measure(found: Iterable[Region], vocabulary: Vocabulary) -> list[Region]:
-    """Muscles among the labels, and the groups that they are parts of.
+    """Muscles among the labels of a session, and the groups of which all parts are there.
 
     Parameters
     ----------
@@ -98,13 +98,28 @@ def regions_to_measure(found: Iterable[Region], vocabulary: Vocabulary) -> list[
     Returns
     -------
     list of Region
-        In the order of the vocabulary; bones are left out.
+        In the order of the vocabulary; bones are left out, and so are groups of which a part is
+        missing: their mean would be that of other muscles.
+
+    Examples
+    --------
+    >>> from bids_alsmri.pipelines.muscle.vocabulary import read_vocabulary
+    >>> ours = read_vocabulary(None)
+    >>> heads = [r for r in ours.regions if r.part_of == "quadriceps" and r.side == "left"]
+    >>> len(regions_to_measure(heads, ours)), len(regions_to_measure(heads[:3], ours))
+    (5, 3)
     """
-    wanted = {region for region in found if region.kind == "muscle"}
-    for region in vocabulary.regions:
-        if region.kind == "muscle" and wanted.intersection(vocabulary.parts_of(region)):
-            wanted.add(region)
-    return [region for region in vocabulary.regions if region in wanted]
+    there = set(found)
+
+    def is_covered(region: Region) -> bool:
+        if region in there:
+            return True
+        parts = [
+            r for r in vocabulary.regions if r.part_of == region.name and r.side == region.side
+        ]
+        return bool(parts) and all(is_covered(part) for part in parts)
+
+    return [r for r in vocabulary.regions if r.kind == "muscle" and is_covered(r)]
 
 
 def without_doubles(stations: Sequence[Measured]) -> dict[str, NDArray[np.int16]]:
@@ -151,7 +166,10 @@ def _part(one: Measured, two: Measured, kept: dict[str, NDArray[np.int16]]) -> N
 
 
 def measure_station(
-    station: Measured, labels: NDArray[np.int16], vocabulary: Vocabulary
+    station: Measured,
+    labels: NDArray[np.int16],
+    regions: Iterable[Region],
+    vocabulary: Vocabulary,
 ) -> list[dict[str, Any]]:
     """Rows of all muscles of a station.
 
@@ -161,6 +179,8 @@ def measure_station(
         Its maps.
     labels : (X, Y, Z) array of int16
         Labels, voxels that another station counts left out.
+    regions : iterable of Region
+        Those that are measured in the session.
     vocabulary : Vocabulary
         What they mean.
 
@@ -169,13 +189,11 @@ def measure_station(
     list of dict
         In the columns `COLUMNS`.
     """
-    by_index = vocabulary.by_index
-    found = [by_index[int(i)] for i in np.unique(labels) if int(i) in by_index]
     eroded = erode_labels(labels)
     boxes = ndimage.find_objects(labels)
     rows: list[dict[str, Any]] = []
     along = int(np.argmax(np.abs(station.labels.affine[2, :3])))
-    for region in regions_to_measure(found, vocabulary):
+    for region in regions:
         parts = [part.index for part in vocabulary.parts_of(region)]
         box = _common_box([boxes[i - 1] for i in parts if i <= len(boxes)])
         if box is None:
@@ -418,7 +436,8 @@ def summary_rows(table: pd.DataFrame, vocabulary: Vocabulary) -> list[dict[str, 
     for measure in ("relative_t2", "adc"):
         own = table[table["measure"] == measure]
         keys = zip(own["region"], own["side"], strict=True)
-        own = own[[key in listed for key in keys]].dropna(subset=["value"])
+        is_listed = np.array([key in listed for key in keys], dtype=bool)
+        own = own[is_listed].dropna(subset=["value"])
         if len(own):
             rows.append(
                 {

@@ -18,6 +18,7 @@ from bids_alsmri.pipelines.muscle.measures import (
     combine_stations,
     displaced_fat_rows,
     measure_station,
+    regions_to_measure,
     summary_rows,
     without_doubles,
 )
@@ -128,10 +129,13 @@ def measure_session(
         Measures, warnings and notes.
     """
     kept = without_doubles(stations)
+    present = {int(i) for labels in kept.values() for i in np.unique(labels)}
+    found = [region for region in vocabulary.regions if region.index in present]
+    regions = regions_to_measure(found, vocabulary)
     rows: list[dict[str, Any]] = []
     for station in stations:
         labels = kept[station.key]
-        rows += measure_station(station, labels, vocabulary)
+        rows += measure_station(station, labels, regions, vocabulary)
         rows += displaced_fat_rows(station, labels, vocabulary)
     table = combine_stations(rows, vocabulary)
     summary = summary_rows(table, vocabulary)

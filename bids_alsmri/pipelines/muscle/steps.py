@@ -446,7 +446,7 @@ def join_series(
 
 def _read_b_values(path: Path, n_volumes: int) -> NDArray[np.float64]:
     try:
-        values = np.loadtxt(path, ndmin=1).ravel()
+        values = np.array([float(word) for word in path.read_text("utf-8").split()])
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as b-values ({error})") from error
     if len(values) != n_volumes or not np.isfinite(values).all():

@@ -1,0 +1,443 @@
+"""What is special to muscle: labels of any source, stations, planes, readers, and bad input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose
+
+from bids_alsmri.errors import DataError
+from bids_alsmri.interfaces.base import ImageData
+from bids_alsmri.numerics.noise import Noise
+from bids_alsmri.pipelines.muscle import measures, sessions, steps
+from bids_alsmri.pipelines.muscle.cohort import MUSCLES, REGIONS, composite_tables
+from bids_alsmri.pipelines.muscle.labels import read_labels
+from bids_alsmri.pipelines.muscle.measures import Measured
+from bids_alsmri.pipelines.muscle.vocabulary import PROGRAMS, map_labels, read_vocabulary
+
+OURS = read_vocabulary(None)
+AFFINE = np.diag([4.0, 4.0, 4.0, 1.0])
+AFFINE[:3, 3] = -38.0, -18.0, 0.0
+
+
+def index_of(title: str) -> int:
+    region = OURS.find(title)
+    assert region is not None
+    return region.index
+
+
+LEFT, RIGHT = index_of("left tibialis anterior"), index_of("right tibialis anterior")
+
+
+def saved(folder: Path, values: np.ndarray, affine: np.ndarray = AFFINE, name: str = "a") -> Path:
+    path = folder / f"sub-01_{name}.nii.gz"
+    nib.save(nib.Nifti1Image(values, affine), path)
+    return path
+
+
+def legs(dtype=np.int16) -> np.ndarray:
+    """Left at negative x."""
+    labels = np.zeros((20, 10, 12), dtype)
+    labels[3:8, 3:7, 2:10], labels[12:17, 3:7, 2:10] = LEFT, RIGHT
+    return labels
+
+
+def image(values: np.ndarray, affine: np.ndarray = AFFINE) -> ImageData:
+    edges = np.linalg.norm(affine[:3, :3], axis=0)
+    return ImageData(
+        np.asarray(values, np.float32), affine, tuple(edges), Path("sub-01_T2w.nii.gz")
+    )
+
+
+# ---- vocabulary
+
+
+def test_list_after_jenkins_holds_their_34_muscles():
+    titles = {r.title for r in OURS.regions if r.in_jenkins2020}
+    assert len(titles) == 34
+    assert {"tongue", "splenius capitis", "left psoas", "right first dorsal interosseous"} <= titles
+    coronal = {r.name for r in OURS.regions if r.in_jenkins2020 and r.plane == "coronal"}
+    # read on coronal T2w, Jenkins 2020, materials and methods
+    assert coronal == {"triceps", "first dorsal interosseous", "thenar", "hypothenar"}
+
+
+def test_list_after_diamanti_fits_what_they_print():
+    counts = pd.Series([r.diamanti2018 for r in OURS.regions if r.side == "left"]).value_counts()
+    assert counts.drop("").sum() == 34
+    assert len(counts.drop("")) == 8
+    for region, n in (("anterior thigh", 4), ("posterior thigh", 7), ("anterior calf", 4)):
+        assert counts[region] == n
+    assert counts["posterior calf"] in (3, 6)
+
+
+@pytest.mark.parametrize(
+    ("text", "title"),
+    [
+        ("Right tibialis anterior", "right tibialis anterior"),
+        ("gluteus_maximus_left", "left gluteus maximus"),
+        ("VL_R", "right vastus lateralis"),
+        ("L gastrocnemius/soleus", "left gastrocnemius and soleus"),
+        ("psoas major (right)", "right psoas"),
+        ("Tongue", "tongue"),
+    ],
+)
+def test_names_are_understood_whatever_their_spelling(text, title):
+    region = OURS.find(text)
+    assert region is not None
+    assert region.title == title
+
+
+@pytest.mark.parametrize("text", ["tibialis anterior", "left", "liver", "left unicorn"])
+def test_name_that_means_no_single_region_is_not_guessed(text):
+    assert OURS.find(text) is None
+
+
+@pytest.mark.parametrize(
+    ("program", "code", "title"),
+    [
+        # docs/anatomy.md of MuscleMap; map_to_binary.py of TotalSegmentator
+        ("musclemap", 7131, "left rectus femoris"),
+        ("musclemap", 8142, "right gastrocnemius"),
+        ("totalsegmentator", 81, "right gluteus maximus"),
+        ("totalsegmentator", 88, "left iliopsoas"),
+        ("totalsegmentator_thigh", 2, "right quadriceps"),
+        ("totalsegmentator_headneck", 2, "left sternocleidomastoid"),
+    ],
+)
+def test_codes_of_other_programs_are_known(program, code, title):
+    assert program in PROGRAMS
+    assert OURS.by_code(program)[code].title == title
+
+
+def test_own_list_takes_the_place_of_ours(tmp_path):
+    path = tmp_path / "list.tsv"
+    path.write_text("index\tname\tside\tkind\n5\tpoodle muscle\tleft\tmuscle\n")
+    assert [r.title for r in read_vocabulary(path).regions] == ["left poodle muscle"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "text"),
+    [
+        ("index\tname\tside\n1\ta\tleft\n", "lacks the column kind"),
+        ("index\tname\tside\tkind\n0\ta\tleft\tmuscle\n", "line 2: index is '0'"),
+        ("index\tname\tside\tkind\n1\ta\tboth\tmuscle\n", "side is 'both'; give one of left"),
+        ("index\tname\tside\tkind\n1\ta\tleft\tmuscle\n1\tb\tleft\tmuscle\n", "1 stands twice"),
+    ],
+)
+def test_faulty_list_is_refused_with_its_line(tmp_path, rows, text):
+    path = tmp_path / "list.tsv"
+    path.write_text(rows)
+    with pytest.raises(DataError, match=text):
+        read_vocabulary(path)
+
+
+# ---- labels
+
+
+def test_unknown_codes_are_left_out_and_told():
+    values = legs(np.float32)
+    values[0, 0, 0] = 4321
+    mapped = map_labels(values, None, OURS, codes="own", path=Path("a"))
+    assert mapped.unknown == ("4321",)
+    assert set(np.unique(mapped.labels)) == {0, LEFT, RIGHT}
+    with pytest.raises(
+        DataError, match=r"none of its labels \(4321\) is known by the codes of mus"
+    ):
+        map_labels(np.full((2, 2, 2), 4321.0), None, OURS, codes="musclemap", path=Path("a"))
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        (np.full((2, 2, 2), 1.5), "holds the value 1.5; labels are whole numbers"),
+        (np.zeros((2, 2, 2, 3)), "one volume of labels in which every voxel has one region"),
+    ],
+)
+def test_overlapping_or_interpolated_labels_are_refused(values, text):
+    with pytest.raises(DataError, match=text):
+        map_labels(values, None, OURS, codes="auto", path=Path("a"))
+
+
+def test_labels_on_another_grid_come_to_that_of_the_station(tmp_path):
+    fine = np.kron(legs(), np.ones((2, 2, 2), np.int16))
+    affine = AFFINE.copy()
+    affine[:3, :3] /= 2
+    affine[:3, 3] -= 1
+    station = image(np.ones((20, 10, 12)))
+    path = saved(tmp_path, fine, affine)
+    found = read_labels(path, None, station, OURS, codes="auto")
+    assert np.array_equal(found.labels, legs())
+    assert "another grid" in found.notes[-1]
+    far = affine.copy()
+    far[2, 3] = 900
+    with pytest.raises(DataError, match=r"none of its labels lies in sub-01_T2w"):
+        read_labels(saved(tmp_path, fine, far), None, station, OURS, codes="auto")
+
+
+def test_mirrored_station_is_refused_whatever_its_storage(tmp_path):
+    station = image(np.ones((20, 10, 12)))
+    flipped = AFFINE.copy()
+    flipped[0, 0], flipped[0, 3] = -4.0, 38.0
+    # the same anatomy, stored right to left with an affine that says so
+    path = saved(tmp_path, legs()[::-1].copy(), flipped)
+    stored = image(np.ones((20, 10, 12)), flipped)
+    assert read_labels(path, None, stored, OURS, codes="auto").labels.any()
+    # and with one that does not
+    wrong = saved(tmp_path, legs()[::-1].copy(), AFFINE)
+    with pytest.raises(DataError, match="1 of 1 muscles of the left lie to the right"):
+        read_labels(wrong, None, station, OURS, codes="auto")
+
+
+# ---- measurement
+
+
+def station(labels: np.ndarray, *, suffix="T2w", z=0.0, key="a", **maps) -> Measured:
+    affine = AFFINE.copy()
+    affine[2, 3] = z
+    return Measured(
+        key=key, title=f"chunk-{key} {suffix}", chunk=key, suffix=suffix, frame="f",
+        source="drawn", labels=image(labels, affine), **maps,
+    )  # fmt: skip
+
+
+def value_of(table: pd.DataFrame, measure: str, side: str = "left", region: str = "") -> pd.Series:
+    own = table[(table["measure"] == measure) & (table["side"] == side)]
+    own = own[own["region"] == (region or "tibialis anterior")]
+    assert len(own) == 1, own
+    return own.iloc[0]
+
+
+RULES = {"adc_least_snr": 10.0, "most_displaced_fat": 0.1, "least_voxels": 10}
+
+
+def test_volume_and_area_are_those_of_the_voxels():
+    table, facts = sessions.measure_session([station(legs())], OURS, **RULES)
+    assert_allclose(value_of(table, "volume")["value"], 5 * 4 * 8 * 64)
+    assert_allclose(value_of(table, "cross_section")["value"], 5 * 4 * 16)
+    missing = {m["measure"]: m["value"] for m in facts["measures"]}["n_muscles_missing"]
+    assert missing == 32
+
+
+def test_muscle_in_the_overlap_of_two_stations_counts_once():
+    whole = legs()
+    # slices of 4 mm: the second station begins 6 slices above the first and shares 6 with it
+    upper, lower = np.zeros_like(whole), np.zeros_like(whole)
+    upper[3:8, 3:7, :9], lower[3:8, 3:7, 3:] = LEFT, LEFT
+    signal = {"a": np.full(whole.shape, 0.2), "b": np.full(whole.shape, 0.4)}
+    pair = [
+        station(upper, key="a", z=24.0, relative=signal["a"]),
+        station(lower, key="b", z=0.0, relative=signal["b"]),
+    ]
+    table, _ = sessions.measure_session(pair, OURS, **RULES)
+    volume = value_of(table, "volume")
+    # from slice 3 of the lower to slice 8 of the upper, 6 + 8 - 3 + 1 = 12 slices in all
+    assert_allclose(volume["value"], 5 * 4 * 12 * 64)
+    assert volume["chunk"] == "a+b"
+    mean = value_of(table, "relative_t2")
+    assert_allclose(mean["value"], (0.2 * 6 + 0.4 * 6) / 12)
+
+
+def test_muscle_is_measured_in_the_plane_that_it_is_read_in():
+    labels = legs()
+    coronal = index_of("left thenar")
+    labels[3:8, 3:7, 11] = coronal
+    t2w = station(labels, key="a", relative=np.full(labels.shape, 0.5))
+    dwi = station(labels, key="a2", suffix="dwi", relative=np.full(labels.shape, 0.7))
+    table, _ = sessions.measure_session([t2w, dwi], OURS, **RULES)
+    assert_allclose(value_of(table, "relative_t2")["value"], 0.7)
+    assert_allclose(value_of(table, "relative_t2", region="thenar")["value"], 0.5)
+
+
+def test_single_slice_region_tells_its_slice():
+    labels = np.zeros((20, 10, 12), np.int16)
+    labels[3:8, 3:7, 5] = LEFT
+    table, _ = sessions.measure_session([station(labels)], OURS, **RULES)
+    assert value_of(table, "n_slices")["value"] == 1
+    assert_allclose(value_of(table, "slice")["value"], 20.0)
+
+
+def test_signal_where_the_reference_was_refused_is_not_measured():
+    table, _ = sessions.measure_session(
+        [station(legs(), relative=np.zeros(legs().shape))], OURS, **RULES
+    )
+    assert "relative_t2" not in set(table["measure"])
+
+
+def test_low_snr_of_a_muscle_is_flagged_by_its_name():
+    labels = legs()
+    series = np.zeros((*labels.shape, 2))
+    series[..., 0], series[..., 1] = 8.0, 3.0
+    own = station(
+        labels, suffix="dwi", series=series, adc=np.full(labels.shape, 1e-3),
+        b_values=np.array([0, 1000.0]), noise=Noise(1.0, 1.0),
+    )  # fmt: skip
+    _, facts = sessions.measure_session([own], OURS, **RULES)
+    (told,) = [w for w in facts["warnings"] if "SNR" in w]
+    assert told.startswith("left tibialis anterior, right tibialis anterior have an SNR below 10")
+
+
+# ---- diffusion series
+
+
+def series_files(folder: Path, gains=(1.0, 1.0), b=("0", "1000")) -> tuple[list[Path], list[Path]]:
+    rng = np.random.default_rng(0)
+    signal = np.zeros((12, 12, 8))
+    signal[3:9, 3:9] = 400
+    images, texts = [], []
+    for number, (gain, text) in enumerate(zip(gains, b, strict=True)):
+        noisy = np.hypot(signal + rng.normal(0, 10, signal.shape), rng.normal(0, 10, signal.shape))
+        images.append(saved(folder, (gain * noisy).astype(np.float32), name=f"run-{number}_dwi"))
+        path = images[-1].with_name(images[-1].name.replace(".nii.gz", ".bval"))
+        path.write_text(text + "\n")
+        texts.append(path)
+    return images, texts
+
+
+def test_separate_series_of_one_scale_are_fitted_together(tmp_path):
+    images, texts = series_files(tmp_path)
+    slopes = [{"RescaleSlope": 2.0}, {"RescaleSlope": 2.0}]
+    joined = steps.join_series(images, texts, slopes, most_scale_difference=0.1)
+    assert joined.b_values.tolist() == [0, 1000]
+    assert "one intensity scale by RescaleSlope" in joined.notes[0]
+
+
+def test_separate_series_of_different_scales_are_refused(tmp_path):
+    images, texts = series_files(tmp_path)
+    slopes = [{"RescaleSlope": 2.0}, {"RescaleSlope": 3.0}]
+    with pytest.raises(DataError, match="RescaleSlope differs \\(2, 3\\)"):
+        steps.join_series(images, texts, slopes, most_scale_difference=0.1)
+    images, texts = series_files(tmp_path, gains=(1.0, 1.4), b=("0", "0"))
+    with pytest.raises(DataError, match=r"their b=0 differs by 3\d %"):
+        steps.join_series(images, texts, [{}, {}], most_scale_difference=0.1)
+
+
+@pytest.mark.parametrize(("text", "told"), [("", "0 b-values for 1"), ("0 5", "2 b-values for 1")])
+def test_absent_b_values_are_told_with_their_file(tmp_path, text, told):
+    images, texts = series_files(tmp_path, b=("0", text))
+    with pytest.raises(DataError, match=rf"run-1_dwi.bval: has {told}"):
+        steps.join_series(images, texts, [{}, {}], most_scale_difference=0.1)
+
+
+def test_displacement_of_fat_follows_the_sidecar():
+    # 3 T: 3.35 ppm of 127.7 MHz are 428 Hz; over 28 ms of readout 12 voxels
+    sidecar = {"MagneticFieldStrength": 3, "TotalReadoutTime": 0.028}
+    shifts = [
+        steps.fat_shift_voxels({**sidecar, "PhaseEncodingDirection": d}, 80) for d in ("j", "j-")
+    ]
+    assert [s[0] for s in shifts] == [1, 1]
+    assert_allclose([s[1] for s in shifts], [-11.98, 11.98], atol=0.01)
+    assert steps.fat_shift_voxels(sidecar, 80) is None
+
+
+# ---- stations
+
+
+def ordered(folder: Path, parts, metadata=None):
+    described, paths = [], []
+    for number, (values, affine) in enumerate(parts, start=1):
+        name = {"key": f"k{number}", "title": f"chunk-{number} T2w", "chunk": str(number)}
+        described.append({**name, "acquisition": "wholebody", "suffix": "T2w"})
+        paths.append(saved(folder, values.astype(np.float32), affine, name=f"chunk-{number}_T2w"))
+    return steps.order_stations(
+        described, paths, metadata or [{}] * len(parts),
+        step_mm=4.0, most_shift_mm=12.0, least_overlap_mm=10.0,
+    )  # fmt: skip
+
+
+def trunk(z: float) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(3)
+    values = np.zeros((20, 16, 12))
+    values[3:17, 3:13] = 1 + rng.random((14, 10, 12))
+    affine = AFFINE.copy()
+    affine[2, 3] = z
+    return values, affine
+
+
+def test_gap_between_stations_is_told_in_mm(tmp_path):
+    table, facts = ordered(tmp_path, [trunk(0.0), trunk(78.0)])
+    assert table["key"].tolist() == ["k2", "k1"]
+    assert any("a gap of 30 mm lies between them" in w for w in facts["warnings"])
+
+
+def test_station_made_twice_is_told(tmp_path):
+    facts = ordered(tmp_path, [trunk(0.0), trunk(1.0)])[1]
+    assert any("lie at one place" in w for w in facts["warnings"])
+
+
+def test_stations_of_different_frames_are_not_put_together(tmp_path):
+    frames = [{"FrameOfReferenceUID": "1"}, {"FrameOfReferenceUID": "2"}]
+    table, facts = ordered(tmp_path, [trunk(0.0), trunk(78.0)], frames)
+    assert table["overlap_below"].isna().all()
+    assert not facts["warnings"]
+
+
+def test_body_part_that_the_content_contradicts_is_told(tmp_path):
+    facts = ordered(tmp_path, [trunk(0.0)], [{"BodyPart": "LEG"}])[1]
+    assert "BodyPart is LEG, but axial slices show one large part" in facts["warnings"][0]
+
+
+# ---- scores
+
+
+def muscles_of(session: str = "ses-m00") -> pd.DataFrame:
+    rows = []
+    for region in (r for r in OURS.regions if r.in_jenkins2020):
+        side = "n/a" if region.side == "midline" else region.side
+        rows.append((region.name, side, {"left": 1.0, "right": 3.0, "n/a": 5.0}[side]))
+    table = pd.DataFrame(rows, columns=["region", "side", "value"])
+    summary = pd.DataFrame([("summary", "n/a", 2.0)], columns=table.columns)
+    return pd.concat([table, summary]).assign(
+        participant_id="sub-01", session_id=session, measure="relative_t2", n=34
+    )
+
+
+@pytest.mark.parametrize(
+    ("site", "side", "region", "muscle", "sides"),
+    [
+        ("lower limb", "right", 3.0, 3.0, "right"),
+        ("upper limb", "left", 1.0, 1.0, "left"),
+        # tongue, and trapezius and sternocleidomastoid of both sides: (5 + 2 (1 + 3)) / 5
+        ("bulbar", None, 13 / 5, 5.0, "both"),
+        ("lower limb", None, 2.0, 2.0, "both, the side of onset is not known"),
+    ],
+)
+def test_scores_are_those_of_the_paper(site, side, region, muscle, sides):
+    people = pd.DataFrame(
+        {"participant_id": ["sub-01"], "onset_site": [site], "onset_side": [side]}
+    )
+    table = composite_tables({"muscles": muscles_of()}, people)["composites"].set_index("score")
+    assert_allclose(table.loc["region_of_onset", "value"], region)
+    assert_allclose(table.loc["muscle_of_onset", "value"], muscle)
+    assert table.loc["muscle_of_onset", "sides"] == sides
+    assert table.loc["summary_mean", "value"] == 2.0
+
+
+def test_muscles_of_the_scores_are_in_the_list():
+    names = {r.name for r in OURS.regions if r.in_jenkins2020}
+    assert set(MUSCLES.values()) | {n for own in REGIONS.values() for n in own} <= names
+
+
+# ---- readers
+
+
+def test_readers_who_agree_have_a_dice_of_one_and_no_bias():
+    own = station(legs(), relative=np.random.default_rng(0).random(legs().shape) + 0.1)
+    table = measures.compare_readers([own], [own], OURS)
+    assert (table.loc[table["measure"] == "dice", "value"] == 1).all()
+    overall = table[table["region"] == "all"].set_index("measure")["value"]
+    assert_allclose([overall["bias"], overall["variation"], overall["icc"]], [0, 0, 1], atol=1e-12)
+
+
+def test_difference_of_readers_is_second_less_first():
+    half = legs()
+    half[:, :, 6:] = 0
+    one, two = station(legs()), station(half)
+    table = measures.compare_readers([one], [two], OURS)
+    overall = table[table["region"] == "all"].set_index("measure")["value"]
+    assert_allclose(overall["bias_volume"], -5 * 4 * 4 * 64)
+    dice = table.loc[table["measure"] == "dice", "value"]
+    assert_allclose(dice, 2 * 4 / (4 + 8))
