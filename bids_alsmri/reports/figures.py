@@ -64,6 +64,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Contour",
     "choose_slices",
+    "draw_body_chart",
     "draw_colour_fa",
     "draw_difference",
     "draw_histograms",
@@ -79,6 +80,7 @@ __all__ = [
 
 # 1320 pixels a row: one for each voxel of seven 1 mm heads, and below 2 MB a figure.
 _RASTER_DPI = 110
+_MIDDLE, _BOTH_SIDES = (("n/a", 0.0),), (("left", -1.0), ("right", 1.0))
 _SIDE_MARKS = {"left": "<", "right": ">", "n/a": "o"}
 # Of 100: letters and outlines stay sharp.
 _WEBP_QUALITY = 90
@@ -767,6 +769,66 @@ def _draw_plane(
         axes.contour(labels == index, levels=[0.5], extent=limits, colors=[colour], linewidths=0.8)
     if is_empty or len(axes.images) > 1:
         axes.set(xlim=view[0], ylim=view[1])
+
+
+def draw_body_chart(
+    panels: Sequence[tuple[str, Mapping[tuple[str, str], float]]],
+    places: Mapping[str, Sequence[float]],
+) -> Figure:
+    """Muscles of a body as it stands before the reader's back, coloured by what they measure.
+
+    Parameters
+    ----------
+    panels : sequence of (label, values)
+        Name of a quantity with its unit, and its value by region and side (left, right or n/a).
+    places : mapping of sequence of float
+        Of each region: distance from the midline, height, width and height of its ellipse, in
+        shares of the body's height; a distance of 0 is in the middle.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        One body for each panel; muscles without a value are grey, those without a place left out.
+
+    Examples
+    --------
+    >>> values = {("quadriceps", "left"): 0.3, ("quadriceps", "right"): 0.5}
+    >>> figure = draw_body_chart([("signal", values)], {"quadriceps": (0.06, 0.4, 0.06, 0.2)})
+    >>> len(figure.axes[0].patches)
+    2
+    """
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.patches import Ellipse
+
+    with fixed_style():
+        figure = plain_figure(height_in=6.0)
+        for number, (label, values) in enumerate(panels):
+            left = 0.02 + 0.48 * number
+            axes = figure.add_axes((left, 0.05, 0.36, 0.93))
+            known = [v for v in values.values() if np.isfinite(v)]
+            scale = Normalize(min(known, default=0.0), max(known, default=1.0) or 1.0)
+            for region, (away, height, width, tall) in places.items():
+                for side, sign in (
+                    (("n/a", 0.0),) if away == 0 else (("left", -1.0), ("right", 1.0))
+                ):
+                    value = values.get((region, side), np.nan)
+                    colour = colormaps["viridis"](scale(value)) if np.isfinite(value) else "#d0d7de"
+                    axes.add_patch(
+                        Ellipse(
+                            (sign * away, height), width, tall, facecolor=colour,
+                            edgecolor="#57606a", linewidth=0.6,
+                        )
+                    )  # fmt: skip
+            axes.set(xlim=(-0.24, 0.24), ylim=(0, 1), aspect="equal")
+            axes.axis("off")
+            for side, x in (("L", -0.22), ("R", 0.22)):
+                axes.text(x, 0.95, side, ha="center", color="#57606a")
+            bar = figure.add_axes((left + 0.37, 0.25, 0.015, 0.5))
+            figure.colorbar(ScalarMappable(scale, "viridis"), cax=bar, label=label)
+        figure.text(0.02, 0.01, CONVENTION, color="#57606a")
+    return figure
 
 
 def draw_difference(pairs: NDArray[np.float64], limits: Sequence[float], *, label: str) -> Figure:

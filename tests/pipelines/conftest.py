@@ -51,7 +51,7 @@ CHEAP: dict[str, dict[str, Any]] = {
         "start_shrink_factors": (4, 3),
         "rigid_shrink_factors": (3, 2),
     },
-    "muscle": {"bias_shrink_factor": 4, "bias_iterations": (5,)},
+    "muscle": {"bias_shrink_factor": 4, "bias_iterations": (5,), "field_order": 2},
 }
 # who drew muscles, beside the raw data: labels are found in derivatives alone
 READERS = ("reader1", "reader2")
@@ -150,7 +150,8 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     legs = ["--muscle-low-mm", "-860", "--muscle-high-mm", "-60", "--muscle-n-t2w", "2"]
     legs += ["--muscle-n-dwi", "2", "--muscle-t2w-mm", "7", "--muscle-t2w-slice-mm", "7"]
     legs += ["--muscle-dwi-mm", "8", "--muscle-dwi-slice-mm", "12", "--muscle-readers", "2"]
-    legs += ["--modalities", "anat,dwi,sodium,muscle", "--no-muscle-legs", "--no-muscle-hands"]
+    legs += ["--modalities", "anat,dwi,sodium,muscle", "--no-muscle-hands"]
+    legs += ["--muscle-legs-mm", "4", "--muscle-legs-slice-mm", "40"]
     assert simulate([*first, *legs]) == 0
     stored = ["--determinant", "positive", "--axis-order", "PSR", "--oblique-deg", "20"]
     second = [str(other), "--controls", "1", "--seed", "12", "--t1w-mm", "4"]

@@ -12,9 +12,11 @@ from numpy.testing import assert_allclose
 
 from bids_alsmri.errors import DataError
 from bids_alsmri.interfaces.base import ImageData
+from bids_alsmri.numerics.fatty_replacement import GradeBounds
 from bids_alsmri.numerics.noise import Noise
 from bids_alsmri.pipelines.muscle import measures, sessions, steps
 from bids_alsmri.pipelines.muscle.cohort import MUSCLES, REGIONS, composite_tables
+from bids_alsmri.pipelines.muscle.compartments import segment_legs
 from bids_alsmri.pipelines.muscle.labels import read_labels
 from bids_alsmri.pipelines.muscle.measures import Measured
 from bids_alsmri.pipelines.muscle.vocabulary import PROGRAMS, map_labels, read_vocabulary
@@ -441,3 +443,64 @@ def test_difference_of_readers_is_second_less_first():
     assert_allclose(overall["bias_volume"], -5 * 4 * 4 * 64)
     dice = table.loc[table["measure"] == "dice", "value"]
     assert_allclose(dice, 2 * 4 / (4 + 8))
+
+
+# ---- legs without labels
+
+
+def two_legs() -> tuple[np.ndarray, np.ndarray]:
+    """Legs of fat, muscle, cortex and marrow, the left one with fat in a fifth of its muscle."""
+    x, y, _ = np.meshgrid(np.arange(96) * 2.5, np.arange(44) * 2.5, np.arange(6), indexing="ij")
+    signal, truth = np.zeros(x.shape), np.zeros(x.shape, np.int16)
+    for centre, side in ((60.0, 1), (180.0, 2)):
+        radius = np.hypot(x - centre, y - 54.0)
+        for outer, level, label in ((46, 900, 910), (38, 270, 900), (11, 20, 930), (6.5, 850, 940)):
+            signal[radius < outer], truth[radius < outer] = level, label + side
+        if side == 1:
+            fatty = (radius > 15) & (radius < 34) & (np.abs(y - 54.0) < 7)
+            signal[fatty] = 900
+    rng = np.random.default_rng(0)
+    return np.hypot(signal + rng.normal(0, 12, x.shape), rng.normal(0, 12, x.shape)), truth
+
+
+def test_compartments_are_measured_on_the_side_that_the_header_tells():
+    signal, truth = two_legs()
+    affine = np.diag([2.5, 2.5, 8.0, 1.0])
+    found = segment_legs(image(signal, affine), "legs", field_order=2)
+    assert found.warnings == ()
+    for label in (901, 902, 911, 912, 941, 942):
+        a, b = found.labels == label, truth == label
+        if label < 910:  # fat within the muscle is a compartment of its own
+            a |= found.labels == label + 20
+        assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.85, label
+    # the healthy leg has none, the other as much as was put there
+    planted = (signal > 600) & (truth == 901)
+    for label, expected in ((902, 0.0), (901, planted.sum() / (truth == 901).sum())):
+        inside = truth == label
+        assert_allclose(np.nanmean(found.fat[inside]), expected, atol=0.05)
+
+
+def test_image_without_legs_gives_no_compartments_and_says_why():
+    found = segment_legs(image(np.zeros((20, 10, 12))), "chunk-1", field_order=2)
+    assert not found.labels.any()
+    assert found.warnings[0].startswith("chunk-1: no compartments of legs could be found")
+
+
+@pytest.mark.parametrize(("share", "grade"), [(0.0, 0), (0.05, 1), (0.3, 2), (0.6, 3)])
+def test_grade_is_that_of_the_fatty_share(share, grade):
+    labels = np.zeros((20, 10, 12), np.int16)
+    labels[:10] = LEFT
+    fat = np.zeros(labels.shape)
+    n = round(share * (labels == LEFT).sum())
+    fat.ravel()[np.flatnonzero(labels == LEFT)[:n]] = 0.9
+    grading = measures.Grading(0.5, GradeBounds(0.01, 0.1, 0.5))
+    table, _ = sessions.measure_session([station(labels, fat=fat, grading=grading)], OURS, **RULES)
+    assert value_of(table, "mercuri")["value"] == grade
+    assert_allclose(value_of(table, "fatty_share")["value"], share, atol=1e-3)
+
+
+def test_asymmetry_is_right_less_left_over_their_mean():
+    labels = legs()
+    labels[3:8, 3:7, 6:10] = 0  # the left is half as large
+    table, _ = sessions.measure_session([station(labels)], OURS, **RULES)
+    assert_allclose(value_of(table, "asymmetry", side="n/a")["value"], 100 * (2 - 1) / 1.5)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from bids_alsmri.interfaces.images import canonical, voxel_edges_mm
 from bids_alsmri.pipelines.muscle.measures import SUMMARY
-from bids_alsmri.reports.figures import draw_difference, draw_planes, draw_regions
+from bids_alsmri.reports.figures import draw_body_chart, draw_difference, draw_planes, draw_regions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,6 +51,46 @@ def draw_muscles(table: pd.DataFrame) -> Figure:
         }
     )
     return draw_regions(shown, measures={measure: unit}, xlabel=unit)
+
+
+# distance from the midline, height, width and height, in shares of the body's height
+CHART = {
+    "tongue": (0.0, 0.905, 0.028, 0.02), "splenius capitis": (0.0, 0.855, 0.026, 0.03),
+    "sternocleidomastoid": (0.03, 0.858, 0.016, 0.045), "trapezius": (0.058, 0.826, 0.036, 0.03),
+    "deltoid": (0.118, 0.785, 0.042, 0.06), "biceps brachii": (0.128, 0.705, 0.03, 0.08),
+    "triceps": (0.162, 0.7, 0.022, 0.085), "forearm compartment": (0.16, 0.575, 0.034, 0.12),
+    "thenar": (0.155, 0.475, 0.015, 0.03), "hypothenar": (0.192, 0.475, 0.015, 0.03),
+    "first dorsal interosseous": (0.168, 0.435, 0.014, 0.03),
+    "thoracic paraspinal": (0.026, 0.7, 0.03, 0.15), "psoas": (0.032, 0.57, 0.034, 0.08),
+    "gluteus maximus": (0.055, 0.485, 0.07, 0.065), "quadriceps": (0.082, 0.365, 0.04, 0.16),
+    "hamstrings": (0.042, 0.36, 0.03, 0.16), "tibialis anterior": (0.08, 0.165, 0.024, 0.14),
+    "gastrocnemius and soleus": (0.05, 0.17, 0.03, 0.15),
+}  # fmt: skip
+
+
+def draw_chart(table: pd.DataFrame) -> Figure:
+    """Relative T2 signal, and fat where it is known, on a body.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of a session.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        Muscles of Jenkins 2020; grey where there is no value.
+    """
+    panels = []
+    for measure, label in ((_MEASURE, "relative T2 signal"), ("fat_fraction", "fat fraction")):
+        own = table[table["measure"] == measure]
+        values = {
+            (str(r), str(s)): float(v)
+            for r, s, v in zip(own["region"], own["side"], own["value"], strict=True)
+        }
+        if measure == _MEASURE or any(region in CHART for region, _ in values):
+            panels.append((label, values))
+    return draw_body_chart(panels, CHART)
 
 
 def draw_readers(table: pd.DataFrame) -> Figure:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from nipype.interfaces.base import File, InputMultiObject, traits
+from nipype.interfaces.base import File, InputMultiObject, isdefined, traits
 
 from bids_alsmri.interfaces.anatomy import correct_bias
 from bids_alsmri.interfaces.base import concerning, read_image, write_image
@@ -22,7 +22,7 @@ from bids_alsmri.interfaces.node import (
     write_facts,
 )
 from bids_alsmri.numerics.apparent_diffusion import fit_adc
-from bids_alsmri.pipelines.muscle import drawing, measures, sessions, steps
+from bids_alsmri.pipelines.muscle import compartments, drawing, measures, sessions, steps
 from bids_alsmri.pipelines.muscle.labels import label_rows, read_labels
 from bids_alsmri.pipelines.muscle.vocabulary import read_vocabulary
 
@@ -190,6 +190,7 @@ class DivideByBoneInputSpec(NodeInputSpec):
     title = traits.Str(mandatory=True, desc="name of the station")
     bone = File(exists=True, desc="mask of bone that somebody drew")
     labels = File(exists=True, desc="labels, bones among them perhaps")
+    marrow = InputMultiObject(File(exists=True), desc="compartments of legs in its frame")
     bones = traits.List(traits.Str(), desc="bones that were asked for; none for all")
     region_list = traits.Str(mandatory=True, desc="the user's own list; empty for ours")
     least_snr = traits.Float(mandatory=True, desc="signal over noise below which it is refused")
@@ -222,6 +223,8 @@ class DivideByBone(AlsInterface):
             self.inputs.bones,
             read_vocabulary(optional_path(self.inputs.region_list)),
         )
+        if bone is None and isdefined(self.inputs.marrow):
+            bone = compartments.marrow_on([Path(path) for path in self.inputs.marrow], image)
         found = steps.bone_reference(
             image,
             bone,
@@ -243,6 +246,55 @@ class DivideByBone(AlsInterface):
                 "bone": mask,
                 "facts": write_facts(self.file(runtime, "facts.json"), facts),
                 "reference": write_facts(self.file(runtime, "reference.json"), sidecar),
+            },
+        )
+
+
+class SegmentLegsInputSpec(NodeInputSpec):
+    """Inputs of :class:`SegmentLegs`."""
+
+    image = File(exists=True, mandatory=True, desc="station of legs, fat not suppressed")
+    title = traits.Str(mandatory=True, desc="name of the station")
+    field_order = traits.Int(mandatory=True, desc="highest order of the receive field")
+
+
+class SegmentLegsOutputSpec(NodeOutputSpec):
+    """Outputs of :class:`SegmentLegs`."""
+
+    labels = File(exists=True, desc="compartments; 0 where there are none")
+    table = File(exists=True, desc="numbers and names, TSV")
+    fat = File(exists=True, desc="fat fraction for the measurement, NaN outside the legs")
+    fraction = File(exists=True, desc="fat fraction to be kept, 0 outside the legs")
+    facts = File(exists=True, desc="findings, JSON")
+
+
+class SegmentLegs(AlsInterface):
+    """Find legs, their compartments and their fat, without any label."""
+
+    input_spec = SegmentLegsInputSpec
+    output_spec = SegmentLegsOutputSpec
+    memory_gb = 0.5
+    memory_per_series = 40.0
+
+    def _run_interface(self, runtime: Any) -> Any:
+        image = read_image(Path(self.inputs.image), ndim=3)
+        with concerning(image.path):
+            found = compartments.segment_legs(
+                image, self.inputs.title, field_order=self.inputs.field_order
+            )
+        files = {n: self.file(runtime, f"{n}.nii.gz") for n in ("labels", "fat", "fraction")}
+        write_image(found.labels, image.affine, files["labels"])
+        write_image(found.fat, image.affine, files["fat"])
+        write_image(np.nan_to_num(found.fat), image.affine, files["fraction"])
+        # their numbers are ours, whatever list the user gives
+        table = label_rows(found.labels, read_vocabulary(None))
+        facts = {"warnings": list(found.warnings)}
+        return self.give(
+            runtime,
+            {
+                **files,
+                "table": write_table(table, self.file(runtime, "labels.tsv")),
+                "facts": write_facts(self.file(runtime, "facts.json"), facts),
             },
         )
 
@@ -371,6 +423,8 @@ class MeasureMusclesInputSpec(NodeInputSpec):
     adc = traits.List(traits.Str(), mandatory=True, desc="diffusion; empty for none")
     series = traits.List(traits.Str(), mandatory=True, desc="series; empty for none")
     protocols = traits.List(traits.Str(), mandatory=True, desc="protocols; empty for none")
+    fat = traits.List(traits.Str(), mandatory=True, desc="fat fractions; empty for none")
+    grading = traits.Dict(mandatory=True, desc="how fat is graded")
     region_list = traits.Str(mandatory=True, desc="the user's own list; empty for ours")
     has_floor_correction = traits.Bool(mandatory=True, desc="whether the floor is taken off")
     adc_least_snr = traits.Float(mandatory=True, desc="signal over noise below which it is told")
@@ -385,6 +439,7 @@ class MeasureMusclesOutputSpec(NodeOutputSpec):
     table = File(exists=True, desc="measures of the session, TSV")
     facts = File(exists=True, desc="findings, JSON")
     figure = File(exists=True, desc="relative T2 signal of muscles, SVG")
+    chart = File(exists=True, desc="the same on a body, SVG")
 
 
 class MeasureMuscles(AlsInterface):
@@ -403,6 +458,7 @@ class MeasureMuscles(AlsInterface):
             self.inputs,
             has_floor_correction=self.inputs.has_floor_correction,
             fat_least=self.inputs.fat_least,
+            grading=sessions.grading_of(self.inputs.grading),
         )
         table, facts = sessions.measure_session(
             stations,
@@ -411,14 +467,16 @@ class MeasureMuscles(AlsInterface):
             most_displaced_fat=self.inputs.most_displaced_fat,
             least_voxels=self.inputs.least_voxels,
         )
-        figure = self.file(runtime, "muscles.svg")
+        figure, chart = self.file(runtime, "muscles.svg"), self.file(runtime, "chart.svg")
         save_figure(drawing.draw_muscles(table), figure)
+        save_figure(drawing.draw_chart(table), chart)
         return self.give(
             runtime,
             {
                 "table": write_table(table, self.file(runtime, "muscles.tsv")),
                 "facts": write_facts(self.file(runtime, "facts.json"), facts),
                 "figure": figure,
+                "chart": chart,
             },
         )
 

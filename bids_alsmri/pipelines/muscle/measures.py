@@ -13,6 +13,8 @@ from scipy import ndimage
 
 from bids_alsmri.interfaces.base import ImageData
 from bids_alsmri.numerics.apparent_diffusion import fit_regional_adc
+from bids_alsmri.numerics.fatty_replacement import GradeBounds, fatty_shares, mercuri_grades
+from bids_alsmri.numerics.muscle_size import asymmetry_percent
 from bids_alsmri.numerics.noise import Noise
 from bids_alsmri.numerics.rater_agreement import (
     coefficient_of_variation,
@@ -28,12 +30,28 @@ COLUMNS = ("region", "side", "measure", "value", "unit", "n", "chunk", "station"
 SUMMARY = "summary"
 # how values of a muscle that lies in several stations are put together
 _ADDED = ("volume", "n_slices")
-_LARGEST = ("cross_section", "displaced_fat")
+_LARGEST = ("cross_section", "displaced_fat", "mercuri")
 # mean of relative T2 signal that stands for a muscle: of muscles read in the axial plane on the
 # grid of the diffusion series where they were measured there, as in Jenkins 2020
 _BY_PLANE = ("relative_t2", "relative_t2_median", "relative_t2_sd", "relative_t2_eroded")
 
 Array = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Grading:
+    """How the fat of a muscle is graded.
+
+    Parameters
+    ----------
+    fat_threshold : float
+        Fat fraction from which a voxel is fatty.
+    bounds : GradeBounds
+        Shares of area at which the grade rises.
+    """
+
+    fat_threshold: float
+    bounds: GradeBounds
 
 
 @dataclass(frozen=True)
@@ -62,6 +80,10 @@ class Measured:
         Axis and displacement of fat, in voxels.
     fat_least : float
         Relative T2 signal from which a voxel is fat.
+    fat : (X, Y, Z) array or None
+        Fat fraction by signal; NaN where it is not known.
+    grading : Grading or None
+        How fat is graded.
     """
 
     key: str
@@ -78,6 +100,8 @@ class Measured:
     noise: Noise | None = None
     fat_shift: tuple[int, float] | None = None
     fat_least: float = 0.0
+    fat: Array | None = None
+    grading: Grading | None = None
 
     @property
     def numbers(self) -> NDArray[np.int16]:
@@ -119,7 +143,7 @@ def regions_to_measure(found: Iterable[Region], vocabulary: Vocabulary) -> list[
         ]
         return bool(parts) and all(is_covered(part) for part in parts)
 
-    return [r for r in vocabulary.regions if r.kind == "muscle" and is_covered(r)]
+    return [r for r in vocabulary.regions if r.kind != "bone" and is_covered(r)]
 
 
 def without_doubles(stations: Sequence[Measured]) -> dict[str, NDArray[np.int16]]:
@@ -205,6 +229,7 @@ def measure_station(
             *_shape_rows(mask, box, station, along),
             *_signal_rows(station, box, mask, core),
             *_diffusion_rows(station, box, mask, core),
+            *_fat_rows(station, box, mask, region.kind == "muscle"),
         ]
         rows += [_row(region, station, *value) for value in values]
     return rows
@@ -311,6 +336,62 @@ def _diffusion_rows(
     if len(middle):
         rows.append(("adc_eroded", float(middle.mean()), "mm2/s", len(middle)))
     return rows
+
+
+def _fat_rows(
+    station: Measured, box: Box, mask: NDArray[np.bool_], is_graded: bool
+) -> list[_Value]:
+    if station.fat is None or station.grading is None:
+        return []
+    fraction = station.fat[box]
+    inside = fraction[mask & np.isfinite(fraction)]
+    if len(inside) == 0:
+        return []
+    n = len(inside)
+    rows: list[_Value] = [
+        ("fat_fraction", float(inside.mean()), "1", n),
+        ("fat_fraction_median", float(np.median(inside)), "1", n),
+    ]
+    if is_graded:
+        labels = np.where(mask, 1, 0)
+        threshold = station.grading.fat_threshold
+        share = fatty_shares(fraction, labels, [1], fat_threshold=threshold)
+        grade = mercuri_grades(share, station.grading.bounds)
+        rows += [("fatty_share", float(share[0]), "1", n), ("mercuri", float(grade[0]), "1", n)]
+    return rows
+
+
+def asymmetry_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Difference of left and right volumes of each muscle over their mean.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of a session.
+
+    Returns
+    -------
+    list of dict
+        One row for each muscle with both sides.
+    """
+    volumes = table[table["measure"] == "volume"]
+    sides = {side: volumes[volumes["side"] == side] for side in ("left", "right")}
+    both = sides["left"].merge(sides["right"], on="region", suffixes=("_left", "_right"))
+    values = asymmetry_percent(both["value_right"], both["value_left"])
+    return [
+        {
+            "region": row["region"],
+            "side": "n/a",
+            "measure": "asymmetry",
+            "value": float(value),
+            "unit": "%",
+            "n": int(row["n_left"] + row["n_right"]),
+            "chunk": row["chunk_left"],
+            "station": row["station_left"],
+            "source": row["source_left"],
+        }
+        for row, value in zip(both.to_dict("records"), values, strict=True)
+    ]
 
 
 def displaced_fat_rows(

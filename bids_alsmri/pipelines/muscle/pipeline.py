@@ -74,7 +74,8 @@ class MuscleSettings(SettingsModel):
         source="the paper's supplement, which names the bones, is not available",
         help="Bones that muscles are divided by, by their names in the labels: for all stations, "
         "or as CHUNK:NAME for those of one chunk; without it the bone masks of the stations "
-        "(label-bone_desc-ref_mask), or else all bones among the labels.",
+        "(label-bone_desc-ref_mask), or else all bones among the labels, or else the marrow that "
+        "is found on T1w of the legs in the same frame of reference.",
     )
     bone_least_snr: float = setting(
         10.0,
@@ -138,6 +139,47 @@ class MuscleSettings(SettingsModel):
         source="between muscle, even when it is denervated, and fat",
         help="T2-weighted signal over that of the bone reference from which a voxel counts as fat, "
         "to follow it where diffusion displaces it.",
+    )
+    field_order: int = setting(
+        5,
+        unit="1",
+        ge=1,
+        le=8,
+        source="an order above 5 follows muscles of thin legs",
+        help="Highest order of the polynomials that make the receive field over one leg, where "
+        "compartments and fat of legs are found.",
+    )
+    fat_threshold: float = setting(
+        0.5,
+        unit="1",
+        gt=0,
+        le=1,
+        source="half of the signal between muscle and fat",
+        help="Fat fraction from which a voxel is fatty.",
+    )
+    mercuri_traces: float = setting(
+        0.01,
+        unit="1",
+        ge=0,
+        le=0.4,
+        source="benchmarks/muscle.py",
+        help="Fatty share of a muscle's area above which its grade after Mercuri is 1.",
+    )
+    mercuri_patches: float = setting(
+        0.1,
+        unit="1",
+        gt=0,
+        le=0.45,
+        source="scattered streaks take up to a tenth of a muscle",
+        help="Fatty share of a muscle's area from which its grade is 2.",
+    )
+    mercuri_confluent: float = setting(
+        0.5,
+        unit="1",
+        gt=0,
+        le=1,
+        source="diamanti2018",
+        help="Fatty share of a muscle's area from which its grade is 3.",
     )
     least_overlap_mm: float = setting(
         10.0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,13 @@ import numpy as np
 import pandas as pd
 
 from bids_alsmri.interfaces.base import read_image
+from bids_alsmri.numerics.fatty_replacement import GradeBounds
 from bids_alsmri.numerics.noise import Noise
 from bids_alsmri.pipelines.muscle.measures import (
     COLUMNS,
+    Grading,
     Measured,
+    asymmetry_rows,
     combine_stations,
     displaced_fat_rows,
     measure_station,
@@ -29,7 +32,7 @@ _MOST_NAMED = 12
 
 
 def measured_stations(
-    inputs: Any, *, has_floor_correction: bool, fat_least: float
+    inputs: Any, *, has_floor_correction: bool, fat_least: float, grading: Grading
 ) -> list[Measured]:
     """Stations with their maps, from the inputs of the node that measures them.
 
@@ -41,6 +44,8 @@ def measured_stations(
         Whether the noise floor is taken off.
     fat_least : float
         Relative T2 signal from which a voxel is fat.
+    grading : Grading
+        How fat is graded.
 
     Returns
     -------
@@ -68,9 +73,28 @@ def measured_stations(
                 noise=None if noise is None else Noise(**noise),
                 fat_shift=None if shift is None else (int(shift[0]), float(shift[1])),
                 fat_least=fat_least,
+                fat=_fat(inputs.fat[number]),
+                grading=grading,
             )
         )
     return found
+
+
+def grading_of(values: Mapping[str, float]) -> Grading:
+    """How fat is graded, from the input of a node.
+
+    Parameters
+    ----------
+    values : mapping of float
+        fat_threshold, traces, patches and confluent.
+
+    Returns
+    -------
+    Grading
+        Checked.
+    """
+    bounds = {name: values[name] for name in ("traces", "patches", "confluent")}
+    return Grading(values["fat_threshold"], GradeBounds(**bounds))
 
 
 def read_stations(
@@ -94,6 +118,10 @@ def read_stations(
         Measured(**station, labels=read_image(Path(own), ndim=3), relative=_values(signal, 3))
         for station, own, signal in zip(stations, labels, relative, strict=True)
     ]
+
+
+def _fat(path: str) -> Any:
+    return read_image(Path(path), ndim=3, nonfinite="keep").data if path else None
 
 
 def _values(path: str, ndim: Any) -> Any:
@@ -138,7 +166,7 @@ def measure_session(
         rows += measure_station(station, labels, regions, vocabulary)
         rows += displaced_fat_rows(station, labels, vocabulary)
     table = combine_stations(rows, vocabulary)
-    summary = summary_rows(table, vocabulary)
+    summary = [*asymmetry_rows(table), *summary_rows(table, vocabulary)]
     if summary:
         table = pd.concat([table, pd.DataFrame(summary, columns=list(COLUMNS))], ignore_index=True)
     return table, _facts(

@@ -11,6 +11,7 @@ from bids_alsmri.bids.query import Scan
 from bids_alsmri.bids.stations import Station, drawn_key
 
 DRAWN, CARRIED = "drawn", "drawn on the T2w, carried to the diffusion series"
+FOUND = "compartments found by image processing"
 # more people than this do not read one scan
 _MOST_READERS = 8
 
@@ -89,15 +90,20 @@ class Sites:
                 return [s for s in own if self.frame_of(s) == frame]
         return []
 
+    def shows_legs(self, station: Station) -> bool:
+        """Whether compartments of legs can be looked for: a T1w of the legs."""
+        return station.suffix == "T1w" and station.acquisition == "legs"
+
     def sources(
-        self, labelled: Iterable[Station], carried: Iterable[Station]
+        self, labelled: Iterable[Station], carried: Iterable[Station], found: Iterable[Station]
     ) -> dict[Station, str]:
         """Where the labels of stations come from, in the order of the stations."""
-        drawn, moved = set(labelled), set(carried)
+        by_source = {DRAWN: set(labelled), CARRIED: set(carried), FOUND: set(found)}
         return {
-            station: DRAWN if station in drawn else CARRIED
+            station: source
             for station in self.stations
-            if station in drawn or station in moved
+            for source, own in by_source.items()
+            if station in own
         }
 
 

@@ -19,7 +19,7 @@ from bids_alsmri.errors import DataError
 PROGRAMS = ("musclemap", "totalsegmentator", "totalsegmentator_thigh", "totalsegmentator_headneck")
 _REQUIRED = ("index", "name", "side", "kind")
 _SIDES = ("left", "right", "midline")
-_KINDS = ("muscle", "bone")
+_KINDS = ("muscle", "bone", "compartment")
 _SIDE_WORDS = {"left": "left", "l": "left", "lt": "left", "right": "right", "r": "right",
                "rt": "right"}  # fmt: skip
 
@@ -35,7 +35,7 @@ class Region:
     name, side : str
         Name without the side; left, right or midline.
     kind : str
-        muscle or bone.
+        muscle, bone, or compartment of a leg.
     part_of : str
         Name of the muscle that it is a head or part of; empty for none.
     in_jenkins2020 : bool

@@ -20,6 +20,7 @@ from bids_alsmri.pipelines.muscle.interfaces import (
     PrepareStation,
     ReadStationLabels,
     Reformat,
+    SegmentLegs,
 )
 from bids_alsmri.pipelines.muscle.pipeline import PIPELINE, MuscleSettings, bones_of_chunk
 from bids_alsmri.pipelines.muscle.sites import Sites, readers_of
@@ -33,41 +34,38 @@ def fit(graph: Graph, scan: Scan, cfg: MuscleSettings) -> None:
     sites = Sites(scan, stations)
     readers = readers_of(graph.adopted, stations)
     labels = {s: read_labels(graph, cfg, s, 0) for s in stations if (s, 0) in readers}
+    legs = {s: segment(graph, cfg, s, labels) for s in stations if sites.shows_legs(s)}
+    found = {s: step for s, step in legs.items() if s not in labels}
     even = {s: prepare(graph, cfg, s) for s in stations if s.suffix == "T2w"}
-    relative = {s: divide(graph, cfg, s, even[s], labels) for s in even}
+    relative = {s: divide(graph, cfg, sites, s, even[s], labels, legs) for s in even}
     diffusion = {s: fit_diffusion(graph, cfg, sites, s) for s in stations if s.suffix == "dwi"}
     moved = {s: reformat(graph, sites, s, relative, labels) for s in diffusion if relative}
     carried = {s for s in moved if s not in labels and any(t in labels for t in relative)}
-    sources = sites.sources(labels, carried)
+    sources = sites.sources(labels, carried, found)
     ordered = order(graph, cfg, sites, sources)
     for station in carried:
         graph.save("labels", moved[station].labels, station=station)
-    facts = [ordered.facts, *(s.facts for s in (*diffusion.values(), *labels.values()))]
+    own = (*diffusion.values(), *labels.values(), *legs.values())
+    facts = [ordered.facts, *(step.facts for step in own)]
     if relative:
         gathered = graph.step(
             "gather_references", GatherReferences(), facts=[s.facts for s in relative.values()]
         )
         facts.append(gathered.facts)
     if sources:
-        measured = measure(
-            graph,
-            cfg,
-            sites,
-            sources,
-            label_files(labels, moved, carried),
-            relative,
-            diffusion,
-            moved,
-        )
+        files = label_files({**labels, **found}, moved, carried)
+        signal = {"relative": {**relative, **moved}, "diffusion": diffusion, "legs": legs}
+        measured = measure(graph, cfg, sites, sources, files, signal)
         graph.save("muscles", measured.table)
         graph.figure("regions", measured.figure)
+        graph.figure("chart", measured.chart)
         facts.append(measured.facts)
     compare(graph, cfg, sites, readers, labels, relative)
     quality = graph.step(
         "quality", QualityTable(definitions=str(PIPELINE.folder / "quality.json")), facts=facts
     )
     graph.save("quality", quality.table, facts=quality.facts)
-    draw(graph, sites, stations, labels)
+    draw(graph, sites, stations, {**labels, **found})
 
 
 def apply(graph: Graph, scan: Scan, cfg: MuscleSettings) -> None:
@@ -109,6 +107,20 @@ def read_labels(graph: Graph, cfg: MuscleSettings, station: Station, reader: int
     return read
 
 
+def segment(graph: Graph, cfg: MuscleSettings, station: Station, labels: Steps) -> Step:
+    """Find compartments and fat of legs; compartments are the labels where nobody drew any."""
+    found = graph.step(
+        f"segment_{station.key}",
+        SegmentLegs(title=station.title, field_order=cfg.field_order),
+        image=station.files[0],
+    )
+    graph.save("fat", found.fraction, station=station)
+    if station not in labels:
+        graph.save("labels", found.labels, station=station)
+        graph.save("labels_table", found.table, station=station)
+    return found
+
+
 def prepare(graph: Graph, cfg: MuscleSettings, station: Station) -> Step:
     """Take the receive field off a station."""
     return graph.step(
@@ -125,9 +137,18 @@ def prepare(graph: Graph, cfg: MuscleSettings, station: Station) -> Step:
     )
 
 
-def divide(graph: Graph, cfg: MuscleSettings, station: Station, even: Step, labels: Steps) -> Step:
+def divide(
+    graph: Graph,
+    cfg: MuscleSettings,
+    sites: Sites,
+    station: Station,
+    even: Step,
+    labels: Steps,
+    legs: Steps,
+) -> Step:
     """Divide a T2w station by its bone."""
     drawn = readers_of(graph.adopted, [station], "bone")
+    marrow = [legs[s].labels for s in legs if sites.frame_of(s) == sites.frame_of(station)]
     divided = graph.step(
         f"divide_{station.key}",
         DivideByBone(
@@ -141,6 +162,7 @@ def divide(graph: Graph, cfg: MuscleSettings, station: Station, even: Step, labe
         noise=even.noise,
         bone=next((files["bone"] for files in drawn.values()), None),
         labels=labels[station].labels if station in labels else None,
+        marrow=marrow or None,
     )
     graph.save("relative", divided.relative, facts=divided.reference, station=station)
     graph.save("bone", divided.bone, station=station)
@@ -191,13 +213,11 @@ def measure(
     sites: Sites,
     sources: dict[Station, str],
     files: dict[Station, Any],
-    relative: Steps,
-    diffusion: Steps,
-    moved: Steps,
+    signal: dict[str, Steps],
 ) -> Step:
     """Measure the muscles of all labelled stations."""
     own = list(sources)
-    signal = {s: step.relative for s, step in {**relative, **moved}.items()}
+    relative, diffusion, legs = (signal[name] for name in ("relative", "diffusion", "legs"))
     return graph.step(
         "measure",
         MeasureMuscles(
@@ -208,12 +228,19 @@ def measure(
             fat_least=cfg.fat_least_signal,
             most_displaced_fat=cfg.most_displaced_fat,
             least_voxels=cfg.least_voxels,
+            grading={
+                "fat_threshold": cfg.fat_threshold,
+                "traces": cfg.mercuri_traces,
+                "patches": cfg.mercuri_patches,
+                "confluent": cfg.mercuri_confluent,
+            },
         ),
         labels=[files[s] for s in own],
-        relative=[signal.get(s, "") for s in own],
+        relative=[relative[s].relative if s in relative else "" for s in own],
         adc=[diffusion[s].adc if s in diffusion else "" for s in own],
         series=[diffusion[s].series if s in diffusion else "" for s in own],
         protocols=[diffusion[s].protocol if s in diffusion else "" for s in own],
+        fat=[legs[s].fat if s in legs else "" for s in own],
     )
 
 
