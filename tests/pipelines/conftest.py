@@ -51,7 +51,14 @@ CHEAP: dict[str, dict[str, Any]] = {
         "start_shrink_factors": (4, 3),
         "rigid_shrink_factors": (3, 2),
     },
-    "muscle": {"bias_shrink_factor": 4, "bias_iterations": (5,), "field_order": 2},
+    "muscle": {
+        "bias_shrink_factor": 4,
+        "bias_iterations": (5,),
+        "field_order": 2,
+        "atlas_linear_iterations": (20, 10, 0),
+        "atlas_syn_iterations": (10, 5, 0),
+        "atlas_search_radius": 1,
+    },
 }
 # who drew muscles, beside the raw data: labels are found in derivatives alone
 READERS = ("reader1", "reader2")
@@ -82,6 +89,12 @@ def readers(raw: Path) -> dict[str, Path]:
     return {name: path for name, path in found.items() if path.is_dir()}
 
 
+def atlases(raw: Path) -> dict[str, Path]:
+    """Setting that tells where labelled people of a cohort are."""
+    folder = raw / "derivatives" / "atlases"
+    return {"atlas_dir": folder} if folder.is_dir() else {}
+
+
 class App:
     """Runs the command line in a process of its own, with the cheap settings."""
 
@@ -89,6 +102,7 @@ class App:
         call = [sys.executable, "-m", "bids_alsmri", str(raw), str(out), "participant"]
         drawn = [f"{name}={path}" for name, path in readers(raw).items()]
         given = ["--derivatives", *drawn] if drawn else []
+        given += flags({"muscle": atlases(raw)})
         return [*call, *flags(CHEAP), *given, *map(str, words)]
 
     def run(self, raw: Path, out: Path, *words: object) -> subprocess.CompletedProcess[str]:
@@ -151,8 +165,9 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     legs += ["--muscle-n-dwi", "2", "--muscle-t2w-mm", "7", "--muscle-t2w-slice-mm", "7"]
     legs += ["--muscle-dwi-mm", "8", "--muscle-dwi-slice-mm", "12", "--muscle-readers", "2"]
     legs += ["--modalities", "anat,dwi,sodium,muscle", "--no-muscle-hands"]
-    legs += ["--muscle-legs-mm", "4", "--muscle-legs-slice-mm", "40"]
-    assert simulate([*first, *legs]) == 0
+    coarse = ["--muscle-legs-mm", "4", "--muscle-legs-slice-mm", "30"]
+    assert simulate([*first, *legs, *coarse]) == 0
+    simulate_atlases(raw / "derivatives" / "atlases", coarse)
     stored = ["--determinant", "positive", "--axis-order", "PSR", "--oblique-deg", "20"]
     second = [str(other), "--controls", "1", "--seed", "12", "--t1w-mm", "4"]
     assert simulate([*second, *series, *stored, "--sodium-bias", "0.4"]) == 0
@@ -161,6 +176,17 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for below in (Path(), Path("derivatives") / "phantom"):
         adopt_participant(other / below, raw / below)
     return raw
+
+
+def simulate_atlases(folder: Path, coarse: list[str]) -> None:
+    """Labelled thighs of other people; one of them has the label of a participant."""
+    others = ["--controls", "3", "--seed", "13", "--modalities", "muscle", "--muscle-n-t2w", "0"]
+    assert (
+        simulate([str(folder), *others, "--muscle-n-dwi", "0", "--no-muscle-hands", *coarse]) == 0
+    )
+    # calves are left to image processing
+    for path in folder.rglob("*chunk-2_desc-muscles_dseg*"):
+        path.unlink()
 
 
 def split_series(stem: Path) -> None:
@@ -270,7 +296,9 @@ def run_settings(
     models = {name: pipeline.settings for name, pipeline in registry().items()}
     own = {"bids_dir": raw, "output_dir": out, "level": "participant", **(given or {})}
     own.setdefault("derivatives", readers(raw))
-    return make_run_settings(own, pipelines or {}, models)
+    given_to = {**(pipelines or {})}
+    given_to["muscle"] = {**atlases(raw), **given_to.get("muscle", {})}
+    return make_run_settings(own, given_to, models)
 
 
 def built(settings: RunSettings, plan: Plan | None = None) -> dict[tuple[str, str], Graph]:

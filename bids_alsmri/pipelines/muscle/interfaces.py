@@ -22,7 +22,7 @@ from bids_alsmri.interfaces.node import (
     write_facts,
 )
 from bids_alsmri.numerics.apparent_diffusion import fit_adc
-from bids_alsmri.pipelines.muscle import compartments, drawing, measures, sessions, steps
+from bids_alsmri.pipelines.muscle import atlases, compartments, drawing, measures, sessions, steps
 from bids_alsmri.pipelines.muscle.labels import label_rows, read_labels
 from bids_alsmri.pipelines.muscle.vocabulary import read_vocabulary
 
@@ -246,6 +246,67 @@ class DivideByBone(AlsInterface):
                 "bone": mask,
                 "facts": write_facts(self.file(runtime, "facts.json"), facts),
                 "reference": write_facts(self.file(runtime, "reference.json"), sidecar),
+            },
+        )
+
+
+class FuseAtlasesInputSpec(NodeInputSpec):
+    """Inputs of :class:`FuseAtlases`."""
+
+    image = File(exists=True, mandatory=True, desc="station that nobody labelled")
+    title = traits.Str(mandatory=True, desc="its name")
+    atlas_images = InputMultiObject(File(exists=True), mandatory=True, desc="labelled stations")
+    atlas_labels = InputMultiObject(File(exists=True), mandatory=True, desc="labels of each")
+    codes = traits.Str(mandatory=True, desc="what numbers mean")
+    region_list = traits.Str(mandatory=True, desc="the user's own list; empty for ours")
+    fusion = traits.Dict(mandatory=True, desc="registrations and fusion")
+    bias = traits.Dict(mandatory=True, desc="correction of the receive field")
+    leaves_one_out = traits.Bool(mandatory=True, desc="whether labelled stations are tested")
+    seed = traits.Int(mandatory=True, desc="seed of the metric's sampling")
+    n_threads = traits.Int(mandatory=True, desc="ITK threads")
+
+
+class FuseAtlasesOutputSpec(NodeOutputSpec):
+    """Outputs of :class:`FuseAtlases`."""
+
+    labels = File(exists=True, desc="numbers of the list of regions")
+    table = File(exists=True, desc="numbers and names, TSV")
+    facts = File(exists=True, desc="findings, JSON")
+
+
+class FuseAtlases(AlsInterface):
+    """Label a station from labelled ones of other people."""
+
+    input_spec = FuseAtlasesInputSpec
+    output_spec = FuseAtlasesOutputSpec
+    memory_gb = 2.0
+    memory_per_series = 30.0
+
+    def _run_interface(self, runtime: Any) -> Any:
+        vocabulary = read_vocabulary(optional_path(self.inputs.region_list))
+        labels, facts = atlases.label_station(
+            Path(self.inputs.image),
+            self.inputs.title,
+            atlases.Given(
+                tuple(Path(path) for path in self.inputs.atlas_images),
+                tuple(Path(path) for path in self.inputs.atlas_labels),
+                vocabulary,
+                self.inputs.codes,
+            ),
+            Path(runtime.cwd),
+            settings=atlases.fusion_settings(
+                self.inputs.fusion, seed=self.inputs.seed, n_threads=self.inputs.n_threads
+            ),
+            bias=self.inputs.bias,
+            leaves_one_out=self.inputs.leaves_one_out,
+        )
+        table = label_rows(np.asarray(read_image(labels, ndim=3).data, np.int16), vocabulary)
+        return self.give(
+            runtime,
+            {
+                "labels": labels,
+                "table": write_table(table, self.file(runtime, "labels.tsv")),
+                "facts": write_facts(self.file(runtime, "facts.json"), facts),
             },
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from bids_alsmri.engine.pipeline import Pipeline
 from bids_alsmri.options import SettingsModel, setting
@@ -140,6 +140,98 @@ class MuscleSettings(SettingsModel):
         help="T2-weighted signal over that of the bone reference from which a voxel counts as fat, "
         "to follow it where diffusion displaces it.",
     )
+    atlas_dir: Path | None = setting(
+        None,
+        source="labelled people of the same protocol",
+        help="Folder with labelled stations of other people (as NAME_T2w.nii.gz or NAME_T1w.nii.gz "
+        "and NAME_desc-muscles_dseg.nii.gz, where NAME has the acq- and chunk- of the station), "
+        "from two of which on stations that nobody labelled are labelled.",
+    )
+    atlas_linear_iterations: tuple[int, ...] = setting(
+        (100, 60, 20),
+        unit="1",
+        source="benchmarks/muscle.py",
+        help="Iterations per level of the affine registration of a labelled station.",
+    )
+    atlas_syn_iterations: tuple[int, ...] = setting(
+        (60, 40, 15),
+        unit="1",
+        source="benchmarks/muscle.py",
+        help="Iterations per level of its nonlinear registration.",
+    )
+    atlas_shrink_factors: tuple[int, ...] = setting(
+        (4, 2, 1),
+        unit="1",
+        source="a coarse level finds the limb, the last the septa",
+        help="Down-sampling per level of both.",
+    )
+    atlas_smoothing_mm: tuple[float, ...] = setting(
+        (6.0, 3.0, 0.0),
+        unit="mm",
+        source="as wide as the voxels of the level",
+        help="Smoothing per level of both.",
+    )
+    atlas_metric_radius: int = setting(
+        2,
+        unit="voxel",
+        ge=1,
+        le=8,
+        source="avants2008",
+        help="Radius of the cross-correlation of the nonlinear registration.",
+    )
+    atlas_margin_mm: float = setting(
+        15.0,
+        unit="mm",
+        ge=0,
+        le=100,
+        source="a registration needs the surface of the limb",
+        help="What is kept around the limbs.",
+    )
+    atlas_patch_radius: int = setting(
+        2,
+        unit="voxel",
+        ge=1,
+        le=5,
+        source="Wang 2013, doi:10.1109/TPAMI.2012.143",
+        help="Radius of the patches by whose likeness labels are weighted.",
+    )
+    atlas_search_radius: int = setting(
+        2,
+        unit="voxel",
+        ge=0,
+        le=5,
+        source="Wang 2013, doi:10.1109/TPAMI.2012.143",
+        help="Radius in which the most alike patch is looked for.",
+    )
+    atlas_sharpness: float = setting(
+        2.0,
+        unit="1",
+        gt=0,
+        le=10,
+        source="Wang 2013, doi:10.1109/TPAMI.2012.143",
+        help="Exponent of the differences of patches in the weights of joint label fusion.",
+    )
+    atlas_ridge: float = setting(
+        0.1,
+        unit="1",
+        gt=0,
+        le=10,
+        source="Wang 2013, doi:10.1109/TPAMI.2012.143",
+        help="Ridge of these weights.",
+    )
+    atlas_threads: int = setting(
+        1,
+        unit="1",
+        ge=1,
+        le=64,
+        source="registrations repeat only at one number of threads",
+        help="Threads of these registrations.",
+    )
+    atlas_leave_one_out: bool = setting(
+        False,
+        source="it takes as long as another person for each labelled station",
+        help="Label every labelled station from the others too, and tell the overlap.",
+    )
     field_order: int = setting(
         5,
         unit="1",
@@ -213,6 +305,32 @@ class MuscleSettings(SettingsModel):
         source="means over fewer voxels are mostly noise",
         help="Voxels of a muscle below which a warning tells of it.",
     )
+
+    @property
+    def bias(self) -> dict[str, Any]:
+        """Arguments of the correction of the receive field."""
+        return {
+            "shrink_factor": self.bias_shrink_factor,
+            "iterations": list(self.bias_iterations),
+            "convergence": self.bias_convergence,
+            "spline_mm": self.bias_spline_mm,
+        }
+
+    @property
+    def fusion(self) -> dict[str, Any]:
+        """Arguments of the registrations and of the fusion of labels."""
+        return {
+            "linear_iterations": list(self.atlas_linear_iterations),
+            "syn_iterations": list(self.atlas_syn_iterations),
+            "shrink_factors": list(self.atlas_shrink_factors),
+            "smoothing_mm": list(self.atlas_smoothing_mm),
+            "metric_radius": self.atlas_metric_radius,
+            "margin_mm": self.atlas_margin_mm,
+            "patch_radius": self.atlas_patch_radius,
+            "search_radius": self.atlas_search_radius,
+            "sharpness": self.atlas_sharpness,
+            "ridge": self.atlas_ridge,
+        }
 
 
 def bones_of_chunk(bones: Sequence[str], chunk: str) -> list[str]:

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bids_alsmri.bids.query import Scan
+from bids_alsmri.bids.query import Scan, parse_name
 from bids_alsmri.bids.stations import Station, drawn_key
 
 DRAWN, CARRIED = "drawn", "drawn on the T2w, carried to the diffusion series"
 FOUND = "compartments found by image processing"
+FUSED = "multi-atlas segmentation"
+_LABEL_END = "_desc-muscles_dseg"
 # more people than this do not read one scan
 _MOST_READERS = 8
 
@@ -94,11 +96,37 @@ class Sites:
         """Whether compartments of legs can be looked for: a T1w of the legs."""
         return station.suffix == "T1w" and station.acquisition == "legs"
 
+    def atlases_of(self, station: Station, folder: Path | None) -> list[tuple[Path, Path]]:
+        """Labelled stations of other people that are of the same kind: images and labels."""
+        if folder is None or station.suffix == "dwi":
+            return []
+        end = f"_{station.suffix}.nii.gz"
+        # images may lie beside their labels, or labels in a derivative of the images' dataset
+        images = {path.name: path for path in sorted(folder.rglob(f"*{end}"))}
+        found = []
+        for labels in sorted(folder.rglob(f"*{_LABEL_END}.nii.gz")):
+            name = parse_name(labels.name)
+            image = images.get(labels.name.replace(f"{_LABEL_END}.nii.gz", end))
+            if image is None or name is None or name.entities.get("sub") == self.scan.participant:
+                continue
+            if all(name.entities.get(k) == station.entities.get(k) for k in ("acq", "chunk")):
+                found.append((image, labels))
+        return found
+
     def sources(
-        self, labelled: Iterable[Station], carried: Iterable[Station], found: Iterable[Station]
+        self,
+        labelled: Iterable[Station],
+        fused: Iterable[Station],
+        carried: Iterable[Station],
+        found: Iterable[Station],
     ) -> dict[Station, str]:
         """Where the labels of stations come from, in the order of the stations."""
-        by_source = {DRAWN: set(labelled), CARRIED: set(carried), FOUND: set(found)}
+        by_source = {
+            DRAWN: set(labelled),
+            FUSED: set(fused),
+            CARRIED: set(carried),
+            FOUND: set(found),
+        }
         return {
             station: source
             for station in self.stations

@@ -14,6 +14,7 @@ from bids_alsmri.pipelines.muscle.interfaces import (
     DrawOverview,
     DrawSlices,
     FitDiffusion,
+    FuseAtlases,
     GatherReferences,
     MeasureMuscles,
     OrderStations,
@@ -26,6 +27,8 @@ from bids_alsmri.pipelines.muscle.pipeline import PIPELINE, MuscleSettings, bone
 from bids_alsmri.pipelines.muscle.sites import Sites, readers_of
 
 Steps = dict[Station, Step]
+# joint label fusion weighs labelled stations against each other
+FEWEST_ATLASES = 2
 
 
 def fit(graph: Graph, scan: Scan, cfg: MuscleSettings) -> None:
@@ -33,7 +36,9 @@ def fit(graph: Graph, scan: Scan, cfg: MuscleSettings) -> None:
     stations = list_stations(scan, "stations")
     sites = Sites(scan, stations)
     readers = readers_of(graph.adopted, stations)
-    labels = {s: read_labels(graph, cfg, s, 0) for s in stations if (s, 0) in readers}
+    drawn = {s: read_labels(graph, cfg, s, 0) for s in stations if (s, 0) in readers}
+    fused = fuse(graph, cfg, sites, drawn)
+    labels = {**drawn, **fused}
     legs = {s: segment(graph, cfg, s, labels) for s in stations if sites.shows_legs(s)}
     found = {s: step for s, step in legs.items() if s not in labels}
     even = {s: prepare(graph, cfg, s) for s in stations if s.suffix == "T2w"}
@@ -41,7 +46,7 @@ def fit(graph: Graph, scan: Scan, cfg: MuscleSettings) -> None:
     diffusion = {s: fit_diffusion(graph, cfg, sites, s) for s in stations if s.suffix == "dwi"}
     moved = {s: reformat(graph, sites, s, relative, labels) for s in diffusion if relative}
     carried = {s for s in moved if s not in labels and any(t in labels for t in relative)}
-    sources = sites.sources(labels, carried, found)
+    sources = sites.sources(drawn, fused, carried, found)
     ordered = order(graph, cfg, sites, sources)
     for station in carried:
         graph.save("labels", moved[station].labels, station=station)
@@ -60,7 +65,7 @@ def fit(graph: Graph, scan: Scan, cfg: MuscleSettings) -> None:
         graph.figure("regions", measured.figure)
         graph.figure("chart", measured.chart)
         facts.append(measured.facts)
-    compare(graph, cfg, sites, readers, labels, relative)
+    compare(graph, cfg, sites, readers, drawn, relative)
     quality = graph.step(
         "quality", QualityTable(definitions=str(PIPELINE.folder / "quality.json")), facts=facts
     )
@@ -105,6 +110,33 @@ def read_labels(graph: Graph, cfg: MuscleSettings, station: Station, reader: int
         graph.save("labels", read.labels, station=station)
         graph.save("labels_table", read.table, station=station)
     return read
+
+
+def fuse(graph: Graph, cfg: MuscleSettings, sites: Sites, drawn: Steps) -> Steps:
+    """Label stations that nobody labelled from labelled ones of other people."""
+    fused = {}
+    for station in sites.stations:
+        atlases = sites.atlases_of(station, cfg.atlas_dir)
+        if station in drawn or len(atlases) < FEWEST_ATLASES:
+            continue
+        fused[station] = graph.step(
+            f"fuse_{station.key}",
+            FuseAtlases(
+                fusion=cfg.fusion,
+                bias=cfg.bias,
+                codes=cfg.label_codes,
+                region_list=own_list(cfg),
+                title=station.title,
+                leaves_one_out=cfg.atlas_leave_one_out,
+                n_threads=cfg.atlas_threads,
+            ),
+            image=station.files[0],
+            atlas_images=[image for image, _ in atlases],
+            atlas_labels=[labels for _, labels in atlases],
+        )
+        graph.save("labels", fused[station].labels, station=station)
+        graph.save("labels_table", fused[station].table, station=station)
+    return fused
 
 
 def segment(graph: Graph, cfg: MuscleSettings, station: Station, labels: Steps) -> Step:
