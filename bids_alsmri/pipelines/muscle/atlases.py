@@ -119,7 +119,7 @@ def label_station(
     settings : FusionSettings
         Registration and fusion.
     bias : mapping
-        Arguments of the correction of the receive field.
+        Arguments of the correction of the receive field, its threads among them.
     leaves_one_out : bool
         Whether the labelled stations are labelled from each other, too.
 
@@ -130,12 +130,12 @@ def label_station(
     facts : dict
         Warnings and notes.
     """
-    target = _even(image, folder / "target.nii.gz", bias, settings.n_threads)
+    target = _even(image, folder / "target.nii.gz", bias)
     mask = folder / "body.nii.gz"
     data = read_image(target, ndim=3)
     write_image(body_of(data), data.affine, mask)
     labelled = [
-        _prepared(number, pair, given, folder, bias, settings.n_threads)
+        _prepared(number, pair, given, folder, bias)
         for number, pair in enumerate(zip(given.images, given.labels, strict=True))
     ]
     fused = fuse_labels(
@@ -176,7 +176,7 @@ def _told(rows: Sequence[LeftOutDice], vocabulary: Vocabulary) -> str:
     )
 
 
-def _even(image: Path, out: Path, bias: Mapping[str, Any], n_threads: int) -> Path:
+def _even(image: Path, out: Path, bias: Mapping[str, Any]) -> Path:
     """Station without its receive field, clean header."""
     data = read_image(image, ndim=3)
     clean, mask = out.with_name("clean_" + out.name), out.with_name("mask_" + out.name)
@@ -186,7 +186,6 @@ def _even(image: Path, out: Path, bias: Mapping[str, Any], n_threads: int) -> Pa
         clean,
         out,
         mask=mask,
-        n_threads=n_threads,
         **{**bias, "iterations": tuple(bias["iterations"])},
     )
 
@@ -197,10 +196,9 @@ def _prepared(
     given: Given,
     folder: Path,
     bias: Mapping[str, Any],
-    n_threads: int,
 ) -> LabelledImage:
     image, labels = pair
-    even = _even(image, folder / f"atlas{number}.nii.gz", bias, n_threads)
+    even = _even(image, folder / f"atlas{number}.nii.gz", bias)
     station: ImageData = read_image(even, ndim=3)
     table = labels.with_name(labels.name.replace(".nii.gz", ".tsv"))
     found = read_labels(

@@ -263,7 +263,8 @@ class FuseAtlasesInputSpec(NodeInputSpec):
     bias = traits.Dict(mandatory=True, desc="correction of the receive field")
     leaves_one_out = traits.Bool(mandatory=True, desc="whether labelled stations are tested")
     seed = traits.Int(mandatory=True, desc="seed of the metric's sampling")
-    n_threads = traits.Int(mandatory=True, desc="ITK threads")
+    n_threads = traits.Int(mandatory=True, desc="ITK threads of the registrations")
+    bias_threads = traits.Int(mandatory=True, nohash=True, desc="those of the receive field")
 
 
 class FuseAtlasesOutputSpec(NodeOutputSpec):
@@ -297,7 +298,8 @@ class FuseAtlases(AlsInterface):
             settings=atlases.fusion_settings(
                 self.inputs.fusion, seed=self.inputs.seed, n_threads=self.inputs.n_threads
             ),
-            bias=self.inputs.bias,
+            # the field is estimated within this process, at the number of threads that it has
+            bias={**self.inputs.bias, "n_threads": self.inputs.bias_threads},
             leaves_one_out=self.inputs.leaves_one_out,
         )
         table = label_rows(np.asarray(read_image(labels, ndim=3).data, np.int16), vocabulary)

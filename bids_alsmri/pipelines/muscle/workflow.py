@@ -129,6 +129,7 @@ def fuse(graph: Graph, cfg: MuscleSettings, sites: Sites, drawn: Steps) -> Steps
                 title=station.title,
                 leaves_one_out=cfg.atlas_leave_one_out,
                 n_threads=cfg.atlas_threads,
+                bias_threads=graph.n_threads,
             ),
             image=station.files[0],
             atlas_images=[image for image, _ in atlases],
