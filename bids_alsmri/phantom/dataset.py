@@ -124,7 +124,7 @@ def write_cohort(
     """
     from bids_alsmri.phantom import truth
 
-    known = {**MODALITIES, **BODY_MODALITIES}
+    known = (*MODALITIES, *BODY_MODALITIES)
     unknown = [name for name in settings.modalities if name not in known]
     if unknown or not settings.modalities:
         raise SettingsError(

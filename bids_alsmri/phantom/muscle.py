@@ -250,7 +250,7 @@ def _corners(fine: NDArray[np.generic]) -> list[NDArray[np.generic]]:
 
 
 def _averaged(fine: NDArray[np.float32]) -> NDArray[np.float32]:
-    total = sum(_corners(fine)[1:], start=_corners(fine)[0])
+    total = np.add.reduce([np.asarray(corner, np.float32) for corner in _corners(fine)])
     return np.asarray(total / np.float32(_FINE**3), np.float32)
 
 
@@ -281,7 +281,7 @@ def _majority(seen: Rendered) -> NDArray[np.int16]:
 
 
 def _pure(seen: Rendered, tissue: int) -> NDArray[np.bool_]:
-    return np.logical_and.reduce([corner == tissue for corner in _corners(seen.tissue)])
+    return np.asarray(np.logical_and.reduce([c == tissue for c in _corners(seen.tissue)]))
 
 
 def _receive(grid: Grid, own: MuscleSettings, rng: np.random.Generator) -> NDArray[np.float32]:

@@ -465,8 +465,9 @@ def _check_scales(
     """Raise unless separate series are of one scale; say how that was told."""
     names = " and ".join(image.path.name for image in images)
     for key in _SCALE_KEYS:
-        values = [part.get(key) for part in metadata]
-        if all(isinstance(value, int | float) for value in values):
+        given = [part.get(key) for part in metadata]
+        values = [float(value) for value in given if isinstance(value, int | float)]
+        if len(values) == len(given):
             if np.ptp(values) > most * abs(float(np.mean(values))):
                 raise DataError(
                     f"{names}: {key} differs ({', '.join(f'{v:g}' for v in values)}), so their "

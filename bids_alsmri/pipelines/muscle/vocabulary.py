@@ -209,9 +209,8 @@ def read_vocabulary(path: Path | None) -> Vocabulary:
     lacking = [column for column in _REQUIRED if column not in table.columns]
     if lacking:
         raise DataError(f"{source}: lacks the column {lacking[0]}; add it")
-    regions = tuple(
-        _region(source, line, row) for line, row in enumerate(table.to_dict("records"), start=2)
-    )
+    rows = [{str(k): str(v) for k, v in row.items()} for row in table.to_dict("records")]
+    regions = tuple(_region(source, line, row) for line, row in enumerate(rows, start=2))
     for what in ("index", "title"):
         values = [getattr(region, what) for region in regions]
         twice = next((v for v in values if values.count(v) > 1), None)
