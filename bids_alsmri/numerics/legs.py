@@ -53,10 +53,12 @@ _DARK_SHARE = 0.5  # cortex: below this multiple of the darker tissue
 _BONE_OPENING_MM = 2.8  # radius: thinner is fascia or vessel, thicker the fibula's shaft
 _LARGEST_BONE_SHARE = 0.4  # of the leg's section: a ring around more is fascia
 _MOST_MUSCLE_SHARE = 0.35  # of what a ring encloses: more, and the ring is a muscle's fascia
+_LEAST_SECTION_MM2 = 65.0  # of a bone; a fibula has about 100
 _RING_MM, _LEAST_RING_SHARE = 3.0, 0.75  # a fascia is a thinner ring than cortex
 _LEAST_BONE_SHARE = 0.5  # of the leg's slices in which a bone must be seen
 _LEAST_ALIKE = 0.6  # area of a bone over that in the slice before: else its ring has a gap
 _BONE_REACH = 1.6  # radii beyond that of the bone's neighbours in which its outline is sought
+_MOST_SHIFT_MM = 5.0  # of the middle of a bone from slice to slice
 _BONE_STEPS = 2
 _BONE_BEND_COST = 0.05
 _BONE_NEIGHBOUR_COST = 0.02  # of the square of a step from the slice before
@@ -373,12 +375,21 @@ def find_bones(leg: _Slices) -> _Labels:
             long_parts.append(mask)
     long_parts.sort(key=lambda mask: -int(mask.sum()))
     bones = np.zeros(leg.even.shape, dtype=np.int16)
-    for number, mask in enumerate(long_parts, start=1):
+    number = 0
+    for mask in long_parts:
         outline = _bone_outline(leg, mask)
         filled = fill_contours(
             outline.radii_mm, outline.centres, leg.even.shape[1:], pixel_mm=leg.pixel_mm
         )
-        bones[filled & leg.leg & (bones == 0)] = number
+        alone = filled & leg.leg & (bones == 0)
+        sections = alone.sum(axis=(1, 2))
+        if (
+            not alone.any()
+            or np.median(sections[sections > 0]) * np.prod(leg.pixel_mm) < _LEAST_SECTION_MM2
+        ):
+            continue  # a tendon, or a second ring of a bone that is there
+        number += 1
+        bones[alone] = number
     return bones
 
 
@@ -443,49 +454,70 @@ def _followed(mask: _Mask) -> dict[int, _Mask]:
 
 
 def _bone_outline(leg: _Slices, mask: _Mask) -> _Outline:
-    """Closed outline of a bone in every slice of the leg, also where its ring has gaps."""
-    n_slices = len(mask)
+    """Closed outline of a bone in every slice of the leg, also where its ring has gaps.
+
+    It is followed from the middle of where the ring is clear: towards a joint the ring is thin
+    and other dark rings lie around it.
+    """
     sections = _followed(mask)
-    seen = np.array(sorted(sections))
-    centres = np.array([ndimage.center_of_mass(sections[k]) for k in seen])
-    area = np.array([sections[k].sum() for k in seen]) * np.prod(leg.pixel_mm)
-    everywhere = np.arange(n_slices)
-    centre = np.stack([np.interp(everywhere, seen, centres[:, axis]) for axis in (0, 1)], axis=1)
-    radius = np.interp(everywhere, seen, np.sqrt(area / np.pi))
-    reach = np.arange(1.0, _BONE_REACH * float(radius.max()) + 3.0, _BONE_STEP_MM)
+    seen = sorted(sections)
+    start = seen[len(seen) // 2]
+    typical = np.sqrt(float(np.median([part.sum() for part in sections.values()])) / np.pi)
+    largest = _BONE_REACH * typical * float(np.mean(leg.pixel_mm)) + 3.0
+    reach = np.arange(1.0, largest, _BONE_STEP_MM)
     capped = np.minimum(np.where(leg.leg, leg.even, 0.0), min(1.0, leg.fat))
+    centres = np.empty((len(mask), 2))
+    radii = np.empty((len(mask), _N_BONE_ANGLES))
+    for way in (1, -1):
+        for index in range(start, len(mask) if way > 0 else -1, way):
+            if index == start:
+                centre, expected = np.array(ndimage.center_of_mass(sections[start])), None
+            else:
+                centre, expected = _recentred(leg, centres[index - way], radii[index - way])
+                if index in sections:
+                    shown = np.array(ndimage.center_of_mass(sections[index]))
+                    if np.hypot(*((shown - centre) * leg.pixel_mm)) < _MOST_SHIFT_MM:
+                        centre = shown
+            centres[index] = centre
+            radii[index] = _one_outline(leg, capped[index], centre, reach, expected)
+    return _Outline(centres, radii)
+
+
+def _recentred(leg: _Slices, centre: _Array, radii_mm: _Array) -> tuple[_Array, _Array]:
+    """Middle of an outline, and the outline seen from there."""
+    shape = (leg.even.shape[1], leg.even.shape[2])
+    filled = fill_contours(radii_mm[np.newaxis], centre[np.newaxis], shape, pixel_mm=leg.pixel_mm)
+    if not filled.any():
+        return centre, radii_mm
+    middle = np.array(ndimage.center_of_mass(filled[0]))
+    steps = np.arange(0.0, float(radii_mm.max()) * 2.0, 0.25)
     rays = sample_rays(
-        capped, centre, reach, n_angles=_N_BONE_ANGLES, pixel_mm=leg.pixel_mm, order=1
+        filled, middle[np.newaxis], steps, n_angles=len(radii_mm), pixel_mm=leg.pixel_mm, order=1
+    )
+    return middle, np.asarray((rays[0] > 0.5).sum(axis=1) * 0.25)
+
+
+def _one_outline(
+    leg: _Slices, section: _Array, centre: _Array, reach: _Array, expected: _Array | None
+) -> _Array:
+    """Radii of the steepest closed rise from dark to bright, near the expected ones."""
+    rays = sample_rays(
+        section[np.newaxis],
+        centre[np.newaxis],
+        reach,
+        n_angles=_N_BONE_ANGLES,
+        pixel_mm=leg.pixel_mm,
+        order=1,
     )
     shift = max(1, round(0.5 * float(np.mean(leg.pixel_mm)) / _BONE_STEP_MM))
     outer = np.concatenate([rays[..., shift:], np.repeat(rays[..., -1:], shift, -1)], axis=-1)
     inner = np.concatenate([np.repeat(rays[..., :1], shift, -1), rays[..., :-shift]], axis=-1)
-    cost = -(outer - inner)
-    # far from the size of the ring that was seen there, any edge is another structure's
-    away = (reach - radius[:, np.newaxis]) / np.maximum(radius[:, np.newaxis], 3.0)
-    cost += 0.15 * (away**2)[:, np.newaxis, :]
-    start = int(seen[len(seen) // 2])
-    return _Outline(centre, _outline_from(cost, reach, start))
-
-
-def _outline_from(cost: _Array, reach: _Array, start: int) -> _Array:
-    """Contours of a bone, each drawn to that of the slice before, from a clear one on.
-
-    Towards a joint the ring is thin and other dark rings lie around it.
-    """
-    found = np.empty(cost.shape[:2], dtype=np.int64)
-    for way in (1, -1):
-        for index in range(start, len(cost) if way > 0 else -1, way):
-            pull = np.zeros_like(cost[index])
-            if index != start:
-                away = np.arange(len(reach)) - found[index - way][:, np.newaxis]
-                pull = _BONE_NEIGHBOUR_COST * np.minimum(np.abs(away), _MOST_PULL_STEPS) ** 2
-            found[index] = cheapest_contours(
-                (cost[index] + pull)[np.newaxis],
-                most_steps=_BONE_STEPS,
-                step_cost=_BONE_BEND_COST,
-            )[0]
-    return np.asarray(reach[found], dtype=np.float64)
+    cost = inner - outer
+    if expected is not None:
+        away = (reach - expected[:, np.newaxis]) / _BONE_STEP_MM
+        cost += _BONE_NEIGHBOUR_COST * np.minimum(np.abs(away), _MOST_PULL_STEPS) ** 2
+    way = cheapest_contours(cost, most_steps=_BONE_STEPS, step_cost=_BONE_BEND_COST)
+    return np.asarray(reach[way[0]], dtype=np.float64)
 
 
 def _smooth_outline(

@@ -12,6 +12,7 @@ from scipy import ndimage
 from bids_alsmri.errors import NumericsError
 from bids_alsmri.numerics.anatomy import dice
 from bids_alsmri.numerics.contours import cheapest_contours, fill_contours, sample_rays
+from bids_alsmri.numerics.fatty_replacement import fat_fraction
 from bids_alsmri.numerics.legs import Tissue, find_legs, segment_compartments
 from bids_alsmri.numerics.two_tissues import even_tissues, require_contrast
 
@@ -115,6 +116,18 @@ def test_field_follows_muscle(segmented):
     muscle = ndimage.binary_erosion(scene.tissues == Tissue.MUSCLE, np.ones((3, 3, 1)))
     ratio = found.field[muscle] / scene.field[muscle]
     assert_allclose(ratio / np.median(ratio), 1.0, atol=0.06)  # the field spans 50 %
+
+
+@pytest.mark.parametrize(
+    ("tissue", "truth"), [(Tissue.MUSCLE, 0.0), (Tissue.SUBCUTANEOUS_FAT, 1.0)]
+)
+def test_fat_fraction_of_pure_tissue_is_within_five_points(segmented, tissue, truth):
+    scene, _, found = segmented
+    for number, fat in enumerate(found.fats, start=1):
+        fraction = fat_fraction(found.even, fat=fat, muscle=1.0)
+        pure = (scene.tissues == tissue) & (scene.legs == number)
+        pure = ndimage.binary_erosion(pure, np.ones((3, 3, 1)))
+        assert_allclose(fraction[pure].mean(), truth, atol=0.05)
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
