@@ -118,13 +118,13 @@ def _scores(
     rows: list[dict[str, object]] = []
     summary = values.get((SUMMARY, ""))
     if summary is not None:
-        counted = own.loc[own["region"] == SUMMARY, "n"] if "n" in own.columns else []
+        n = own.loc[own["region"] == SUMMARY, "n"].iloc[0] if "n" in own.columns else 0
         rows.append(
             {
                 **given,
                 "score": "summary_mean",
                 "value": summary,
-                "n_muscles": int(next(iter(counted), 0)),
+                "n_muscles": int(n),
                 "n_muscles_due": 34,
                 "sides": "both",
             }

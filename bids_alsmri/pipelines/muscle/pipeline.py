@@ -250,19 +250,19 @@ class MuscleSettings(SettingsModel):
         help="Fat fraction from which a voxel is fatty.",
     )
     mercuri_traces: float = setting(
-        0.01,
+        0.006,
         unit="1",
         ge=0,
         le=0.4,
-        source="benchmarks/muscle.py",
+        source="tests/numerics/test_fatty_replacement.py",
         help="Fatty share of a muscle's area above which its grade after Mercuri is 1.",
     )
     mercuri_patches: float = setting(
-        0.1,
+        0.13,
         unit="1",
         gt=0,
         le=0.45,
-        source="scattered streaks take up to a tenth of a muscle",
+        source="tests/numerics/test_fatty_replacement.py",
         help="Fatty share of a muscle's area from which its grade is 2.",
     )
     mercuri_confluent: float = setting(
