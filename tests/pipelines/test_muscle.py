@@ -243,6 +243,14 @@ def test_muscle_in_the_overlap_of_two_stations_counts_once():
     assert_allclose(mean["value"], (0.2 * 6 + 0.4 * 6) / 12)
 
 
+def test_muscle_that_is_labelled_in_two_contrasts_is_one_muscle():
+    twice = [station(legs()), station(legs(), suffix="T1w", key="b")]
+    table, _ = sessions.measure_session(twice, OURS, **RULES)
+    volume = value_of(table, "volume")
+    assert_allclose(volume["value"], 5 * 4 * 8 * 64)
+    assert volume["station"].endswith("T2w")
+
+
 def test_muscle_is_measured_in_the_plane_that_it_is_read_in():
     labels = legs()
     coronal = index_of("left thenar")

@@ -77,7 +77,9 @@ def read_labels(
     labels = mapped.labels
     notes = [f"{path.name}: labels read by the {mapped.how}"]
     if not same_grid(drawn, station):
-        labels = np.asarray(on_grid(labels, drawn.affine, station, order=0), np.int16)
+        labels = np.asarray(
+            on_grid(labels.astype(np.float32), drawn.affine, station, order=0), np.int16
+        )
         notes.append(f"{path.name}: lies on another grid; brought to that of its station")
         if not labels.any():
             raise DataError(

@@ -31,6 +31,9 @@ SUMMARY = "summary"
 # how values of a muscle that lies in several stations are put together
 _ADDED = ("volume", "n_slices")
 _LARGEST = ("cross_section", "displaced_fat", "mercuri")
+# size is taken from one acquisition, of the first of these contrasts that has the muscle
+_OF_SHAPE = ("volume", "n_slices", "cross_section", "slice")
+_SHAPE_ORDER = ("T2w", "T1w", "dwi")
 # mean of relative T2 signal that stands for a muscle: of muscles read in the axial plane on the
 # grid of the diffusion series where they were measured there, as in Jenkins 2020
 _BY_PLANE = ("relative_t2", "relative_t2_median", "relative_t2_sd", "relative_t2_eroded")
@@ -461,16 +464,31 @@ def _of_plane(own: pd.DataFrame, measure: str, plane: str) -> pd.DataFrame:
     is_dwi = own["station"].str.endswith(" dwi")
     if measure in _BY_PLANE:
         wanted = is_dwi if plane == "axial" else ~is_dwi
-    elif measure in (*_ADDED, *_LARGEST, "slice"):
-        # of one grid: the finer one counts
-        wanted = ~is_dwi if measure != "displaced_fat" else is_dwi
+    elif measure in _OF_SHAPE:
+        wanted = own["station"].isin(_stations_of_shape(own))
     else:
         return own
     return own[wanted] if wanted.any() else own
 
 
+def _stations_of_shape(own: pd.DataFrame) -> list[str]:
+    """Stations of the one acquisition that a muscle's size is taken from.
+
+    A muscle that is labelled in several contrasts is one muscle: its volumes are not added.
+    """
+    kinds = own["station"].str.replace(r"_?chunk-[^_ ]+", "", regex=True)
+    totals = own.groupby(kinds)["value"].sum()
+    ranks = {
+        str(kind): (_SHAPE_ORDER.index(str(kind).split(" ")[-1]), -float(total))
+        for kind, total in totals.items()
+    }
+    best = min(ranks, key=lambda kind: ranks[kind])
+    return [str(station) for station in own.loc[kinds == best, "station"]]
+
+
 def _combined(own: pd.DataFrame, measure: str) -> dict[str, Any]:
-    first = own.loc[own["n"].idxmax()].to_dict()
+    row = own.sort_values("n", kind="stable").iloc[-1]
+    first = {str(name): value for name, value in row.to_dict().items()}
     if len(own) == 1:
         return first
     n = own["n"].to_numpy(float)
