@@ -267,11 +267,14 @@ def segment_compartments(
         fats.append(model.fat)
         n_bones.append(int(found.max(initial=0)))
 
-    def back(values: NDArray[np.generic]) -> NDArray[np.generic]:
-        return np.ascontiguousarray(np.moveaxis(values, 0, legs.slice_axis))
-
+    axis = legs.slice_axis
     return Compartments(
-        back(tissues), back(bones), tuple(n_bones), back(even), back(field), tuple(fats)
+        np.ascontiguousarray(np.moveaxis(tissues, 0, axis), dtype=np.int16),
+        np.ascontiguousarray(np.moveaxis(bones, 0, axis), dtype=np.int16),
+        tuple(n_bones),
+        np.ascontiguousarray(np.moveaxis(even, 0, axis), dtype=np.float64),
+        np.ascontiguousarray(np.moveaxis(field, 0, axis), dtype=np.float64),
+        tuple(fats),
     )
 
 
@@ -308,7 +311,8 @@ def _box(mask: _Mask) -> tuple[slice, ...]:
 def _disc(radius_mm: float, pixel_mm: ArrayLike) -> _Mask:
     edges = np.asarray(pixel_mm, dtype=np.float64)
     reach = np.floor(radius_mm / edges).astype(int)
-    grid = np.indices(2 * reach + 1) - reach[:, np.newaxis, np.newaxis]
+    grid = np.indices((2 * int(reach[0]) + 1, 2 * int(reach[1]) + 1), dtype=np.float64)
+    grid -= reach[:, np.newaxis, np.newaxis]
     return np.asarray(np.hypot(grid[0] * edges[0], grid[1] * edges[1]) <= radius_mm)
 
 
@@ -347,7 +351,7 @@ def _cores(body: _Mask, pixel_mm: _Array) -> NDArray[np.int32]:
     kept = np.zeros(n_parts + 1, dtype=np.int32)
     long_enough = np.flatnonzero(span >= 0.5 * span.max(initial=1)) + 1
     kept[long_enough] = np.arange(1, len(long_enough) + 1)
-    return kept[labels]
+    return np.asarray(kept[labels], dtype=np.int32)
 
 
 def _cut(section: _Mask, cores: NDArray[np.int32], pixel_mm: _Array) -> NDArray[np.int16]:
@@ -565,7 +569,9 @@ def _within_fascia(leg: _Slices, bone: _Mask) -> _Mask:
         rays(bone[used].astype(np.float64)) > 0.5,
         rays(barrier) / threshold,
     )
-    radii = _smooth_outline(cost, reach, _MOST_STEPS, _BEND_COST, _NEIGHBOUR_COST)
+    radii = _smooth_outline(
+        cost, reach.astype(np.float64), _MOST_STEPS, _BEND_COST, _NEIGHBOUR_COST
+    )
     within = np.zeros(leg.leg.shape, dtype=np.bool_)
     within[used] = fill_contours(radii, centres[used], leg.leg.shape[1:], pixel_mm=leg.pixel_mm)
     within = np.stack([_bridged(part, leg.pixel_mm) for part in within | bone])
