@@ -57,7 +57,7 @@ _LEAST_SECTION_MM2 = 65.0  # of a bone; a fibula has about 100
 _RING_MM, _LEAST_RING_SHARE = 3.0, 0.75  # a fascia is a thinner ring than cortex
 _LEAST_BONE_SHARE = 0.5  # of the leg's slices in which a bone must be seen
 _LEAST_ALIKE = 0.6  # area of a bone over that in the slice before: else its ring has a gap
-_BONE_REACH = 1.6  # radii beyond that of the bone's neighbours in which its outline is sought
+_BONE_REACH = 1.6  # typical radii of the bone within which its outline is sought
 _MOST_SHIFT_MM = 5.0  # of the middle of a bone from slice to slice
 _BONE_STEPS = 2
 _BONE_BEND_COST = 0.05
@@ -287,7 +287,7 @@ def _two_rounds(
     for order in (min(_FIRST_ORDER, field_order), field_order):
         model = even_tissues(stack, mask, stack_mm, slice_axis=0, order=order, muscle_share=share)
         leg = _Slices(model.even, mask, pixel_mm, model.fat, model.muscle_sd, share is not None)
-        bones = find_bones(leg)
+        bones = _find_bones(leg)
         within = _within_fascia(leg, bones > 0)
         share = np.where(within, _MUSCLE_WITHIN, 1.0 - _MUSCLE_WITHIN)
         share[bones > 0] = 0.5
@@ -367,7 +367,7 @@ def _cut(section: _Mask, cores: NDArray[np.int32], pixel_mm: _Array) -> NDArray[
     return np.where(section & np.isin(parts, with_core), grown, 0).astype(np.int16)
 
 
-def find_bones(leg: _Slices) -> _Labels:
+def _find_bones(leg: _Slices) -> _Labels:
     """Bones of one leg, numbered from the largest."""
     candidates = np.stack([_rings(leg, index) for index in range(len(leg.even))])
     parts, n_parts = ndimage.label(candidates, np.ones((3, 3, 3)))
