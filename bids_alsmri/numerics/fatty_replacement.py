@@ -199,7 +199,8 @@ def dixon_fat_fraction(water: ArrayLike, fat: ArrayLike, *, least_signal: float)
             )
     total = of_water + of_fat
     share = np.full(total.shape, np.nan)
-    return np.divide(of_fat, total, out=share, where=total >= least_signal)
+    np.divide(of_fat, total, out=share, where=total >= least_signal)
+    return share
 
 
 def water_and_fat(in_phase: ArrayLike, opposed_phase: ArrayLike) -> tuple[_Array, _Array]:
@@ -277,7 +278,9 @@ def fatty_shares(
     counts = np.array([np.count_nonzero(known & (labels == n)) for n in numbers], dtype=np.float64)
     fatty = known & (np.where(known, values, 0.0) >= fat_threshold)
     above = np.array([np.count_nonzero(fatty & (labels == n)) for n in numbers], dtype=np.float64)
-    return np.divide(above, counts, out=np.full(len(numbers), np.nan), where=counts > 0)
+    shares = np.full(len(numbers), np.nan)
+    np.divide(above, counts, out=shares, where=counts > 0)
+    return shares
 
 
 def mercuri_grades(shares: ArrayLike, bounds: GradeBounds) -> NDArray[np.int64]:

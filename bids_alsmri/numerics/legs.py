@@ -57,7 +57,7 @@ _LEAST_SECTION_MM2 = 65.0  # of a bone; a fibula has about 100
 _RING_MM, _LEAST_RING_SHARE = 3.0, 0.75  # a fascia is a thinner ring than cortex
 _LEAST_BONE_SHARE = 0.5  # of the leg's slices in which a bone must be seen
 _LEAST_ALIKE = 0.6  # area of a bone over that in the slice before: else its ring has a gap
-_BONE_REACH = 1.6  # radii beyond that of the bone's neighbours in which its outline is sought
+_BONE_REACH = 1.6  # typical radii of the bone within which its outline is sought
 _MOST_SHIFT_MM = 5.0  # of the middle of a bone from slice to slice
 _BONE_STEPS = 2
 _BONE_BEND_COST = 0.05
@@ -267,11 +267,14 @@ def segment_compartments(
         fats.append(model.fat)
         n_bones.append(int(found.max(initial=0)))
 
-    def back(values: NDArray[np.generic]) -> NDArray[np.generic]:
-        return np.ascontiguousarray(np.moveaxis(values, 0, legs.slice_axis))
-
+    axis = legs.slice_axis
     return Compartments(
-        back(tissues), back(bones), tuple(n_bones), back(even), back(field), tuple(fats)
+        np.ascontiguousarray(np.moveaxis(tissues, 0, axis), dtype=np.int16),
+        np.ascontiguousarray(np.moveaxis(bones, 0, axis), dtype=np.int16),
+        tuple(n_bones),
+        np.ascontiguousarray(np.moveaxis(even, 0, axis), dtype=np.float64),
+        np.ascontiguousarray(np.moveaxis(field, 0, axis), dtype=np.float64),
+        tuple(fats),
     )
 
 
@@ -284,7 +287,7 @@ def _two_rounds(
     for order in (min(_FIRST_ORDER, field_order), field_order):
         model = even_tissues(stack, mask, stack_mm, slice_axis=0, order=order, muscle_share=share)
         leg = _Slices(model.even, mask, pixel_mm, model.fat, model.muscle_sd, share is not None)
-        bones = find_bones(leg)
+        bones = _find_bones(leg)
         within = _within_fascia(leg, bones > 0)
         share = np.where(within, _MUSCLE_WITHIN, 1.0 - _MUSCLE_WITHIN)
         share[bones > 0] = 0.5
@@ -308,7 +311,8 @@ def _box(mask: _Mask) -> tuple[slice, ...]:
 def _disc(radius_mm: float, pixel_mm: ArrayLike) -> _Mask:
     edges = np.asarray(pixel_mm, dtype=np.float64)
     reach = np.floor(radius_mm / edges).astype(int)
-    grid = np.indices(2 * reach + 1) - reach[:, np.newaxis, np.newaxis]
+    grid = np.indices((2 * int(reach[0]) + 1, 2 * int(reach[1]) + 1), dtype=np.float64)
+    grid -= reach[:, np.newaxis, np.newaxis]
     return np.asarray(np.hypot(grid[0] * edges[0], grid[1] * edges[1]) <= radius_mm)
 
 
@@ -347,7 +351,7 @@ def _cores(body: _Mask, pixel_mm: _Array) -> NDArray[np.int32]:
     kept = np.zeros(n_parts + 1, dtype=np.int32)
     long_enough = np.flatnonzero(span >= 0.5 * span.max(initial=1)) + 1
     kept[long_enough] = np.arange(1, len(long_enough) + 1)
-    return kept[labels]
+    return np.asarray(kept[labels], dtype=np.int32)
 
 
 def _cut(section: _Mask, cores: NDArray[np.int32], pixel_mm: _Array) -> NDArray[np.int16]:
@@ -363,7 +367,7 @@ def _cut(section: _Mask, cores: NDArray[np.int32], pixel_mm: _Array) -> NDArray[
     return np.where(section & np.isin(parts, with_core), grown, 0).astype(np.int16)
 
 
-def find_bones(leg: _Slices) -> _Labels:
+def _find_bones(leg: _Slices) -> _Labels:
     """Bones of one leg, numbered from the largest."""
     candidates = np.stack([_rings(leg, index) for index in range(len(leg.even))])
     parts, n_parts = ndimage.label(candidates, np.ones((3, 3, 3)))
@@ -565,7 +569,9 @@ def _within_fascia(leg: _Slices, bone: _Mask) -> _Mask:
         rays(bone[used].astype(np.float64)) > 0.5,
         rays(barrier) / threshold,
     )
-    radii = _smooth_outline(cost, reach, _MOST_STEPS, _BEND_COST, _NEIGHBOUR_COST)
+    radii = _smooth_outline(
+        cost, reach.astype(np.float64), _MOST_STEPS, _BEND_COST, _NEIGHBOUR_COST
+    )
     within = np.zeros(leg.leg.shape, dtype=np.bool_)
     within[used] = fill_contours(radii, centres[used], leg.leg.shape[1:], pixel_mm=leg.pixel_mm)
     within = np.stack([_bridged(part, leg.pixel_mm) for part in within | bone])

@@ -124,4 +124,5 @@ def asymmetry_percent(right: ArrayLike, left: ArrayLike) -> _Array:
     first, second = as_float("right", right), as_float("left", left)
     total = first + second
     share = np.full(total.shape, np.nan)
-    return np.divide(200.0 * (first - second), total, out=share, where=total > 0.0)
+    np.divide(200.0 * (first - second), total, out=share, where=total > 0.0)
+    return share

@@ -266,13 +266,14 @@ def _muscle_gains(
 
 
 def _polynomials(shape: tuple[int, ...], inside: _Mask, order: int) -> _Polynomials:
-    tables = []
+    tables: list[_Array] = []
     for axis, size in enumerate(shape):
         others = tuple(a for a in range(3) if a != axis)
         filled = np.flatnonzero(inside.any(axis=others))
         low, high = float(filled[0]), float(max(filled[-1], filled[0] + 1))
         place = (np.arange(size) - low) / (high - low) * 2.0 - 1.0
-        tables.append(np.polynomial.legendre.legvander(np.clip(place, -1.0, 1.0), order))
+        table = np.polynomial.legendre.legvander(np.clip(place, -1.0, 1.0), order)
+        tables.append(np.asarray(table, dtype=np.float64))
     powers = [
         (i, j, k)
         for i in range(order + 1)

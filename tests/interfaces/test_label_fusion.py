@@ -79,6 +79,7 @@ def fused(tmp_path_factory):
     return target, found
 
 
+@pytest.mark.slow
 def test_muscles_of_an_unseen_limb_overlap_with_the_truth(fused):
     target, found = fused
     truth = read_image(target.labels, ndim=3).data
@@ -87,6 +88,7 @@ def test_muscles_of_an_unseen_limb_overlap_with_the_truth(fused):
     assert min(overlaps) > 0.85  # the aim of this project for unseen phantoms
 
 
+@pytest.mark.slow
 def test_fat_between_muscles_stays_background(fused):
     target, found = fused
     septa = (read_image(target.image, ndim=3).data > 70) & (
@@ -97,6 +99,7 @@ def test_fat_between_muscles_stays_background(fused):
     assert (labels[septa] > 0).mean() < 0.25
 
 
+@pytest.mark.slow
 def test_agreement_is_a_share_of_the_atlases(fused):
     _, found = fused
     agreement = read_image(found.agreement, ndim=3).data
