@@ -427,7 +427,8 @@ def _ring_share(hole: _Mask, dark: _Mask, pixel_mm: tuple[float, float]) -> floa
     wide = tuple(slice(max(0, part.start - 4), part.stop + 4) for part in box)
     far = ndimage.distance_transform_edt(~hole[wide], sampling=pixel_mm)
     margin = (far > 0.0) & (far <= _RING_MM)
-    return float(dark[wide][margin].mean())
+    # voxels wider than the margin leave none of it
+    return float(dark[wide][margin].mean()) if margin.any() else 0.0
 
 
 def _followed(mask: _Mask) -> dict[int, _Mask]:
