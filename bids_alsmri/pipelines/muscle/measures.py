@@ -232,7 +232,7 @@ def measure_station(
             *_shape_rows(mask, box, station, along),
             *_signal_rows(station, box, mask, core),
             *_diffusion_rows(station, box, mask, core),
-            *_fat_rows(station, box, mask, region.kind == "muscle"),
+            *(_fat_rows(station, box, mask) if region.kind == "muscle" else ()),
         ]
         rows += [_row(region, station, *value) for value in values]
     return rows
@@ -341,9 +341,8 @@ def _diffusion_rows(
     return rows
 
 
-def _fat_rows(
-    station: Measured, box: Box, mask: NDArray[np.bool_], is_graded: bool
-) -> list[_Value]:
+def _fat_rows(station: Measured, box: Box, mask: NDArray[np.bool_]) -> list[_Value]:
+    # compartments are told by their fat: what it is within them would be no finding
     if station.fat is None or station.grading is None:
         return []
     fraction = station.fat[box]
@@ -351,17 +350,15 @@ def _fat_rows(
     if len(inside) == 0:
         return []
     n = len(inside)
-    rows: list[_Value] = [
+    threshold = station.grading.fat_threshold
+    share = fatty_shares(fraction, np.where(mask, 1, 0), [1], fat_threshold=threshold)
+    grade = mercuri_grades(share, station.grading.bounds)
+    return [
         ("fat_fraction", float(inside.mean()), "1", n),
         ("fat_fraction_median", float(np.median(inside)), "1", n),
+        ("fatty_share", float(share[0]), "1", n),
+        ("mercuri", float(grade[0]), "1", n),
     ]
-    if is_graded:
-        labels = np.where(mask, 1, 0)
-        threshold = station.grading.fat_threshold
-        share = fatty_shares(fraction, labels, [1], fat_threshold=threshold)
-        grade = mercuri_grades(share, station.grading.bounds)
-        rows += [("fatty_share", float(share[0]), "1", n), ("mercuri", float(grade[0]), "1", n)]
-    return rows
 
 
 def asymmetry_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
