@@ -572,6 +572,7 @@ def scan_states(
             modality=name,
             label=scan.label,
             images=scan.images,
+            failure=_without_maps(scan, registry()[name]),
             lacking=_lacking(settings, scan, covariate_outputs(name, asked)),
         )
         for name in modalities
@@ -584,6 +585,18 @@ def scan_states(
     in_dataset = {f"sub-{label}" for label in list_participants(settings.bids_dir)}
     lacking = sorted(in_dataset & set(clinical.participants) - frozenset.intersection(*with_all))
     return [*states, *_unfinished(settings, lacking, modalities)]
+
+
+def _without_maps(scan: Finished, pipeline: Pipeline) -> str:
+    """Why a finished scan cannot be compared; empty where it can."""
+    compared = [spec.name for spec in pipeline.io_spec.outputs.values() if spec.compared]
+    if not compared or any(name in scan.record.outputs for name in compared):
+        return ""
+    # as of sodium images that were mapped in their own space alone
+    return (
+        "no map in the template's space, as happens without a T1w; see the participant's report "
+        "and run the participant level again once there is one"
+    )
 
 
 def _lacking(settings: RunSettings, scan: Finished, covariates: Mapping[str, OutputSpec]) -> str:

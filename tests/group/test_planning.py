@@ -166,6 +166,19 @@ def test_scan_without_the_map_that_others_are_adjusted_for_is_out(cohort, planne
     assert planned(cohort, *WITH_GM[:-1]).flow["is_included"].all()
 
 
+def test_scan_that_was_mapped_in_its_own_space_alone_is_out_with_the_reason(cohort, planned):
+    (path,) = (cohort.out / "logs" / "scans").glob("sub-05_*sodium.json")
+    content = json.loads(path.read_text())
+    kept = {name: at for name, at in content["outputs"].items() if "template" not in name}
+    assert 0 < len(kept) < len(content["outputs"])
+    path.write_text(json.dumps({**content, "outputs": kept}))
+    flow = planned(cohort, *WITH_GM[:-1]).flow.set_index(["modality", "participant_id"])
+    row = flow.loc[("sodium", "sub-05")]
+    assert (row["is_included"], row["reason"]) == (False, "failed")
+    assert "no map in the template's space, as happens without a T1w" in row["detail"]
+    assert flow.loc["sodium", "is_included"].sum() == len(flow.loc["sodium"]) - 1
+
+
 def test_difference_in_motion_between_groups_is_warned_of(cohort, planned):
     for number in range(4, 10):
         make_restless(cohort, f"sub-0{number}")
