@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # series of one station: separate ones without and with weighting differ in these
 _OF_ONE_SERIES = ("dir", "run")
 _ECHOES = ("echo", "part")
+# several echoes of one place beside an image of one: labels of their name are those of the image
+BESIDE_OTHERS = ("MEGRE", "MESE")
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ def list_stations(scan: Scan, input_name: str) -> tuple[Station, ...]:
     Raises
     ------
     DataError
-        If two contrasts have one name, so that labels and results could not be told apart.
+        If two contrasts have one name, so that labels and results could not be told apart. Echoes
+        may have that of another contrast: labels of the name are those of the other.
 
     Examples
     --------
@@ -108,6 +111,8 @@ def list_stations(scan: Scan, input_name: str) -> tuple[Station, ...]:
     ]
     seen: dict[str, Station] = {}
     for station in stations:
+        if station.suffix in BESIDE_OTHERS:
+            continue
         other = seen.setdefault(station.key, station)
         if other is not station:
             raise DataError(

@@ -14,6 +14,9 @@ _Array = NDArray[np.float64]
 _Mask = NDArray[np.bool_]
 
 _FEWEST_VOXELS = 20
+# chemical shift of fat from water (Brown et al. 2014, Magnetic Resonance Imaging, table 17.1), and
+# the gyromagnetic ratio of protons in MHz/T
+_FAT_PPM, _MHZ_PER_T = 3.35, 42.577
 _N_GRADES = 4
 NOT_GRADED = -1
 
@@ -158,6 +161,42 @@ def fat_fraction(image: ArrayLike, *, fat: float, muscle: float) -> _Array:
     return np.asarray((values - muscle) / (fat - muscle), dtype=np.float64)
 
 
+def fat_phase_cosine(echo_ms: float, field_tesla: float) -> float:
+    r"""How far fat points along water in a gradient echo.
+
+    Parameters
+    ----------
+    echo_ms : float
+        Echo time, in ms, not negative.
+    field_tesla : float
+        Magnetic field, in T, positive.
+
+    Returns
+    -------
+    float
+        1 in phase, -1 opposed.
+
+    Raises
+    ------
+    NumericsError
+        If a value is out of range.
+
+    Notes
+    -----
+    :math:`\cos(2\pi\,\delta\,\gamma B_0 T_E)` with the main peak of fat :math:`\delta` = 3.35 ppm
+    below water.
+
+    Examples
+    --------
+    >>> round(fat_phase_cosine(2.3, 1.5), 2), round(fat_phase_cosine(4.6, 1.5), 2)
+    (-1.0, 1.0)
+    """
+    require_range("echo_ms", echo_ms, 0.0, 1e3, unit="ms")
+    require_range("field_tesla", field_tesla, 0.0, 30.0, unit="T", open_low=True)
+    cycles = 1e-3 * _FAT_PPM * _MHZ_PER_T * field_tesla * echo_ms
+    return float(np.cos(2.0 * np.pi * cycles))
+
+
 def dixon_fat_fraction(water: ArrayLike, fat: ArrayLike, *, least_signal: float) -> _Array:
     r"""Share of fat in the signal, from a water and a fat image.
 
@@ -237,6 +276,37 @@ def water_and_fat(in_phase: ArrayLike, opposed_phase: ArrayLike) -> tuple[_Array
     require_same_shape(in_phase=sum_signal, opposed_phase=difference)
     fat = np.maximum(0.5 * (sum_signal - difference), 0.0)
     return np.asarray(0.5 * (sum_signal + difference)), np.asarray(fat)
+
+
+def dominant_fraction(fraction: ArrayLike, is_mostly_fat: ArrayLike) -> _Array:
+    """Fat fraction of a pair of phases, where something else tells which of the two dominates.
+
+    Parameters
+    ----------
+    fraction : (...) array_like
+        As of `water_and_fat`, 0 to 0.5: of the lesser of the two.
+    is_mostly_fat : (...) array_like of bool
+        Whether that is water.
+
+    Returns
+    -------
+    (...) array
+        0 to 1. Near 0.5, where the brightness tells least, both answers are alike.
+
+    Raises
+    ------
+    NumericsError
+        If the shapes differ.
+
+    Examples
+    --------
+    >>> dominant_fraction([0.1, 0.1], [False, True])
+    array([0.1, 0.9])
+    """
+    lesser = as_float("fraction", fraction)
+    mostly = np.asarray(is_mostly_fat, dtype=bool)
+    require_same_shape(fraction=lesser, is_mostly_fat=mostly)
+    return np.where(mostly, 1.0 - lesser, lesser)
 
 
 def fatty_shares(

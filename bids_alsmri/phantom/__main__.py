@@ -11,6 +11,7 @@ from pathlib import Path
 from bids_alsmri.errors import AlsMriError, ExitCode
 from bids_alsmri.phantom.map_settings import EFFECTS, MapSettings
 from bids_alsmri.phantom.records import (
+    DIXON_KINDS,
     MAX_TUBES,
     SODIUM_EFFECTS,
     MuscleSettings,
@@ -150,6 +151,7 @@ MUSCLE_OPTIONS = (
     ("fat_shift_mm", "displacement of that fat to the front (mm)"),
     ("legs_mm", "voxel edge of the T1w of legs and hands (mm)"),
     ("legs_slice_mm", "distance of slices of the T1w of the legs (mm)"),
+    ("n_echoes", "echoes of a train of the legs, for T2; 0: none"),
     ("size_spread", "spread of the size of limbs between people"),
     ("readers", "readers who outlined the muscles"),
     ("reader_sd_mm", "how far their outlines stray (mm)"),
@@ -170,6 +172,12 @@ def _add_muscle(parser: argparse.ArgumentParser) -> None:
         default=list(d.b_values_s_mm2),
         help="weightings of the volumes of a diffusion station (s/mm2)",
     )
+    group.add_argument(
+        "--muscle-dixon",
+        choices=DIXON_KINDS,
+        default=d.dixon,
+        help="water and fat of the legs: as two phases, or as images of either",
+    )
     group.add_argument("--no-muscle-legs", action="store_true", help="no T1w of the legs")
     group.add_argument("--no-muscle-hands", action="store_true", help="no T1w of the hands")
 
@@ -179,6 +187,7 @@ def _muscle_settings_from(a: argparse.Namespace) -> MuscleSettings:
     return MuscleSettings(
         **given,
         b_values_s_mm2=tuple(a.muscle_b_values),
+        dixon=a.muscle_dixon,
         legs=not a.no_muscle_legs,
         hands=not a.no_muscle_hands,
     )

@@ -13,6 +13,7 @@ from bids_alsmri.phantom.anat import rician
 from bids_alsmri.phantom.cohort import stream
 from bids_alsmri.phantom.geometry import Grid, store
 from bids_alsmri.phantom.muscle_scene import (
+    AIR,
     CORTEX,
     FAT,
     MARROW,
@@ -41,6 +42,16 @@ _B0 = {FAT: 1.0, MUSCLE: 1.0, CORTEX: 0.02, MARROW: 1.0, SOFT: 1.2}
 _ADC_MM2_S = {FAT: 0.05e-3, MUSCLE: 1.6e-3, CORTEX: 0.5e-3, MARROW: 0.2e-3, SOFT: 0.9e-3}
 _T2W_SCALE, _DWI_SCALE, _T1W_SCALE = 800.0, 900.0, 800.0
 _HEALTHY_T2, _HEALTHY_ADC = 0.28, 1.6e-3
+# relaxation times, in ms (muscle: healthy; Gold et al. 2004, doi:10.2214/ajr.183.2.1830343, at 3 T:
+# muscle 32, fat under the skin 133, marrow fat 133), and signal of protons at no time over muscle's
+_T2_MS = {FAT: 133.0, MUSCLE: 32.0, CORTEX: 1.0, MARROW: 133.0, SOFT: 45.0}
+_PROTONS = {FAT: 1.5, MUSCLE: 1.0, CORTEX: 0.05, MARROW: 1.5, SOFT: 1.0}
+_ECHO_SPACING_MS = 10.0
+# the first echo of a train lacks the stimulated ones
+_FIRST_ECHO = 0.9
+# opposed and in phase at 3 T, in s
+_PHASES_S = (0.00117, 0.00234)
+_LEGS_MM = ((-450.0, -120.0), (-800.0, -500.0))
 # between people and between muscles of one person
 _T2_SPREAD, _ADC_SPREAD = 0.06, 0.04
 _ACROSS_MM = (580.0, 250.0)
@@ -109,6 +120,9 @@ def simulate(
     for scan in _scan_t1w(body, settings, rng):
         raw.append(scan[0])
         truth += scan[1:]
+    if own.dixon != "none" or own.n_echoes:
+        for chunk, z in enumerate(_LEGS_MM, start=1):
+            raw += _scan_echoes(body, settings, chunk, z, rng)
     truth[0].tables["desc-tissue_stats"] = tissue_table(body)
     return Simulation(tuple(raw), tuple(truth), tuple(tuple(images) for images in readers))
 
@@ -143,6 +157,7 @@ def person(participant: Participant, settings: PhantomSettings) -> Body:
             replace(
                 muscle,
                 relative_t2=float(_HEALTHY_T2 * general[0] * own_t2 * change),
+                t2_ms=float(_T2_MS[MUSCLE] * general[0] * own_t2 * change),
                 adc_mm2_s=float(_HEALTHY_ADC * general[1] * own_adc),
                 pattern=pattern,
                 fat_share=share,
@@ -374,8 +389,8 @@ def _scan_t1w(
         voxel = (own.legs_mm, own.legs_mm, own.legs_slice_mm)
         # one gap for the knees
         plans += [
-            ("acq-legs_chunk-1", (-450.0, -120.0), voxel, "body", "RAS"),
-            ("acq-legs_chunk-2", (-800.0, -500.0), voxel, "body", "RAS"),
+            (f"acq-legs_chunk-{chunk}", z, voxel, "body", "RAS")
+            for chunk, z in enumerate(_LEGS_MM, start=1)
         ]
     if own.hands:
         coronal = (own.legs_mm, 3.0, own.legs_mm)
@@ -392,6 +407,50 @@ def _scan_t1w(
         raw = _stored("anat", f"{tail}_T1w", image, grid, kept, sidecar)
         scans.append([raw, *_labels("anat", tail, seen, grid, kept)])
     return scans
+
+
+def _scan_echoes(
+    body: Body,
+    settings: PhantomSettings,
+    chunk: int,
+    z: tuple[float, float],
+    rng: np.random.Generator,
+) -> list[SimulatedImage]:
+    """Water and fat, and a train of echoes, of the legs."""
+    own = settings.muscle
+    grid = _grid(z, (own.legs_mm, own.legs_mm, own.legs_slice_mm), 400.0)
+    seen = render(body, *_fine_axes(grid, np.zeros(3)))
+    gain = _receive(grid, own, rng)
+    kept = replace(settings, axis_order="RAS", determinant="positive")
+    is_fat = np.isin(seen.tissue, (FAT, MARROW))
+    protons = _look_up(body, seen, {AIR: 0.0, **_PROTONS}, "")
+    parts = {
+        "water": _averaged(np.where(is_fat, np.float32(0), protons)),
+        "fat": _averaged(np.where(is_fat, protons, np.float32(0))),
+    }
+    images: list[tuple[str, NDArray[np.float32], dict[str, object]]] = []
+    if own.dixon == "parts":
+        images += [(f"acq-legs_rec-{n}_chunk-{chunk}_T1w", v, {}) for n, v in parts.items()]
+    elif own.dixon == "phases":
+        phases = (np.abs(parts["water"] - parts["fat"]), parts["water"] + parts["fat"])
+        for number, (echo_s, values) in enumerate(zip(_PHASES_S, phases, strict=True), start=1):
+            sidecar = {"EchoTime": echo_s, "MagneticFieldStrength": 3}
+            images.append((f"acq-legs_echo-{number}_chunk-{chunk}_MEGRE", values, sidecar))
+    times = _look_up(body, seen, {AIR: 1.0, **_T2_MS}, "t2_ms") if own.n_echoes else None
+    for number in range(1, own.n_echoes + 1):
+        echo_ms = number * _ECHO_SPACING_MS
+        values = _averaged(protons * np.exp(-echo_ms / np.asarray(times, np.float32)))
+        values = values * np.float32(_FIRST_ECHO if number == 1 else 1.0)
+        images.append(
+            (f"acq-legs_echo-{number}_chunk-{chunk}_MESE", values, {"EchoTime": echo_ms / 1000})
+        )
+    return [
+        _stored(
+            "anat", tail, _noisy(values * gain, own.t2w_snr, _T1W_SCALE / 2, rng), grid, kept,
+            {**_common("body", z), **sidecar},
+        )
+        for tail, values, sidecar in images
+    ]  # fmt: skip
 
 
 def _common(frame: str, z: tuple[float, float]) -> dict[str, object]:
@@ -466,13 +525,14 @@ def tissue_table(body: Body) -> Table:
     >>> tissue_table(make_body()).columns[:3]
     ('index', 'name', 'side')
     """
-    columns = ("index", "name", "side", "relative_t2", "adc", "fat_share", "pattern")
+    columns = ("index", "name", "side", "relative_t2", "t2", "adc", "fat_share", "pattern")
     rows = tuple(
-        (m.index, m.name, m.side, m.relative_t2, m.adc_mm2_s, m.fat_share, m.pattern)
+        (m.index, m.name, m.side, m.relative_t2, m.t2_ms, m.adc_mm2_s, m.fat_share, m.pattern)
         for m in body.muscles
     )
     sidecar: dict[str, object] = {
         "relative_t2": {"Description": "T2-weighted signal over fatty marrow's", "Units": "1"},
+        "t2": {"Description": "Transverse relaxation time of its water", "Units": "ms"},
         "adc": {"Description": "Apparent diffusion coefficient", "Units": "mm2/s"},
         "fat_share": {"Description": "Share of the volume that is fat", "Units": "1"},
         "pattern": {"Description": "How the fat lies"},

@@ -120,6 +120,8 @@ class Muscle:
         Where it lies.
     relative_t2 : float
         T2-weighted signal of its tissue over that of fatty marrow.
+    t2_ms : float
+        Transverse relaxation time of its water, in ms.
     adc_mm2_s : float
         Apparent diffusion coefficient of its tissue.
     pattern : str
@@ -135,6 +137,7 @@ class Muscle:
     side: str
     shape: Sector | Ellipsoid
     relative_t2: float = 0.3
+    t2_ms: float = 32.0
     adc_mm2_s: float = 1.6e-3
     pattern: str = "none"
     fat_share: float = 0.0

@@ -124,6 +124,9 @@ class SodiumSettings:
             )
 
 
+DIXON_KINDS = ("none", "phases", "parts")
+
+
 @dataclass(frozen=True)
 class MuscleSettings:
     """How whole-body muscle images are acquired; stations and contrasts as in Jenkins 2020.
@@ -161,6 +164,11 @@ class MuscleSettings:
         Whether a coronal T1w of the hands is acquired, in another frame of reference.
     legs_mm, legs_slice_mm : float
         Voxel edge in the plane and distance of slices of those T1w, in mm.
+    dixon : str
+        Whether legs are acquired as water and fat too: none, phases (two gradient echoes, opposed
+        and in phase) or parts (images of water and of fat).
+    n_echoes : int
+        Echoes of a train, 10 ms apart, that is acquired of the legs; 0 for none.
     month : float
         Time since the first visit, which decides how far the change of the disease has come.
     size_spread : float
@@ -197,6 +205,8 @@ class MuscleSettings:
     hands: bool = True
     legs_mm: float = 2.0
     legs_slice_mm: float = 10.0
+    dixon: str = "none"
+    n_echoes: int = 0
     month: float = 0.0
     size_spread: float = 0.05
     readers: int = 0
@@ -224,12 +234,17 @@ class MuscleSettings:
                 ("fat_shift_mm", -60, 60),
                 ("legs_mm", 0.5, 10),
                 ("legs_slice_mm", 1, 30),
+                ("n_echoes", 0, 32),
                 ("month", 0, 240),
                 ("size_spread", 0, 0.2),
                 ("readers", 0, 4),
                 ("reader_sd_mm", 0, 10),
             ),
         )
+        if self.dixon not in DIXON_KINDS:
+            raise SettingsError(
+                f"dixon is {self.dixon!r}; it must be one of {', '.join(DIXON_KINDS)}"
+            )
         if self.n_dwi and not (
             len(self.b_values_s_mm2) > 1 and all(0 <= b <= 10000 for b in self.b_values_s_mm2)
         ):

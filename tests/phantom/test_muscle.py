@@ -91,3 +91,39 @@ def test_outlines_of_a_reader_stray_by_what_is_asked_for():
     moved = perturbed(labels, np.ones(3), 1.5, rng) == 7
     dice = 2 * (moved & (labels == 7)).sum() / (moved.sum() + (labels == 7).sum())
     assert 0.7 < dice < 0.99
+
+
+LEGS = replace(CLEAN, n_t2w=0, n_dwi=0, legs=True, legs_mm=5.0, legs_slice_mm=30.0)
+
+
+def legs_of(**more):
+    settings = replace(SETTINGS, muscle=replace(LEGS, **more))
+    body, done = scanned(settings)
+    labels = next(i for i in done.truth if "chunk-1_desc-muscles" in i.tail).values
+    return body, {image.tail: image.values.astype(float) for image in done.raw}, labels
+
+
+@pytest.mark.parametrize("kind", ["phases", "parts"])
+def test_muscle_and_fat_under_the_skin_differ_in_phase_as_water_and_fat_do(kind):
+    _, images, labels = legs_of(dixon=kind)
+    if kind == "phases":
+        opposed, in_phase = (images[f"acq-legs_echo-{n}_chunk-1_MEGRE"] for n in (1, 2))
+        inside = labels > 0
+        # water alone: both phases are alike
+        assert_allclose(np.median(opposed[inside] / in_phase[inside]), 1.0, atol=0.01)
+        assert (opposed <= in_phase + 1).all()
+    else:
+        water, fat = (images[f"acq-legs_rec-{n}_chunk-1_T1w"] for n in ("water", "fat"))
+        assert np.median(fat[labels > 0]) == 0
+        assert np.median(water[labels > 0]) > 0
+
+
+def test_echoes_decay_with_the_time_of_the_muscle():
+    body, images, labels = legs_of(n_echoes=3)
+    second, third = (images[f"acq-legs_echo-{n}_chunk-1_MESE"] for n in (2, 3))
+    thigh = [m for m in body.muscles if m.name == "quadriceps"]
+    assert len(thigh) == 2
+    for muscle in thigh:
+        inside = labels == muscle.index
+        ratio = np.median(second[inside] / np.maximum(third[inside], 1))
+        assert_allclose(10.0 / np.log(ratio), muscle.t2_ms, rtol=0.03)  # whole numbers

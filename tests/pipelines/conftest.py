@@ -195,9 +195,9 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     sub-01, a fast progressor, has a T1w and one diffusion series in two runs of different gain,
     with two lost slices and more motion than is usual, a sodium image, and stations of the legs
-    whose muscles two readers drew. sub-02 has no T1w, and
-    its images are stored with other axes, another handedness and oblique; its sodium image comes
-    with a map of the coil, and with a proton image to which the head's T1w is renamed.
+    whose muscles two readers drew, of the calves in two phases and four echoes too. sub-02 has no
+    T1w, and its images are stored with other axes, another handedness and oblique; its sodium image
+    comes with a map of the coil, and with a proton image to which the head's T1w is renamed.
     """
     folder = tmp_path_factory.mktemp("cohort")
     raw, other = folder / "raw", folder / "other"
@@ -209,7 +209,11 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     legs += ["--muscle-dwi-mm", "8", "--muscle-dwi-slice-mm", "12", "--muscle-readers", "2"]
     legs += ["--modalities", "anat,dwi,sodium,muscle", "--no-muscle-hands"]
     coarse = ["--muscle-legs-mm", "4", "--muscle-legs-slice-mm", "30"]
-    assert simulate([*first, *legs, *coarse]) == 0
+    more = ["--muscle-dixon", "phases", "--muscle-n-echoes", "4"]
+    assert simulate([*first, *legs, *coarse, *more]) == 0
+    # one station of either is enough
+    for path in (raw / "sub-01" / "anat").glob("*_acq-legs_echo-*_chunk-1_M*"):
+        path.unlink()
     simulate_atlases(raw / "derivatives" / "atlases", coarse)
     stored = ["--determinant", "positive", "--axis-order", "PSR", "--oblique-deg", "20"]
     second = [str(other), "--controls", "1", "--seed", "12", "--t1w-mm", "4"]

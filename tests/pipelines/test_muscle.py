@@ -10,15 +10,19 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 
+from bids_alsmri.bids.query import Scan
+from bids_alsmri.bids.stations import Station, list_stations
 from bids_alsmri.errors import DataError
 from bids_alsmri.interfaces.base import ImageData
 from bids_alsmri.numerics.fatty_replacement import GradeBounds
 from bids_alsmri.numerics.noise import Noise
-from bids_alsmri.pipelines.muscle import measures, sessions, steps
+from bids_alsmri.pipelines.muscle import echoes, measures, sessions, steps
 from bids_alsmri.pipelines.muscle.cohort import MUSCLES, REGIONS, composite_tables
-from bids_alsmri.pipelines.muscle.compartments import segment_legs
+from bids_alsmri.pipelines.muscle.compartments import refuse_fat, segment_legs
+from bids_alsmri.pipelines.muscle.contrast import doubt_of_fat
 from bids_alsmri.pipelines.muscle.labels import read_labels
 from bids_alsmri.pipelines.muscle.measures import Measured
+from bids_alsmri.pipelines.muscle.sites import with_partners
 from bids_alsmri.pipelines.muscle.vocabulary import PROGRAMS, map_labels, read_vocabulary
 
 OURS = read_vocabulary(None)
@@ -456,17 +460,18 @@ def test_difference_of_readers_is_second_less_first():
 # ---- legs without labels
 
 
-def two_legs() -> tuple[np.ndarray, np.ndarray]:
+def two_legs(fat: float = 900.0) -> tuple[np.ndarray, np.ndarray]:
     """Legs of fat, muscle, cortex and marrow, the left one with fat in a fifth of its muscle."""
     x, y, _ = np.meshgrid(np.arange(96) * 2.5, np.arange(44) * 2.5, np.arange(6), indexing="ij")
     signal, truth = np.zeros(x.shape), np.zeros(x.shape, np.int16)
     for centre, side in ((60.0, 1), (180.0, 2)):
         radius = np.hypot(x - centre, y - 54.0)
-        for outer, level, label in ((46, 900, 910), (38, 270, 900), (11, 20, 930), (6.5, 850, 940)):
+        layers = ((46, fat, 910), (38, 270, 900), (11, 20, 930), (6.5, 0.95 * fat, 940))
+        for outer, level, label in layers:
             signal[radius < outer], truth[radius < outer] = level, label + side
         if side == 1:
             fatty = (radius > 15) & (radius < 34) & (np.abs(y - 54.0) < 7)
-            signal[fatty] = 900
+            signal[fatty] = fat
     rng = np.random.default_rng(0)
     return np.hypot(signal + rng.normal(0, 12, x.shape), rng.normal(0, 12, x.shape)), truth
 
@@ -474,7 +479,7 @@ def two_legs() -> tuple[np.ndarray, np.ndarray]:
 def test_compartments_are_measured_on_the_side_that_the_header_tells():
     signal, truth = two_legs()
     affine = np.diag([2.5, 2.5, 8.0, 1.0])
-    found = segment_legs(image(signal, affine), "legs", field_order=2)
+    found = segment_legs(image(signal, affine), "legs", field_order=2, least_contrast=1.3)
     assert found.warnings == ()
     for label in (901, 902, 911, 912, 941, 942):
         a, b = found.labels == label, truth == label
@@ -489,9 +494,189 @@ def test_compartments_are_measured_on_the_side_that_the_header_tells():
 
 
 def test_image_without_legs_gives_no_compartments_and_says_why():
-    found = segment_legs(image(np.zeros((20, 10, 12))), "chunk-1", field_order=2)
+    found = segment_legs(
+        image(np.zeros((20, 10, 12))), "chunk-1", field_order=2, least_contrast=1.3
+    )
     assert not found.labels.any()
     assert found.warnings[0].startswith("chunk-1: no compartments of legs could be found")
+
+
+def test_legs_whose_fat_is_darker_than_muscle_state_no_fat_fraction():
+    # as an opposed-phase echo of real legs shows them
+    signal, truth = two_legs(fat=0.77 * 270)
+    affine = np.diag([2.5, 2.5, 8.0, 1.0])
+    found = segment_legs(image(signal, affine), "legs", field_order=2, least_contrast=1.3)
+    assert np.isnan(found.fat).all()
+    assert_allclose(found.contrast, 0.77, atol=0.03)
+    (told,) = found.warnings
+    assert "legs: no fat fraction and no grade of fat, since fat has 0.7" in told
+    assert "Give a T1w or T2w in which fat is bright" in told
+    # compartments of the leg without planted fat are found all the same
+    a, b = np.isin(found.labels, (902, 922)), truth == 902
+    assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.85
+
+
+def pair_files(folder: Path, values, parts=(), sidecars=None):
+    """Images of a station, with what their names or sidecars tell."""
+    paths = [saved(folder, v.astype(np.float32), name=f"{n}_T1w") for n, v in enumerate(values)]
+    return paths, sidecars or [{}] * len(values), list(parts) or [""] * len(values)
+
+
+ECHOES = [{"EchoTime": e, "MagneticFieldStrength": 3} for e in (0.00117, 0.00234)]
+WATER = np.array([100.0, 80, 50, 20, 0]).repeat(40).reshape(20, 10, 1) * np.ones(12)
+PLANTED = np.array([0.0, 0.2, 0.5, 0.8, 1.0]).repeat(40).reshape(20, 10, 1) * np.ones(12)
+
+
+def mapped(pair, **more):
+    rules = {"shows_legs": False, "field_order": 2, "least_contrast": 1.3, **more}
+    return echoes.map_dixon(pair, "legs", **rules)
+
+
+def test_fat_fraction_of_water_and_fat_is_that_which_was_planted(tmp_path):
+    pair = echoes.read_pair(*pair_files(tmp_path, [100 - WATER, WATER], ["fat", "water"]))
+    found = mapped(pair)
+    assert_allclose(found.fat, PLANTED, atol=1e-6)
+    assert not found.is_ambiguous
+
+
+def test_phases_alone_tell_the_lesser_of_water_and_fat_and_say_so(tmp_path):
+    opposed = np.abs(2 * WATER - 100)
+    whole = np.full(WATER.shape, 100.0)
+    pair = echoes.read_pair(*pair_files(tmp_path, [opposed, whole], sidecars=ECHOES))
+    found = mapped(pair)
+    assert_allclose(found.fat, np.minimum(PLANTED, 1 - PLANTED), atol=1e-6)
+    assert found.is_ambiguous
+    assert "a fat fraction above 0.5 comes out as 1 less the fraction" in found.warnings[0]
+    # and no grade is stated
+    own = station(legs(), fat=found.fat, is_dixon=True, grading=None)
+    measured = set(sessions.measure_session([own], OURS, **RULES)[0]["measure"])
+    assert "dixon_fat_fraction" in measured
+    assert not {"dixon_mercuri", "mercuri", "fat_fraction"} & measured
+
+
+def test_brightness_in_phase_tells_where_fat_outweighs_water(tmp_path):
+    signal, truth = two_legs()
+    fat = np.where(signal > 600, signal, 0)
+    affine = np.diag([2.5, 2.5, 8.0, 1.0])
+    one, two = image(signal, affine), image(np.abs(signal - 2 * fat), affine)
+    found = mapped(echoes.Pair(one, two, True), shows_legs=True)
+    assert not found.is_ambiguous
+    assert found.legs is not None
+    # fat under the skin is fat and muscle of the healthy leg is water, each in all its voxels
+    for label, expected in ((912, 1.0), (902, 0.0)):
+        assert_allclose(np.nanmedian(found.fat[truth == label]), expected, atol=0.05)
+    planted = (truth == 901) & (signal > 600)
+    assert_allclose(np.nanmean(found.fat[planted]), 1.0, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("parts", "sidecars", "text"),
+    [
+        (["water", ""], None, r"0_T1w.nii.gz \(water\), .*expected rec-water and rec-fat"),
+        ([], [ECHOES[0]] * 2, r"\(opposed\), .*no pair of water and fat"),
+        ([], [{"EchoTime": 0.001}] * 2, r"EchoTime 0.001 s, MagneticFieldStrength None T"),
+    ],
+)
+def test_images_that_are_no_pair_are_refused_with_what_they_are(tmp_path, parts, sidecars, text):
+    files = pair_files(tmp_path, [WATER, WATER], parts, sidecars)
+    with pytest.raises(DataError, match=text):
+        echoes.read_pair(*files)
+
+
+def test_images_of_a_pair_on_two_grids_are_refused(tmp_path):
+    paths, sidecars, parts = pair_files(tmp_path, [WATER, WATER[:10]], ["water", "fat"])
+    with pytest.raises(DataError, match=r"1_T1w.nii.gz: lies on another grid than .*0_T1w"):
+        echoes.read_pair(paths, sidecars, parts)
+
+
+def train(folder: Path, times=(0.04, 0.01, 0.02, 0.03), t2_ms: float = 32.0):
+    """Echoes whose first lacks a tenth of its signal."""
+    inside = legs() > 0
+    values = [inside * 1000 * np.exp(-1000 * t / t2_ms) * (0.9 if t == 0.01 else 1) for t in times]
+    return pair_files(folder, values, sidecars=[{"EchoTime": t} for t in times])[:2]
+
+
+def test_t2_is_that_of_the_decay_without_the_first_echo(tmp_path):
+    files = train(tmp_path)
+    t2_s, _, facts = echoes.map_t2(*files, "legs", n_skipped=1)
+    assert_allclose(t2_s, 0.032 * (legs() > 0), rtol=1e-3)
+    assert "its noise could not be told" in facts["warnings"][0]
+    assert "fat in a muscle raises it" in facts["notes"][0]
+    assert echoes.map_t2(*files, "legs", n_skipped=0)[0].max() > 0.033
+    own = station(legs(), suffix="MESE", t2_s=t2_s)
+    table, _ = sessions.measure_session([own], OURS, **RULES)
+    row = value_of(table, "t2")
+    assert_allclose(row["value"], 32, rtol=1e-3)
+    assert row["unit"] == "ms"
+
+
+@pytest.mark.parametrize(
+    ("times", "text"),
+    [
+        ((0.01, 0.02), "echo times are 10, 20 ms, of which the first 1 are left out; T2 needs 2"),
+        ((0.01, 0.01, 0.02), "T2 needs 2 different ones"),
+        ((10.0, 20.0, 30.0), "EchoTime 10.0; expected its echo time in s, above 0 and below 1"),
+    ],
+)
+def test_echo_times_that_give_no_t2_are_refused(tmp_path, times, text):
+    with pytest.raises(DataError, match=text):
+        echoes.map_t2(*train(tmp_path, times), "legs", n_skipped=1)
+
+
+def stations_named(*names: str) -> tuple[Station, ...]:
+    files = tuple(Path(f"anat/sub-01_{name}.nii.gz") for name in names)
+    return list_stations(Scan("muscle", "01", None, {}, {"stations": files}, {}), "stations")
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("water", "fat"), {"water": 2}),
+        (("inphase", "opposed"), {"inphase": 2}),
+        (("water", "fat", "inphase", "opposed"), {"water": 2, "inphase": 1}),
+        (("water",), {"water": 1}),
+    ],
+)
+def test_reconstructions_of_water_and_fat_are_one_station(names, expected):
+    named = stations_named("acq-legs_T1w", *(f"acq-legs_rec-{n}_T1w" for n in names))
+    found = {s.entities.get("rec"): len(s.files) for s in with_partners(named)}
+    assert found == {None: 1, **expected}
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "told"),
+    [
+        ({"ImageType": ["DERIVED", "PRIMARY", "OPP_PHASE"]}, "its ImageType has OPP_PHASE"),
+        ({"ImageType": ["DERIVED", "PRIMARY", "WATER"]}, "it shows water alone"),
+        ({"ScanOptions": "PFP_FS"}, "its ScanOptions have FS: fat was suppressed"),
+        # 3 T: 428 Hz; 1.17 ms are half a turn. 1.5 T: 2.34 ms
+        (
+            {"ScanningSequence": "GR", "EchoTime": 0.00117, "MagneticFieldStrength": 3},
+            "a gradient echo of 1.17 ms at 3 T: water and fat are opposed",
+        ),
+        (
+            {"ScanningSequence": "GR", "EchoTime": 0.0023, "MagneticFieldStrength": 1.5},
+            "opposed",
+        ),
+    ],
+)
+def test_sidecar_against_a_fat_fraction_is_told(sidecar, told):
+    # whatever the brightness
+    assert told in refuse_fat(3.3, 1.3, doubt_of_fat(sidecar))
+
+
+@pytest.mark.parametrize(
+    "sidecar",
+    [
+        {},
+        {"ImageType": ["ORIGINAL", "PRIMARY", "M", "NORM"], "ScanOptions": "PFP"},
+        {"ScanningSequence": "SE", "EchoTime": 0.00117, "MagneticFieldStrength": 3},
+        {"ScanningSequence": "GR", "EchoTime": 0.00234, "MagneticFieldStrength": 3},
+        {"ScanningSequence": "GR", "EchoTime": 0.00234},
+    ],
+)
+def test_sidecar_of_a_usual_image_raises_no_doubt(sidecar):
+    assert doubt_of_fat(sidecar) == ""
 
 
 @pytest.mark.parametrize(("share", "grade"), [(0.0, 0), (0.05, 1), (0.3, 2), (0.6, 3)])

@@ -36,17 +36,25 @@ class SegmentedLegs:
     labels : (X, Y, Z) array of int16
         Compartments by the numbers of the list of regions; 0 where there are none.
     fat : (X, Y, Z) array of float32
-        Fat fraction by signal; NaN outside the legs.
+        Fat fraction by signal; NaN outside the legs, and everywhere where it was refused.
+    contrast : float
+        Signal of fat over that of muscle, the lesser of both legs; NaN without a leg.
+    refusal : str
+        Why the image states no fat fraction; empty where it does.
     warnings : tuple of str
         What could not be found.
     """
 
     labels: NDArray[np.int16]
     fat: NDArray[np.float32]
+    contrast: float
+    refusal: str
     warnings: tuple[str, ...]
 
 
-def segment_legs(image: ImageData, title: str, *, field_order: int) -> SegmentedLegs:
+def segment_legs(
+    image: ImageData, title: str, *, field_order: int, least_contrast: float, doubt: str = ""
+) -> SegmentedLegs:
     """Find legs, their compartments and the share of fat in each voxel.
 
     Parameters
@@ -57,6 +65,10 @@ def segment_legs(image: ImageData, title: str, *, field_order: int) -> Segmented
         Its name, for warnings.
     field_order : int
         Highest order of the receive field over one leg.
+    least_contrast : float
+        Signal of fat over that of muscle from which their mixture is told by the signal.
+    doubt : str
+        What the sidecar says against that; empty for nothing.
 
     Returns
     -------
@@ -71,12 +83,71 @@ def segment_legs(image: ImageData, title: str, *, field_order: int) -> Segmented
     except NumericsError as error:
         shape = image.data.shape
         why = f"{title}: no compartments of legs could be found ({error})"
-        return SegmentedLegs(np.zeros(shape, np.int16), np.full(shape, np.nan, np.float32), (why,))
-    return SegmentedLegs(
-        compartment_labels(legs, found),
-        _fat_of_legs(legs, found),
-        _doubts(legs, found, title),
+        nothing = np.full(shape, np.nan, np.float32)
+        return SegmentedLegs(np.zeros(shape, np.int16), nothing, np.nan, "no leg was found", (why,))
+    contrast = min(found.fats)
+    refusal = refuse_fat(contrast, least_contrast, doubt)
+    fat = _fat_of_legs(legs, found)
+    warnings = _doubts(legs, found, title)
+    if refusal:
+        fat[:] = np.nan
+        warnings += (
+            f"{title}: no fat fraction and no grade of fat, since {refusal}; fat between muscles "
+            "may be too large in it, as dark lines around muscles count. Give a T1w or T2w in "
+            "which fat is bright, or a Dixon pair",
+        )
+    return SegmentedLegs(compartment_labels(legs, found), fat, contrast, refusal, warnings)
+
+
+def refuse_fat(contrast: float, least: float, doubt: str) -> str:
+    """Why the signal of an image does not tell how much of a voxel is fat.
+
+    Parameters
+    ----------
+    contrast : float
+        Signal of fat over that of muscle.
+    least : float
+        From which it does.
+    doubt : str
+        What its sidecar says; empty for nothing.
+
+    Returns
+    -------
+    str
+        Empty where the signal tells.
+
+    Examples
+    --------
+    >>> refuse_fat(2.7, 1.3, "")
+    ''
+    >>> refuse_fat(0.77, 1.3, "")[:50]
+    'fat has 0.77 of the signal of muscle, less than 1.'
+    """
+    if doubt:
+        return doubt
+    if contrast >= least:
+        return ""
+    return (
+        f"fat has {contrast:.2g} of the signal of muscle, less than {least:g}, as in echoes in "
+        "which water and fat are opposed or with fat suppression"
     )
+
+
+def facts_of_fat(found: SegmentedLegs) -> dict[str, object]:
+    """What the sidecar of a fat fraction tells of its reference.
+
+    Parameters
+    ----------
+    found : SegmentedLegs
+        Legs of a station.
+
+    Returns
+    -------
+    dict
+        Signal of fat over that of muscle, and why no fraction is stated, where it is not.
+    """
+    told = {} if np.isnan(found.contrast) else {"SignalOverMuscle": round(found.contrast, 4)}
+    return {"FatReference": {**told, **({"Refusal": found.refusal} if found.refusal else {})}}
 
 
 def compartment_labels(legs: Legs, found: Compartments) -> NDArray[np.int16]:

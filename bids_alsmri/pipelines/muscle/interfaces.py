@@ -22,7 +22,15 @@ from bids_alsmri.interfaces.node import (
     write_facts,
 )
 from bids_alsmri.numerics.apparent_diffusion import fit_adc
-from bids_alsmri.pipelines.muscle import atlases, compartments, drawing, measures, sessions, steps
+from bids_alsmri.pipelines.muscle import (
+    atlases,
+    compartments,
+    drawing,
+    echoes,
+    measures,
+    sessions,
+    steps,
+)
 from bids_alsmri.pipelines.muscle.labels import label_rows, read_labels
 from bids_alsmri.pipelines.muscle.vocabulary import read_vocabulary
 
@@ -318,7 +326,9 @@ class SegmentLegsInputSpec(NodeInputSpec):
 
     image = File(exists=True, mandatory=True, desc="station of legs, fat not suppressed")
     title = traits.Str(mandatory=True, desc="name of the station")
+    doubt = traits.Str(mandatory=True, desc="what its sidecar says against a fat fraction")
     field_order = traits.Int(mandatory=True, desc="highest order of the receive field")
+    least_contrast = traits.Float(mandatory=True, desc="fat over muscle that tells their mixture")
 
 
 class SegmentLegsOutputSpec(NodeOutputSpec):
@@ -328,6 +338,7 @@ class SegmentLegsOutputSpec(NodeOutputSpec):
     table = File(exists=True, desc="numbers and names, TSV")
     fat = File(exists=True, desc="fat fraction for the measurement, NaN outside the legs")
     fraction = File(exists=True, desc="fat fraction to be kept, 0 outside the legs")
+    reference = File(exists=True, desc="signal of fat for the sidecar, JSON")
     facts = File(exists=True, desc="findings, JSON")
 
 
@@ -343,7 +354,11 @@ class SegmentLegs(AlsInterface):
         image = read_image(Path(self.inputs.image), ndim=3)
         with concerning(image.path):
             found = compartments.segment_legs(
-                image, self.inputs.title, field_order=self.inputs.field_order
+                image,
+                self.inputs.title,
+                field_order=self.inputs.field_order,
+                least_contrast=self.inputs.least_contrast,
+                doubt=self.inputs.doubt,
             )
         files = {n: self.file(runtime, f"{n}.nii.gz") for n in ("labels", "fat", "fraction")}
         write_image(found.labels, image.affine, files["labels"])
@@ -352,14 +367,143 @@ class SegmentLegs(AlsInterface):
         # their numbers are ours, whatever list the user gives
         table = label_rows(found.labels, read_vocabulary(None))
         facts = {"warnings": list(found.warnings)}
+        reference = self.file(runtime, "reference.json")
         return self.give(
             runtime,
             {
                 **files,
                 "table": write_table(table, self.file(runtime, "labels.tsv")),
+                "reference": write_facts(reference, compartments.facts_of_fat(found)),
                 "facts": write_facts(self.file(runtime, "facts.json"), facts),
             },
         )
+
+
+class MapDixonInputSpec(NodeInputSpec):
+    """Inputs of :class:`MapDixon`."""
+
+    images = InputMultiObject(File(exists=True), mandatory=True, desc="water and fat, or echoes")
+    metadata = traits.List(traits.Dict(), mandatory=True, desc="sidecar of each")
+    parts = traits.List(traits.Str(), mandatory=True, desc="what the name of each tells")
+    title = traits.Str(mandatory=True, desc="name of the station")
+    shows_legs = traits.Bool(mandatory=True, desc="whether legs are looked for")
+    field_order = traits.Int(mandatory=True, desc="highest order of the receive field")
+    least_contrast = traits.Float(mandatory=True, desc="fat over muscle that tells their mixture")
+
+
+class MapDixonOutputSpec(NodeOutputSpec):
+    """Outputs of :class:`MapDixon`."""
+
+    labels = File(exists=True, desc="compartments of legs; 0 where there are none")
+    table = File(exists=True, desc="numbers and names, TSV")
+    fat = File(exists=True, desc="fat fraction for the measurement, NaN where there is no signal")
+    fraction = File(exists=True, desc="fat fraction to be kept, 0 where there is no signal")
+    protocol = File(exists=True, desc="whether fractions above one half are known, JSON")
+    reference = File(exists=True, desc="how it was made, for the sidecar, JSON")
+    facts = File(exists=True, desc="findings, JSON")
+
+
+class MapDixon(AlsInterface):
+    """Tell water from fat in a pair of images, and find legs in them."""
+
+    input_spec = MapDixonInputSpec
+    output_spec = MapDixonOutputSpec
+    memory_gb = 0.5
+    memory_per_series = 40.0
+
+    def _run_interface(self, runtime: Any) -> Any:
+        paths = [Path(path) for path in self.inputs.images]
+        pair = echoes.read_pair(paths, self.inputs.metadata, self.inputs.parts)
+        with concerning(*paths):
+            found = echoes.map_dixon(
+                pair,
+                self.inputs.title,
+                shows_legs=self.inputs.shows_legs,
+                field_order=self.inputs.field_order,
+                least_contrast=self.inputs.least_contrast,
+            )
+        files = {n: self.file(runtime, f"{n}.nii.gz") for n in ("labels", "fat", "fraction")}
+        affine = pair.first.affine
+        labels = np.zeros(found.fat.shape, np.int16) if found.legs is None else found.legs.labels
+        write_image(labels, affine, files["labels"])
+        write_image(found.fat, affine, files["fat"])
+        write_image(np.nan_to_num(found.fat), affine, files["fraction"])
+        facts = {"warnings": list(found.warnings), "notes": list(found.notes)}
+        texts = {
+            "protocol": {"is_ambiguous": found.is_ambiguous},
+            "reference": echoes.facts_of_dixon(pair, found),
+            "facts": facts,
+        }
+        told = {n: write_facts(self.file(runtime, f"{n}.json"), t) for n, t in texts.items()}
+        rows = write_table(
+            label_rows(labels, read_vocabulary(None)), self.file(runtime, "labels.tsv")
+        )
+        return self.give(runtime, {**files, **told, "table": rows})
+
+
+class MapT2InputSpec(NodeInputSpec):
+    """Inputs of :class:`MapT2`."""
+
+    images = InputMultiObject(File(exists=True), mandatory=True, desc="echoes")
+    metadata = traits.List(traits.Dict(), mandatory=True, desc="sidecar of each")
+    title = traits.Str(mandatory=True, desc="name of the station")
+    n_skipped = traits.Int(mandatory=True, desc="first echoes that are left out")
+
+
+class MapT2OutputSpec(NodeOutputSpec):
+    """Outputs of :class:`MapT2`."""
+
+    t2 = File(exists=True, desc="relaxation time, s; 0 for none")
+    facts = File(exists=True, desc="findings, JSON")
+
+
+class MapT2(AlsInterface):
+    """Fit the relaxation time of every voxel to the echoes of a station."""
+
+    input_spec = MapT2InputSpec
+    output_spec = MapT2OutputSpec
+    memory_gb = 0.5
+    memory_per_series = 30.0
+
+    def _run_interface(self, runtime: Any) -> Any:
+        paths = [Path(path) for path in self.inputs.images]
+        with concerning(*paths):
+            t2_s, image, facts = echoes.map_t2(
+                paths, self.inputs.metadata, self.inputs.title, n_skipped=self.inputs.n_skipped
+            )
+        path = self.file(runtime, "t2.nii.gz")
+        write_image(t2_s, image.affine, path)
+        told = write_facts(self.file(runtime, "facts.json"), facts)
+        return self.give(runtime, {"t2": path, "facts": told})
+
+
+class LendLabelsInputSpec(NodeInputSpec):
+    """Inputs of :class:`LendLabels`."""
+
+    target = File(exists=True, mandatory=True, desc="station without labels")
+    labels = InputMultiObject(File(exists=True), mandatory=True, desc="of others of its frame")
+
+
+class LendLabelsOutputSpec(NodeOutputSpec):
+    """Outputs of :class:`LendLabels`."""
+
+    labels = File(exists=True, desc="labels; 0 where there are none")
+
+
+class LendLabels(AlsInterface):
+    """Bring labels of other stations to the grid of one that has none."""
+
+    input_spec = LendLabelsInputSpec
+    output_spec = LendLabelsOutputSpec
+    memory_gb = 0.3
+    memory_per_series = 20.0
+
+    def _run_interface(self, runtime: Any) -> Any:
+        target = steps.first_volume(Path(self.inputs.target))
+        values = steps.reformat(target, steps.read_parts(self.inputs.labels), 0)[0]
+        path = self.file(runtime, "labels.nii.gz")
+        write_image(values.astype(np.int16), target.affine, path)
+        return self.give(runtime, {"labels": path})
 
 
 class GatherReferencesInputSpec(NodeInputSpec):
@@ -487,6 +631,7 @@ class MeasureMusclesInputSpec(NodeInputSpec):
     series = traits.List(traits.Str(), mandatory=True, desc="series; empty for none")
     protocols = traits.List(traits.Str(), mandatory=True, desc="protocols; empty for none")
     fat = traits.List(traits.Str(), mandatory=True, desc="fat fractions; empty for none")
+    t2 = traits.List(traits.Str(), mandatory=True, desc="relaxation times; empty for none")
     grading = traits.Dict(mandatory=True, desc="how fat is graded")
     region_list = traits.Str(mandatory=True, desc="the user's own list; empty for ours")
     has_floor_correction = traits.Bool(mandatory=True, desc="whether the floor is taken off")

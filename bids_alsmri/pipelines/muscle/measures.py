@@ -30,10 +30,10 @@ COLUMNS = ("region", "side", "measure", "value", "unit", "n", "chunk", "station"
 SUMMARY = "summary"
 # how values of a muscle that lies in several stations are put together
 _ADDED = ("volume", "n_slices")
-_LARGEST = ("cross_section", "displaced_fat", "mercuri")
+_LARGEST = ("cross_section", "displaced_fat", "mercuri", "dixon_mercuri")
 # size is taken from one acquisition, of the first of these contrasts that has the muscle
 _OF_SHAPE = ("volume", "n_slices", "cross_section", "slice")
-_SHAPE_ORDER = ("T2w", "T1w", "dwi")
+_SHAPE_ORDER = ("T2w", "T1w", "MESE", "MEGRE", "dwi")
 # mean of relative T2 signal that stands for a muscle: of muscles read in the axial plane on the
 # grid of the diffusion series where they were measured there, as in Jenkins 2020
 _BY_PLANE = ("relative_t2", "relative_t2_median", "relative_t2_sd", "relative_t2_eroded")
@@ -85,8 +85,12 @@ class Measured:
         Relative T2 signal from which a voxel is fat.
     fat : (X, Y, Z) array or None
         Fat fraction by signal; NaN where it is not known.
+    is_dixon : bool
+        Whether that is of a Dixon pair.
     grading : Grading or None
-        How fat is graded.
+        How fat is graded; None where fractions above one half are not known.
+    t2_s : (X, Y, Z) array or None
+        Relaxation time, in s; 0 where there is none.
     """
 
     key: str
@@ -104,7 +108,9 @@ class Measured:
     fat_shift: tuple[int, float] | None = None
     fat_least: float = 0.0
     fat: Array | None = None
+    is_dixon: bool = False
     grading: Grading | None = None
+    t2_s: Array | None = None
 
     @property
     def numbers(self) -> NDArray[np.int16]:
@@ -232,7 +238,8 @@ def measure_station(
             *_shape_rows(mask, box, station, along),
             *_signal_rows(station, box, mask, core),
             *_diffusion_rows(station, box, mask, core),
-            *(_fat_rows(station, box, mask) if region.kind == "muscle" else ()),
+            *_fat_rows(station, box, mask, region),
+            *_relaxation_rows(station, box, mask),
         ]
         rows += [_row(region, station, *value) for value in values]
     return rows
@@ -341,24 +348,37 @@ def _diffusion_rows(
     return rows
 
 
-def _fat_rows(station: Measured, box: Box, mask: NDArray[np.bool_]) -> list[_Value]:
-    # compartments are told by their fat: what it is within them would be no finding
-    if station.fat is None or station.grading is None:
+def _fat_rows(station: Measured, box: Box, mask: NDArray[np.bool_], region: Region) -> list[_Value]:
+    # compartments are told by their fat: what brightness says of it within them is no finding
+    if station.fat is None or not (region.kind == "muscle" or station.is_dixon):
         return []
     fraction = station.fat[box]
     inside = fraction[mask & np.isfinite(fraction)]
     if len(inside) == 0:
         return []
     n = len(inside)
+    lead = "dixon_" if station.is_dixon else ""
+    rows: list[_Value] = [
+        (f"{lead}fat_fraction", float(inside.mean()), "1", n),
+        (f"{lead}fat_fraction_median", float(np.median(inside)), "1", n),
+    ]
+    if station.grading is None or region.kind != "muscle":
+        return rows
     threshold = station.grading.fat_threshold
     share = fatty_shares(fraction, np.where(mask, 1, 0), [1], fat_threshold=threshold)
     grade = mercuri_grades(share, station.grading.bounds)
     return [
-        ("fat_fraction", float(inside.mean()), "1", n),
-        ("fat_fraction_median", float(np.median(inside)), "1", n),
-        ("fatty_share", float(share[0]), "1", n),
-        ("mercuri", float(grade[0]), "1", n),
+        *rows,
+        (f"{lead}fatty_share", float(share[0]), "1", n),
+        (f"{lead}mercuri", float(grade[0]), "1", n),
     ]
+
+
+def _relaxation_rows(station: Measured, box: Box, mask: NDArray[np.bool_]) -> list[_Value]:
+    if station.t2_s is None:
+        return []
+    inside = 1000.0 * station.t2_s[box][mask & (station.t2_s[box] > 0)]
+    return _summary("t2", "t2", inside, "ms") if len(inside) else []
 
 
 def asymmetry_rows(table: pd.DataFrame) -> list[dict[str, Any]]:

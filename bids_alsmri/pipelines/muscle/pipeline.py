@@ -241,6 +241,23 @@ class MuscleSettings(SettingsModel):
         help="Highest order of the polynomials that make the receive field over one leg, where "
         "compartments and fat of legs are found.",
     )
+    fat_least_contrast: float = setting(
+        1.3,
+        unit="1",
+        ge=1,
+        le=5,
+        source="fat is 2 to 4 times as bright as muscle on T1w and T2w, and darker where opposed",
+        help="Signal of fat over that of muscle below which an image of legs states no fat "
+        "fraction.",
+    )
+    t2_skipped_echoes: int = setting(
+        1,
+        unit="1",
+        ge=0,
+        le=8,
+        source="the first echo of a train has no stimulated part; doi:10.1371/journal.pone.0145255",
+        help="Echoes at the start of a train that are left out of the fit of T2.",
+    )
     fat_threshold: float = setting(
         0.5,
         unit="1",

@@ -74,7 +74,9 @@ def measured_stations(
                 fat_shift=None if shift is None else (int(shift[0]), float(shift[1])),
                 fat_least=fat_least,
                 fat=_fat(inputs.fat[number]),
-                grading=grading,
+                is_dixon="is_ambiguous" in protocol,
+                grading=None if protocol.get("is_ambiguous") else grading,
+                t2_s=_values(inputs.t2[number], 3),
             )
         )
     return found

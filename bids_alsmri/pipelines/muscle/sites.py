@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bids_alsmri.bids.query import Scan, parse_name
-from bids_alsmri.bids.stations import Station, drawn_key
+from bids_alsmri.bids.stations import BESIDE_OTHERS, Station, drawn_key
+from bids_alsmri.pipelines.muscle.contrast import doubt_of_fat, part_of_dixon
 
 DRAWN, CARRIED = "drawn", "drawn on the T2w, carried to the diffusion series"
+LENT = "carried over from another station of the same frame of reference"
 FOUND = "compartments found by image processing"
 FUSED = "multi-atlas segmentation"
 _LABEL_END = "_desc-muscles_dseg"
@@ -43,15 +45,60 @@ class Sites:
         return [dict(self.scan.metadata.get(path, {})) for path in station.files]
 
     @property
+    def owners(self) -> tuple[Station, ...]:
+        """Stations whose names are those of labels: of echoes, those that no other has."""
+        rank = ("", *BESIDE_OTHERS)
+
+        def order(station: Station) -> int:
+            return rank.index(station.suffix if station.suffix in BESIDE_OTHERS else "")
+
+        best: dict[str, Station] = {}
+        for station in sorted(self.stations, key=order):
+            best.setdefault(station.key, station)
+        return tuple(s for s in self.stations if best[s.key] == s)
+
+    def key_of(self, station: Station) -> str:
+        """What tells a station apart within the session, echoes of one name too."""
+        return station.key if station in self.owners else f"{station.key}_{station.suffix}"
+
+    def image_of(self, station: Station) -> Path:
+        """Image that stands for a station: of several echoes of a T2w the one of longest time."""
+        if station.suffix != "T2w" or len(station.files) == 1:
+            return station.files[0]
+        times = [sidecar.get("EchoTime", 0) for sidecar in self.metadata_of(station)]
+        return station.files[times.index(max(times))]
+
+    def parts_of(self, station: Station) -> list[str]:
+        """What the names of a station's files tell of water and fat; empty for nothing."""
+        names = [parse_name(path.name) for path in station.files]
+        return [part_of_dixon(name.entities.get("rec", "")) if name else "" for name in names]
+
+    def is_dixon(self, station: Station) -> bool:
+        """Whether water and fat of a station can be told apart."""
+        return station.suffix == "MEGRE" or (station.suffix == "T1w" and len(station.files) > 1)
+
+    def has_echoes(self, station: Station) -> bool:
+        """Whether a relaxation time is fitted to a station."""
+        return station.suffix == "MESE" or (station.suffix == "T2w" and len(station.files) > 1)
+
+    def doubt_of(self, station: Station) -> str:
+        """What name and sidecar of a station say against a fat fraction by its brightness."""
+        part = self.parts_of(station)[0]
+        if part in ("water", "fat", "opposed"):
+            return f"it is named as the {part} image of a pair, whose other image is absent"
+        return doubt_of_fat(self.metadata_of(station)[0])
+
+    @property
     def described(self) -> list[dict[str, Any]]:
         """What each station is, for the node that orders them."""
         return [
             {
-                "key": station.key,
+                "key": self.key_of(station),
                 "title": station.title,
                 "chunk": station.chunk,
                 "acquisition": station.acquisition,
-                "suffix": station.suffix,
+                # what is reconstructed of one acquisition lies at one place
+                "suffix": f"{station.suffix} {station.entities.get('rec', '')}".strip(),
             }
             for station in self.stations
         ]
@@ -62,7 +109,7 @@ class Sites:
         """What stations are, for the node that measures them."""
         return [
             {
-                "key": station.key,
+                "key": self.key_of(station),
                 "title": station.title,
                 "chunk": station.chunk,
                 "suffix": station.suffix,
@@ -94,11 +141,21 @@ class Sites:
 
     def shows_legs(self, station: Station) -> bool:
         """Whether compartments of legs can be looked for: a T1w of the legs."""
-        return station.suffix == "T1w" and station.acquisition == "legs"
+        return station.acquisition == "legs" and (station.suffix == "T1w" or self.is_dixon(station))
+
+    def lenders(self, station: Station, labelled: Iterable[Station]) -> list[Station]:
+        """Labelled stations whose labels a station without any can be given."""
+        return [
+            other
+            for other in labelled
+            if other.suffix != "dwi"
+            and other != station
+            and self.frame_of(other) == self.frame_of(station)
+        ]
 
     def atlases_of(self, station: Station, folder: Path | None) -> list[tuple[Path, Path]]:
         """Labelled stations of other people that are of the same kind: images and labels."""
-        if folder is None or station.suffix == "dwi":
+        if folder is None or station.suffix not in ("T1w", "T2w") or self.is_dixon(station):
             return []
         end = f"_{station.suffix}.nii.gz"
         # images may lie beside their labels, or labels in a derivative of the images' dataset
@@ -118,6 +175,7 @@ class Sites:
         labelled: Iterable[Station],
         fused: Iterable[Station],
         carried: Iterable[Station],
+        lent: Iterable[Station],
         found: Iterable[Station],
     ) -> dict[Station, str]:
         """Where the labels of stations come from, in the order of the stations."""
@@ -125,6 +183,7 @@ class Sites:
             DRAWN: set(labelled),
             FUSED: set(fused),
             CARRIED: set(carried),
+            LENT: set(lent),
             FOUND: set(found),
         }
         return {
@@ -133,6 +192,48 @@ class Sites:
             for source, own in by_source.items()
             if station in own
         }
+
+
+def with_partners(stations: Sequence[Station]) -> tuple[Station, ...]:
+    """Stations of which images of water and fat, or of two phases, are one station.
+
+    Parameters
+    ----------
+    stations : sequence of Station
+        As their names tell.
+
+    Returns
+    -------
+    tuple of Station
+        In their order; the water (or in-phase) image stands for its pair and has both files. An
+        in-phase image beside water and fat is a station of its own, an opposed one is none.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> pair = [Station("T1w", "anat", {"acq": "legs", "rec": rec}, (Path(f"{rec}_T1w.nii.gz"),))
+    ...     for rec in ("fat", "water")]
+    >>> [path.name for path in with_partners(pair)[0].files]
+    ['water_T1w.nii.gz', 'fat_T1w.nii.gz']
+    """
+    groups: dict[tuple[str, tuple[tuple[str, str], ...]], dict[str, Station]] = {}
+    for station in stations:
+        part = part_of_dixon(station.entities.get("rec", ""))
+        if part and station.suffix == "T1w":
+            rest = tuple((k, v) for k, v in station.entities.items() if k != "rec")
+            groups.setdefault((station.datatype, rest), {})[part] = station
+    taken: dict[Station, Station | None] = {}
+    for parts in groups.values():
+        has_parts = "water" in parts and "fat" in parts
+        names = ("water", "fat") if has_parts else ("inphase", "opposed")
+        if names[0] in parts and names[1] in parts:
+            first, second = parts[names[0]], parts[names[1]]
+            taken[first] = replace(first, files=first.files + second.files)
+            taken[second] = None
+            if "opposed" in parts:
+                taken[parts["opposed"]] = None
+    kept = (taken.get(station, station) for station in stations)
+    return tuple(station for station in kept if station is not None)
 
 
 def readers_of(

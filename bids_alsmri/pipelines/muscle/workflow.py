@@ -16,6 +16,9 @@ from bids_alsmri.pipelines.muscle.interfaces import (
     FitDiffusion,
     FuseAtlases,
     GatherReferences,
+    LendLabels,
+    MapDixon,
+    MapT2,
     MeasureMuscles,
     OrderStations,
     PrepareStation,
@@ -24,7 +27,7 @@ from bids_alsmri.pipelines.muscle.interfaces import (
     SegmentLegs,
 )
 from bids_alsmri.pipelines.muscle.pipeline import PIPELINE, MuscleSettings, bones_of_chunk
-from bids_alsmri.pipelines.muscle.sites import Sites, readers_of
+from bids_alsmri.pipelines.muscle.sites import Sites, readers_of, with_partners
 
 Steps = dict[Station, Step]
 # joint label fusion weighs labelled stations against each other
@@ -33,33 +36,49 @@ FEWEST_ATLASES = 2
 
 def fit(graph: Graph, scan: Scan, cfg: MuscleSettings) -> None:
     """Order stations, divide T2w by bone, fit diffusion, and measure the labelled muscles."""
-    stations = list_stations(scan, "stations")
+    stations = with_partners(list_stations(scan, "stations"))
     sites = Sites(scan, stations)
-    readers = readers_of(graph.adopted, stations)
-    drawn = {s: read_labels(graph, cfg, s, 0) for s in stations if (s, 0) in readers}
+    readers = readers_of(graph.adopted, sites.owners)
+    drawn = {s: read_labels(graph, cfg, sites, s, 0) for s in stations if (s, 0) in readers}
     fused = fuse(graph, cfg, sites, drawn)
     labels = {**drawn, **fused}
-    legs = {s: segment(graph, cfg, s, labels) for s in stations if sites.shows_legs(s)}
-    found = {s: step for s, step in legs.items() if s not in labels}
-    even = {s: prepare(graph, cfg, s) for s in stations if s.suffix == "T2w"}
+    dixon = {s: map_dixon(graph, cfg, sites, s) for s in stations if sites.is_dixon(s)}
+    legs = {
+        s: segment(graph, cfg, sites, s) for s in stations if sites.shows_legs(s) and s not in dixon
+    }
+    relaxation = {s: map_t2(graph, cfg, sites, s) for s in stations if sites.has_echoes(s)}
+    lent = lend(graph, sites, [*dixon, *relaxation], labels, legs)
+    found = {
+        s: step
+        for s, step in {**legs, **dixon}.items()
+        if s not in labels and s not in lent and sites.shows_legs(s) and s in sites.owners
+    }
+    save_labels(graph, sites, found, lent)
+    even = {s: prepare(graph, cfg, sites, s) for s in stations if s.suffix == "T2w"}
     relative = {s: divide(graph, cfg, sites, s, even[s], labels, legs) for s in even}
     diffusion = {s: fit_diffusion(graph, cfg, sites, s) for s in stations if s.suffix == "dwi"}
     moved = {s: reformat(graph, sites, s, relative, labels) for s in diffusion if relative}
     carried = {s for s in moved if s not in labels and any(t in labels for t in relative)}
-    sources = sites.sources(drawn, fused, carried, found)
+    sources = sites.sources(drawn, fused, carried, lent, found)
     ordered = order(graph, cfg, sites, sources)
     for station in carried:
         graph.save("labels", moved[station].labels, station=station)
-    own = (*diffusion.values(), *labels.values(), *legs.values())
-    facts = [ordered.facts, *(step.facts for step in own)]
+    steps = (diffusion, labels, legs, dixon, relaxation)
+    facts = [ordered.facts, *(step.facts for part in steps for step in part.values())]
     if relative:
         gathered = graph.step(
             "gather_references", GatherReferences(), facts=[s.facts for s in relative.values()]
         )
         facts.append(gathered.facts)
     if sources:
-        files = label_files({**labels, **found}, moved, carried)
-        signal = {"relative": {**relative, **moved}, "diffusion": diffusion, "legs": legs}
+        files = label_files({**labels, **lent, **found}, moved, carried)
+        signal = {
+            "relative": {**relative, **moved},
+            "diffusion": diffusion,
+            "fat": {**legs, **dixon},
+            "dixon": dixon,
+            "relaxation": relaxation,
+        }
         measured = measure(graph, cfg, sites, sources, files, signal)
         graph.save("muscles", measured.table)
         graph.figure("regions", measured.figure)
@@ -89,13 +108,15 @@ def order(graph: Graph, cfg: MuscleSettings, sites: Sites, sources: dict[Station
             most_shift_mm=cfg.most_shift_mm,
             least_overlap_mm=cfg.least_overlap_mm,
         ),
-        images=[s.files[0] for s in sites.stations],
+        images=[sites.image_of(s) for s in sites.stations],
     )
     graph.save("stations", ordered.table)
     return ordered
 
 
-def read_labels(graph: Graph, cfg: MuscleSettings, station: Station, reader: int) -> Step:
+def read_labels(
+    graph: Graph, cfg: MuscleSettings, sites: Sites, station: Station, reader: int
+) -> Step:
     """Bring drawn labels to the grid of their station."""
     files = readers_of(graph.adopted, [station])[station, reader]
     name = f"labels_{station.key}" + (f"_{reader}" if reader else "")
@@ -104,7 +125,7 @@ def read_labels(graph: Graph, cfg: MuscleSettings, station: Station, reader: int
         ReadStationLabels(codes=cfg.label_codes, region_list=own_list(cfg)),
         labels=files["labels"],
         table=files.get("labels_table"),
-        station=station.files[0],
+        station=sites.image_of(station),
     )
     if reader == 0:
         graph.save("labels", read.labels, station=station)
@@ -131,7 +152,7 @@ def fuse(graph: Graph, cfg: MuscleSettings, sites: Sites, drawn: Steps) -> Steps
                 n_threads=cfg.atlas_threads,
                 bias_threads=graph.n_threads,
             ),
-            image=station.files[0],
+            image=sites.image_of(station),
             atlas_images=[image for image, _ in atlases],
             atlas_labels=[labels for _, labels in atlases],
         )
@@ -140,21 +161,82 @@ def fuse(graph: Graph, cfg: MuscleSettings, sites: Sites, drawn: Steps) -> Steps
     return fused
 
 
-def segment(graph: Graph, cfg: MuscleSettings, station: Station, labels: Steps) -> Step:
-    """Find compartments and fat of legs; compartments are the labels where nobody drew any."""
+def segment(graph: Graph, cfg: MuscleSettings, sites: Sites, station: Station) -> Step:
+    """Find compartments and fat of legs."""
     found = graph.step(
         f"segment_{station.key}",
-        SegmentLegs(title=station.title, field_order=cfg.field_order),
+        SegmentLegs(
+            title=station.title,
+            doubt=sites.doubt_of(station),
+            field_order=cfg.field_order,
+            least_contrast=cfg.fat_least_contrast,
+        ),
         image=station.files[0],
     )
-    graph.save("fat", found.fraction, station=station)
-    if station not in labels:
-        graph.save("labels", found.labels, station=station)
-        graph.save("labels_table", found.table, station=station)
+    graph.save("fat", found.fraction, facts=found.reference, station=station)
     return found
 
 
-def prepare(graph: Graph, cfg: MuscleSettings, station: Station) -> Step:
+def map_dixon(graph: Graph, cfg: MuscleSettings, sites: Sites, station: Station) -> Step:
+    """Tell water from fat, and find compartments of legs."""
+    found = graph.step(
+        f"dixon_{station.key}",
+        MapDixon(
+            metadata=sites.metadata_of(station),
+            parts=sites.parts_of(station),
+            title=station.title,
+            shows_legs=sites.shows_legs(station),
+            field_order=cfg.field_order,
+            least_contrast=cfg.fat_least_contrast,
+        ),
+        images=list(station.files),
+    )
+    graph.save("dixon", found.fraction, facts=found.reference, station=station)
+    return found
+
+
+def map_t2(graph: Graph, cfg: MuscleSettings, sites: Sites, station: Station) -> Step:
+    """Fit the relaxation time of voxels."""
+    found = graph.step(
+        f"t2_{station.key}",
+        MapT2(
+            metadata=sites.metadata_of(station),
+            title=station.title,
+            n_skipped=cfg.t2_skipped_echoes,
+        ),
+        images=list(station.files),
+    )
+    graph.save("t2", found.t2, station=station)
+    return found
+
+
+def lend(graph: Graph, sites: Sites, wanting: list[Station], labels: Steps, legs: Steps) -> Steps:
+    """Labels for stations of echoes that have none, from those that were labelled or segmented."""
+    lent = {}
+    for station in wanting:
+        known = labels if sites.lenders(station, labels) else {**legs, **labels}
+        lenders = sites.lenders(station, known)
+        if station in labels or not lenders:
+            continue
+        lent[station] = graph.step(
+            f"lend_{station.key}_{station.suffix}",
+            LendLabels(),
+            target=sites.image_of(station),
+            labels=[known[s].labels for s in lenders],
+        )
+    return lent
+
+
+def save_labels(graph: Graph, sites: Sites, found: Steps, lent: Steps) -> None:
+    """Keep labels that nobody drew, but for those whose name another station's have."""
+    for station, step in found.items():
+        graph.save("labels", step.labels, station=station)
+        graph.save("labels_table", step.table, station=station)
+    for station in lent.keys() & set(sites.owners):
+        graph.save("labels", lent[station].labels, station=station)
+
+
+def prepare(graph: Graph, cfg: MuscleSettings, sites: Sites, station: Station) -> Step:
     """Take the receive field off a station."""
     return graph.step(
         f"prepare_{station.key}",
@@ -166,7 +248,7 @@ def prepare(graph: Graph, cfg: MuscleSettings, station: Station) -> Step:
             spline_mm=cfg.bias_spline_mm,
             n_threads=graph.n_threads,
         ),
-        image=station.files[0],
+        image=sites.image_of(station),
     )
 
 
@@ -250,7 +332,8 @@ def measure(
 ) -> Step:
     """Measure the muscles of all labelled stations."""
     own = list(sources)
-    relative, diffusion, legs = (signal[name] for name in ("relative", "diffusion", "legs"))
+    relative, diffusion, fat = (signal[name] for name in ("relative", "diffusion", "fat"))
+    relaxation, protocols = signal["relaxation"], {**diffusion, **signal["dixon"]}
     return graph.step(
         "measure",
         MeasureMuscles(
@@ -272,8 +355,9 @@ def measure(
         relative=[relative[s].relative if s in relative else "" for s in own],
         adc=[diffusion[s].adc if s in diffusion else "" for s in own],
         series=[diffusion[s].series if s in diffusion else "" for s in own],
-        protocols=[diffusion[s].protocol if s in diffusion else "" for s in own],
-        fat=[legs[s].fat if s in legs else "" for s in own],
+        protocols=[protocols[s].protocol if s in protocols else "" for s in own],
+        fat=[fat[s].fat if s in fat else "" for s in own],
+        t2=[relaxation[s].t2 if s in relaxation else "" for s in own],
     )
 
 
@@ -289,7 +373,7 @@ def compare(
     both = [s for s in labels if (s, 1) in readers]
     if not both:
         return
-    second = {s: read_labels(graph, cfg, s, 1) for s in both}
+    second = {s: read_labels(graph, cfg, sites, s, 1) for s in both}
     compared = graph.step(
         "compare_readers",
         CompareReaders(
@@ -309,7 +393,7 @@ def draw(graph: Graph, sites: Sites, stations: tuple[Station, ...], labels: Step
     overview = graph.step(
         "draw_overview",
         DrawOverview(titles=[s.title for s in shown]),
-        images=[s.files[0] for s in shown],
+        images=[sites.image_of(s) for s in shown],
         labels=[labels[s].labels if s in labels else "" for s in shown],
     )
     graph.figure("overview", overview.figure)
@@ -318,7 +402,7 @@ def draw(graph: Graph, sites: Sites, stations: tuple[Station, ...], labels: Step
         slices = graph.step(
             "draw_slices",
             DrawSlices(titles=[s.title for s in labelled]),
-            images=[s.files[0] for s in labelled],
+            images=[sites.image_of(s) for s in labelled],
             labels=[labels[s].labels for s in labelled],
         )
         graph.figure("slices", slices.figure)
