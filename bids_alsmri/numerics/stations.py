@@ -20,6 +20,9 @@ _BODY_SHARE = 0.12
 _LEAST_LIMB = 0.35
 _MOST_SLICES = 12
 _FEWEST_POINTS = 150
+# points and bins of the joint histogram by which a displacement between contrasts is told
+_MOST_POINTS, _N_BINS = 12_000, 16
+_N_HALVINGS = 3
 
 
 @dataclass(frozen=True)
@@ -294,6 +297,91 @@ def compare_overlap(
         mirrored=_correlation(a, mirrored, either),
         shift_mm=shift,
     )
+
+
+def displacement_between(
+    first: ArrayLike, second: ArrayLike, affine: ArrayLike, *, mask: ArrayLike, reach_mm: float
+) -> _Array:
+    """How far across the body an image lies from where it lies in another of any contrast.
+
+    Parameters
+    ----------
+    first, second : (X, Y, Z) array_like
+        Images on one grid.
+    affine : (4, 4) array_like
+        Voxel to world, in mm.
+    mask : (X, Y, Z) array_like of bool
+        Voxels of the first that take part: the body and some of what is around it.
+    reach_mm : float
+        Steps of the search begin with half of it, in mm, positive; up to 0.9 of it is found to the
+        right and to the front.
+
+    Returns
+    -------
+    (3,) array
+        Place in the second less that in the first, in mm, to an eighth of `reach_mm`; 0 along the
+        body, where a limb is much the same; NaN where fewer than 150 points take part or an image
+        is constant.
+
+    Raises
+    ------
+    NumericsError
+        If the reach is not positive.
+
+    Notes
+    -----
+    The shift of largest mutual information (Wells et al. 1996, doi:10.1016/S1361-8415(01)80004-9)
+    of the two among 9 about the best so far, in steps that are halved.
+
+    Examples
+    --------
+    >>> x, y, z = np.mgrid[:24, :24, :8] - 12.0
+    >>> ball = np.exp(-(x**2 + 2 * y**2 + z**2) / 40)
+    >>> moved = 1 - np.exp(-((x - 4) ** 2 + 2 * y**2 + z**2) / 40)
+    >>> displacement_between(ball, moved, np.eye(4), mask=ball > 0.01, reach_mm=8.0)
+    array([4., 0., 0.])
+    """
+    if not reach_mm > 0:
+        raise NumericsError(f"reach_mm is {reach_mm}; give a distance in mm, above 0")
+    one, two = as_float("first", first, ndim=3), as_float("second", second, ndim=3)
+    matrix = as_float("affine", affine, ndim=2)
+    places = np.argwhere(np.asarray(mask, dtype=bool)).astype(np.float64)
+    if len(places) < _FEWEST_POINTS:
+        return np.full(3, np.nan)
+    places = places[:: -(-len(places) // _MOST_POINTS)]
+    points = places @ matrix[:3, :3].T + matrix[:3, 3]
+    known = _in_bins(_sampled(one, matrix, points))
+    if known is None or np.ptp(two) == 0:
+        return np.full(3, np.nan)
+
+    def information(shift: _Array) -> float:
+        seen = _in_bins(_sampled(two, matrix, points + shift))
+        return -np.inf if seen is None else _information(known, seen)
+
+    best, step = np.zeros(3), reach_mm / 2
+    around = sorted(product((-1, 0, 1), (-1, 0, 1), (0,)), key=lambda s: sum(v * v for v in s))
+    for _ in range(_N_HALVINGS):
+        tried = [best + step * np.array(s, dtype=np.float64) for s in around]
+        best = tried[int(np.argmax([information(shift) for shift in tried]))]
+        step /= 2
+    return best + 0.0
+
+
+def _in_bins(values: _Array) -> NDArray[np.int64] | None:
+    low, high = np.percentile(values, [1, 99])
+    if not high > low:
+        return None
+    scaled = np.clip((values - low) / (high - low), 0, 1 - 1e-9)
+    return np.asarray(scaled * _N_BINS, dtype=np.int64)
+
+
+def _information(first: NDArray[np.int64], second: NDArray[np.int64]) -> float:
+    """Mutual information of two lists of bins, in nats."""
+    joint = np.bincount(first * _N_BINS + second, minlength=_N_BINS**2).reshape(_N_BINS, -1)
+    share = joint / joint.sum()
+    apart = np.outer(share.sum(axis=1), share.sum(axis=0))
+    filled = share > 0
+    return float((share[filled] * np.log(share[filled] / apart[filled])).sum())
 
 
 def _sampled(image: _Array, affine: ArrayLike, points_mm: _Array) -> _Array:

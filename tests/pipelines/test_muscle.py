@@ -16,7 +16,7 @@ from bids_alsmri.errors import DataError
 from bids_alsmri.interfaces.base import ImageData
 from bids_alsmri.numerics.fatty_replacement import GradeBounds
 from bids_alsmri.numerics.noise import Noise
-from bids_alsmri.pipelines.muscle import echoes, measures, sessions, steps
+from bids_alsmri.pipelines.muscle import doubts, echoes, measures, sessions, steps
 from bids_alsmri.pipelines.muscle.cohort import MUSCLES, REGIONS, composite_tables
 from bids_alsmri.pipelines.muscle.compartments import refuse_fat, segment_legs
 from bids_alsmri.pipelines.muscle.contrast import doubt_of_fat
@@ -392,6 +392,126 @@ def test_stations_of_different_frames_are_not_put_together(tmp_path):
 def test_body_part_that_the_content_contradicts_is_told(tmp_path):
     facts = ordered(tmp_path, [trunk(0.0)], [{"BodyPart": "LEG"}])[1]
     assert "BodyPart is LEG, but axial slices show one large part" in facts["warnings"][0]
+
+
+@pytest.mark.parametrize("key", ["BodyPart", "BodyPartExamined"])
+def test_part_of_the_body_is_read_by_either_name(tmp_path, key):
+    facts = ordered(tmp_path, [trunk(0.0)], [{key: "KNEE"}])[1]
+    assert "BodyPart is KNEE, but axial slices show one large part" in facts["warnings"][0]
+
+
+@pytest.mark.parametrize("way", [1, -1])
+def test_table_that_moved_otherwise_than_the_headers_tell_is_told(tmp_path, way):
+    tables = [{"TablePosition": [0, 0, way * z]} for z in (0, 300)]
+    facts = ordered(tmp_path, [trunk(0.0), trunk(36.0)], tables)[1]
+    (told,) = [w for w in facts["warnings"] if "TablePosition" in w]
+    assert "are 36 mm apart by their headers but 300 mm by TablePosition" in told
+    same = [{"TablePosition": [0, 0, way * z]} for z in (0, 36)]
+    facts = ordered(tmp_path, [trunk(0.0), trunk(36.0)], same)[1]
+    assert not [w for w in facts["warnings"] if "TablePosition" in w]
+
+
+def test_stations_at_one_place_whose_tables_differ_are_told(tmp_path):
+    tables = [{"TablePosition": [0, 0, z]} for z in (0, 300)]
+    facts = ordered(tmp_path, [trunk(0.0), trunk(0.0)], tables)[1]
+    assert any("their tables are 300 mm apart" in w for w in facts["warnings"])
+
+
+def test_station_that_is_mirrored_in_its_file_is_told_by_its_neighbour(tmp_path):
+    whole = np.zeros((20, 16, 18))
+    rng = np.random.default_rng(3)
+    whole[3:17, 3:13] = 1 + rng.random((14, 10, 18))
+    whole[3:8] *= 2  # one side is brighter
+    upper, lower = AFFINE.copy(), AFFINE.copy()
+    upper[2, 3] = 24.0
+    parts = [(whole[..., :12], lower), (whole[..., 6:], upper)]
+    assert not any("mirrored" in w for w in ordered(tmp_path, parts)[1]["warnings"])
+    parts[1] = (whole[::-1, :, 6:], upper)
+    (told,) = [w for w in ordered(tmp_path, parts)[1]["warnings"] if "mirrored" in w]
+    assert "chunk-2 T2w and chunk-1 T2w: where they overlap they agree better" in told
+    assert "check the orientation in their headers" in told
+
+
+# ---- doubts
+
+
+def test_muscle_that_reaches_the_side_of_the_image_is_told():
+    labels = legs()
+    labels[0:8, 3:7, 2:10] = LEFT
+    _, facts = sessions.measure_session([station(labels)], OURS, **RULES)
+    (told,) = [w for w in facts["warnings"] if "reach the side" in w]
+    assert told.startswith("chunk-a T2w: left tibialis anterior reach the side of the image")
+
+
+def test_muscle_that_goes_on_in_the_next_station_is_not_cut():
+    whole = legs()
+    upper, lower = np.zeros_like(whole), np.zeros_like(whole)
+    upper[3:8, 3:7, :9], lower[3:8, 3:7, 3:] = LEFT, LEFT
+    pair = [station(upper, key="a", z=24.0), station(lower, key="b")]
+    assert not [n for n in sessions.measure_session(pair, OURS, **RULES)[1]["notes"] if "ends" in n]
+    alone = sessions.measure_session(pair[:1], OURS, **RULES)[1]["notes"]
+    assert any("chunk-a T2w: left tibialis anterior go on beyond its ends" in n for n in alone)
+
+
+def test_side_without_a_label_is_told_where_the_other_has_one():
+    labels = legs()
+    labels[labels == RIGHT] = 0
+    _, facts = sessions.measure_session([station(labels)], OURS, **RULES)
+    assert any("no label for right tibialis anterior, though" in w for w in facts["warnings"])
+    both = sessions.measure_session([station(legs())], OURS, **RULES)[1]
+    assert not any("though the other side" in w for w in both["warnings"])
+
+
+def thighs(shift_mm=(0.0, 0.0, 0.0), *, fat: float = 0.0, b: float = 0.0) -> np.ndarray:
+    """Two thighs on a grid of 4 mm, noisy; fat under the skin has what suppression leaves of it."""
+    i, j, k = np.meshgrid(np.arange(40), np.arange(24), np.arange(8), indexing="ij")
+    x, y, z = (4.0 * v - s for v, s in zip((i, j, k), shift_mm, strict=True))
+    signal = np.zeros(x.shape)
+    for centre in (40.0, 116.0):
+        radius = np.hypot(x - centre, y - 46.0 - 0.1 * z)
+        signal[radius < 36] = fat * np.exp(-b * 5e-5)
+        signal[radius < 29] = np.exp(-b * 1.6e-3)
+        signal[np.hypot(x - centre + 5, y - 46) < 7] = 0.02
+    rng = np.random.default_rng(int(b))
+    return 400 * np.hypot(
+        signal + rng.normal(0, 0.02, x.shape), rng.normal(0, 0.02, x.shape)
+    )  # fmt: skip
+
+
+def series_of(*volumes: np.ndarray, b=(0.0, 1000.0)) -> steps.Series:
+    data = np.stack(volumes, axis=-1).astype(np.float32)
+    affine = np.diag([4.0, 4.0, 4.0, 1.0])
+    own = ImageData(data, affine, (4.0, 4.0, 4.0), Path("sub-01_dwi.nii.gz"))
+    return steps.Series(own, np.array(b))
+
+
+@pytest.mark.parametrize(
+    ("shift_mm", "is_told"), [((0, 0, 0), False), ((3, -2, 0), False), ((16, 0, 0), True)]
+)
+def test_motion_within_a_series_is_told_from_8_mm_on(shift_mm, is_told):
+    series = series_of(thighs(), thighs(shift_mm, b=1000.0))
+    found = doubts.motion_warnings(series, "chunk-1 dwi", most_mm=8.0)
+    assert bool(found) == is_told
+    if is_told:
+        assert "chunk-1 dwi: volume 2 lies 15 mm from volume 1" in found[0] or "16 mm" in found[0]
+
+
+@pytest.mark.parametrize(("shift_mm", "is_told"), [((2, 0, 0), False), ((0, 14, 0), True)])
+def test_motion_between_t2w_and_diffusion_is_told(shift_mm, is_told):
+    # fat is the brightest of the T2w and suppressed in the other
+    relative = thighs(shift_mm, fat=3.0)
+    relative[..., :2] = 0  # where no T2w station lies
+    target = series_of(thighs(), thighs()).image
+    target = image(thighs(), target.affine)
+    found = doubts.position_warnings(relative, target, "chunk-1 dwi", most_mm=8.0)
+    assert bool(found) == is_told
+
+
+@pytest.mark.parametrize(("residual", "is_told"), [(0.05, False), (0.9, True)])
+def test_fat_that_was_not_suppressed_is_told(residual, is_told):
+    series = series_of(thighs(fat=residual), thighs(fat=residual, b=1000.0))
+    found = doubts.fat_warnings(series, "chunk-1 dwi", most_adc_mm2_s=3e-4, most_share=0.05)
+    assert bool(found) == is_told
 
 
 # ---- scores

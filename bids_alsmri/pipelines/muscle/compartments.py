@@ -84,7 +84,7 @@ def segment_legs(
         shape = image.data.shape
         why = f"{title}: no compartments of legs could be found ({error})"
         nothing = np.full(shape, np.nan, np.float32)
-        return SegmentedLegs(np.zeros(shape, np.int16), nothing, np.nan, "no leg was found", (why,))
+        return SegmentedLegs(np.zeros(shape, np.int16), nothing, np.nan, str(error), (why,))
     contrast = min(found.fats)
     refusal = refuse_fat(contrast, least_contrast, doubt)
     fat = _fat_of_legs(legs, found)

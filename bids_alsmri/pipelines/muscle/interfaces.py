@@ -25,6 +25,7 @@ from bids_alsmri.numerics.apparent_diffusion import fit_adc
 from bids_alsmri.pipelines.muscle import (
     atlases,
     compartments,
+    doubts,
     drawing,
     echoes,
     measures,
@@ -538,6 +539,9 @@ class FitDiffusionInputSpec(NodeInputSpec):
     b_value_files = InputMultiObject(File(exists=True), mandatory=True, desc="bval of each")
     metadata = traits.List(traits.Dict(), mandatory=True, desc="sidecar of each")
     most_scale_difference = traits.Float(mandatory=True, desc="difference of scale, share")
+    most_motion_mm = traits.Float(mandatory=True, desc="displacement that is told, mm")
+    fat_most_adc = traits.Float(mandatory=True, desc="diffusion up to which a voxel is fat, mm2/s")
+    most_unsuppressed = traits.Float(mandatory=True, desc="share of fat that is told")
     title = traits.Str(mandatory=True, desc="name of the station")
 
 
@@ -569,6 +573,13 @@ class FitDiffusion(AlsInterface):
         with concerning(*paths):
             adc = np.nan_to_num(fit_adc(series.image.data, series.b_values))
         protocol, facts = steps.protocol_of(series, self.inputs.metadata[0], self.inputs.title)
+        facts["warnings"] += doubts.series_warnings(
+            series,
+            self.inputs.title,
+            most_motion_mm=self.inputs.most_motion_mm,
+            fat_most_adc=self.inputs.fat_most_adc,
+            most_unsuppressed=self.inputs.most_unsuppressed,
+        )
         maps = {name: self.file(runtime, f"{name}.nii.gz") for name in ("adc", "series")}
         affine = series.image.affine
         write_image(np.maximum(adc, 0).astype(np.float32), affine, maps["adc"])
@@ -591,6 +602,8 @@ class ReformatInputSpec(NodeInputSpec):
     relative = InputMultiObject(File(exists=True), mandatory=True, desc="of T2w stations")
     frames = traits.List(traits.Str(), mandatory=True, desc="their frames of reference")
     labels = traits.List(traits.Str(), mandatory=True, desc="their labels; empty for none")
+    title = traits.Str(mandatory=True, desc="name of the diffusion station")
+    most_motion_mm = traits.Float(mandatory=True, desc="displacement that is told, mm")
 
 
 class ReformatOutputSpec(NodeOutputSpec):
@@ -598,6 +611,7 @@ class ReformatOutputSpec(NodeOutputSpec):
 
     relative = File(exists=True, desc="relative T2 signal; 0 where there is none")
     labels = File(exists=True, desc="labels; 0 where there are none")
+    facts = File(exists=True, desc="findings, JSON")
 
 
 class Reformat(AlsInterface):
@@ -618,6 +632,11 @@ class Reformat(AlsInterface):
             values = steps.reformat(target, parts, order)[0]
             results[name] = self.file(runtime, f"{name}.nii.gz")
             write_image(values.astype(kind), target.affine, results[name])
+            if name == "relative":
+                told = doubts.position_warnings(
+                    values, target, self.inputs.title, most_mm=self.inputs.most_motion_mm
+                )
+        results["facts"] = write_facts(self.file(runtime, "facts.json"), {"warnings": told})
         return self.give(runtime, results)
 
 

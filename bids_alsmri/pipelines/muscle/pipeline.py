@@ -314,6 +314,31 @@ class MuscleSettings(SettingsModel):
         source="half the width of small muscles",
         help="Displacement of neighbouring stations above which a warning tells of it.",
     )
+    most_motion_mm: float = setting(
+        8.0,
+        unit="mm",
+        gt=0,
+        le=100,
+        source="a third of the width of small muscles",
+        help="Displacement within a diffusion series, or between it and the T2w, above which a "
+        "warning tells of it.",
+    )
+    fat_most_adc: float = setting(
+        3e-4,
+        unit="mm2/s",
+        gt=0,
+        le=1e-3,
+        source="fat hardly diffuses, and tissue with water diffuses twice as fast or more",
+        help="Diffusion coefficient up to which a bright voxel is fat that was not suppressed.",
+    )
+    most_unsuppressed: float = setting(
+        0.05,
+        unit="1",
+        gt=0,
+        le=1,
+        source="fat that is suppressed is not bright",
+        help="Share of such fat in a diffusion station above which a warning tells of it.",
+    )
     least_voxels: int = setting(
         10,
         unit="1",

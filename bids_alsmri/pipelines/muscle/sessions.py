@@ -13,6 +13,7 @@ import pandas as pd
 from bids_alsmri.interfaces.base import read_image
 from bids_alsmri.numerics.fatty_replacement import GradeBounds
 from bids_alsmri.numerics.noise import Noise
+from bids_alsmri.pipelines.muscle.doubts import cut_facts, lone_sides
 from bids_alsmri.pipelines.muscle.measures import (
     COLUMNS,
     Grading,
@@ -171,13 +172,15 @@ def measure_session(
     summary = [*asymmetry_rows(table), *summary_rows(table, vocabulary)]
     if summary:
         table = pd.concat([table, pd.DataFrame(summary, columns=list(COLUMNS))], ignore_index=True)
-    return table, _facts(
+    facts = _facts(
         table,
         vocabulary,
         adc_least_snr=adc_least_snr,
         most_displaced_fat=most_displaced_fat,
         least_voxels=least_voxels,
     )
+    cut = cut_facts(stations, vocabulary, _listed)
+    return table, {**facts, **{kind: facts[kind] + cut[kind] for kind in cut}}
 
 
 def _facts(
@@ -206,6 +209,12 @@ def _facts(
     ):
         if len(own):
             warnings.append(f"{_named(own)} {text}")
+    lone = lone_sides(table, vocabulary)
+    if lone:
+        warnings.append(
+            f"no label for {_listed(lone)}, though the other side has one: scores over both sides "
+            "are of one side there"
+        )
     present = set(zip(table["region"], table["side"], strict=True))
     missing = [
         r.title

@@ -38,6 +38,9 @@ _MIRROR_MARGIN = 0.05
 _SCALE_KEYS = ("RescaleSlope", "PhilipsRescaleSlope", "PhilipsScaleSlope", "ReceiverGain")
 # share of the 99th percentile from which a voxel counts as body, not air
 _BODY_SHARE = 0.08
+_N_AXES = 3
+# stations whose table moved by this much less or more than their headers tell contradict them
+_MOST_TABLE_ERROR_MM = 50.0
 # chemical shift of fat from water (Brown et al. 2014, Magnetic Resonance Imaging, table 17.1), and
 # the gyromagnetic ratio of protons in MHz/T
 _FAT_PPM, _MHZ_PER_T = 3.35, 42.577
@@ -59,6 +62,8 @@ class Placed:
         What its sidecar calls it; empty for nothing.
     low_mm, high_mm : float
         Ends along the body.
+    table_mm : float or None
+        Place of the table along the body, where its sidecar tells.
     """
 
     key: str
@@ -71,6 +76,47 @@ class Placed:
     body_part: str
     low_mm: float = 0.0
     high_mm: float = 0.0
+    table_mm: float | None = None
+
+
+def body_part_of(metadata: Mapping[str, Any]) -> str:
+    """Part of the body that a sidecar names, in capitals; empty for none.
+
+    Parameters
+    ----------
+    metadata : mapping
+        Sidecar: BodyPart, or BodyPartExamined as DICOM calls it.
+
+    Returns
+    -------
+    str
+        As it stands there.
+    """
+    return str(metadata.get("BodyPart") or metadata.get("BodyPartExamined") or "").upper()
+
+
+def table_of(metadata: Mapping[str, Any]) -> float | None:
+    """Place of the table along the body.
+
+    Parameters
+    ----------
+    metadata : mapping
+        Sidecar with TablePosition: three numbers in mm, the last along the body.
+
+    Returns
+    -------
+    float or None
+        In mm; None where the sidecar does not tell.
+
+    Examples
+    --------
+    >>> table_of({"TablePosition": [0, 0, -350]}), table_of({})
+    (-350.0, None)
+    """
+    place = metadata.get("TablePosition")
+    if not isinstance(place, list | tuple) or len(place) != _N_AXES:
+        return None
+    return float(place[-1]) if isinstance(place[-1], int | float) else None
 
 
 def frame_of(metadata: Mapping[str, Any], acquisition: str) -> str:
@@ -150,7 +196,8 @@ def order_stations(
                 **station,
                 path=path,
                 frame=frame_of(sidecar, station["acquisition"]),
-                body_part=str(sidecar.get("BodyPart", "")).upper(),
+                body_part=body_part_of(sidecar),
+                table_mm=table_of(sidecar),
                 low_mm=float(box.low_mm[2]),
                 high_mm=float(box.high_mm[2]),
             )
@@ -216,8 +263,19 @@ def _rows_of_chain(
         row = rows[pair.upper]
         row["overlap_below"] = pair.overlap_mm
         names = f"{upper.title} and {lower.title}"
+        moved = _table_move(upper, lower)
+        apart = (upper.low_mm + upper.high_mm - lower.low_mm - lower.high_mm) / 2
         if lie_at_one_place(boxes[pair.upper], boxes[pair.lower]):
-            warnings.append(f"{names} lie at one place: a station was made twice, or a header lies")
+            warnings.append(
+                f"{names} lie at one place: a station was made twice, or a header lies; leave one "
+                "out with --bids-filter-file, or correct its position"
+                + (f" (their tables are {moved:.0f} mm apart)" if moved else "")
+            )
+        elif moved is not None and abs(moved - apart) > _MOST_TABLE_ERROR_MM:
+            warnings.append(
+                f"{names} are {apart:.0f} mm apart by their headers but {moved:.0f} mm by "
+                "TablePosition; one of them is wrong, and so may be their order and their overlap"
+            )
         elif pair.overlap_mm < 0:
             warnings.append(f"{names}: a gap of {-pair.overlap_mm:.0f} mm lies between them")
         elif pair.overlap_mm < least_overlap_mm:
@@ -233,6 +291,13 @@ def _rows_of_chain(
             _compare(images[upper.key], images[lower.key], names, row, warnings,
                      step_mm=step_mm, most_shift_mm=most_shift_mm)  # fmt: skip
     return [rows[i] for i in order]
+
+
+def _table_move(upper: Placed, lower: Placed) -> float | None:
+    """How far the table moved between two stations, whichever way its axis points."""
+    if upper.table_mm is None or lower.table_mm is None:
+        return None
+    return abs(upper.table_mm - lower.table_mm)
 
 
 def _compare(

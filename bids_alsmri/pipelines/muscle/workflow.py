@@ -57,13 +57,13 @@ def fit(graph: Graph, scan: Scan, cfg: MuscleSettings) -> None:
     even = {s: prepare(graph, cfg, sites, s) for s in stations if s.suffix == "T2w"}
     relative = {s: divide(graph, cfg, sites, s, even[s], labels, legs) for s in even}
     diffusion = {s: fit_diffusion(graph, cfg, sites, s) for s in stations if s.suffix == "dwi"}
-    moved = {s: reformat(graph, sites, s, relative, labels) for s in diffusion if relative}
+    moved = {s: reformat(graph, cfg, sites, s, relative, labels) for s in diffusion if relative}
     carried = {s for s in moved if s not in labels and any(t in labels for t in relative)}
     sources = sites.sources(drawn, fused, carried, lent, found)
     ordered = order(graph, cfg, sites, sources)
     for station in carried:
         graph.save("labels", moved[station].labels, station=station)
-    steps = (diffusion, labels, legs, dixon, relaxation)
+    steps = (diffusion, moved, labels, legs, dixon, relaxation)
     facts = [ordered.facts, *(step.facts for part in steps for step in part.values())]
     if relative:
         gathered = graph.step(
@@ -291,6 +291,9 @@ def fit_diffusion(graph: Graph, cfg: MuscleSettings, sites: Sites, station: Stat
         FitDiffusion(
             metadata=sites.metadata_of(station),
             most_scale_difference=cfg.most_scale_difference,
+            most_motion_mm=cfg.most_motion_mm,
+            fat_most_adc=cfg.fat_most_adc,
+            most_unsuppressed=cfg.most_unsuppressed,
             title=station.title,
         ),
         images=list(station.files),
@@ -300,13 +303,22 @@ def fit_diffusion(graph: Graph, cfg: MuscleSettings, sites: Sites, station: Stat
     return fitted
 
 
-def reformat(graph: Graph, sites: Sites, station: Station, relative: Steps, labels: Steps) -> Step:
+def reformat(
+    graph: Graph,
+    cfg: MuscleSettings,
+    sites: Sites,
+    station: Station,
+    relative: Steps,
+    labels: Steps,
+) -> Step:
     """Reformat relative T2 signal, and labels on it, to the grid of a diffusion station."""
     moved = graph.step(
         f"reformat_{station.key}",
         Reformat(
             frame=sites.frame_of(station),
             frames=[sites.frame_of(s) for s in relative],
+            title=station.title,
+            most_motion_mm=cfg.most_motion_mm,
         ),
         target=station.files[0],
         relative=[step.relative for step in relative.values()],
