@@ -172,6 +172,8 @@ class FigureSpec:
         For the report.
     labels : tuple of str
         What the two states of a flicker figure show.
+    optional : bool
+        Whether there are scans without it, such as those of a single visit.
     """
 
     name: str
@@ -182,6 +184,7 @@ class FigureSpec:
     title: str = ""
     caption: str = ""
     labels: tuple[str, ...] = ("before", "after")
+    optional: bool = False
 
     def __post_init__(self) -> None:
         """Raise where a state has no label."""

@@ -434,7 +434,7 @@ def _scan_echoes(
     elif own.dixon == "phases":
         phases = (np.abs(parts["water"] - parts["fat"]), parts["water"] + parts["fat"])
         for number, (echo_s, values) in enumerate(zip(_PHASES_S, phases, strict=True), start=1):
-            sidecar = {"EchoTime": echo_s, "MagneticFieldStrength": 3}
+            sidecar: dict[str, object] = {"EchoTime": echo_s, "MagneticFieldStrength": 3}
             images.append((f"acq-legs_echo-{number}_chunk-{chunk}_MEGRE", values, sidecar))
     times = _look_up(body, seen, {AIR: 1.0, **_T2_MS}, "t2_ms") if own.n_echoes else None
     for number in range(1, own.n_echoes + 1):

@@ -771,6 +771,16 @@ def _draw_plane(
         axes.set(xlim=view[0], ylim=view[1])
 
 
+# parts of the body behind the chart, from head to feet: distance from the midline, height,
+# width, height, and turn in degrees, in shares of the body's height
+_SILHOUETTE = (
+    (0.0, 0.925, 0.105, 0.14, 0.0), (0.0, 0.85, 0.07, 0.08, 0.0), (0.0, 0.68, 0.25, 0.36, 0.0),
+    (0.0, 0.5, 0.25, 0.16, 0.0), (0.145, 0.72, 0.085, 0.24, 6.0), (0.162, 0.57, 0.07, 0.2, 3.0),
+    (0.172, 0.455, 0.07, 0.1, 0.0), (0.066, 0.37, 0.12, 0.28, 0.0), (0.066, 0.17, 0.09, 0.22, 0.0),
+    (0.07, 0.055, 0.075, 0.05, 0.0),
+)  # fmt: skip
+
+
 def draw_body_chart(
     panels: Sequence[tuple[str, Mapping[tuple[str, str], float]]],
     places: Mapping[str, Sequence[float]],
@@ -799,6 +809,7 @@ def draw_body_chart(
     """
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
+    from matplotlib.collections import PatchCollection
     from matplotlib.colors import Normalize
     from matplotlib.patches import Ellipse
 
@@ -807,6 +818,17 @@ def draw_body_chart(
         for number, (label, values) in enumerate(panels):
             left = 0.02 + 0.48 * number
             axes = figure.add_axes((left, 0.05, 0.36, 0.93))
+            axes.add_collection(
+                PatchCollection(
+                    [
+                        Ellipse((sign * x, y), wide, high, angle=sign * turn)
+                        for x, y, wide, high, turn in _SILHOUETTE
+                        for sign in ((1,) if x == 0 else (-1, 1))
+                    ],
+                    facecolor="#eef1f4",
+                    edgecolor="none",
+                )
+            )
             known = [v for v in values.values() if np.isfinite(v)]
             scale = Normalize(min(known, default=0.0), max(known, default=1.0) or 1.0)
             for region, (away, height, width, tall) in places.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MEASURE = "relative_t2"
+# share of the 99th percentile from which a voxel is body
+_BODY_SHARE = 0.12
 
 
 def draw_muscles(table: pd.DataFrame) -> Figure:
@@ -82,7 +84,10 @@ def draw_chart(table: pd.DataFrame) -> Figure:
         Muscles of Jenkins 2020; grey where there is no value.
     """
     panels = []
-    for measure, label in ((_MEASURE, "relative T2 signal"), ("fat_fraction", "fat fraction")):
+    fat = ("fat_fraction", "fat fraction by signal")
+    if (table["measure"] == "dixon_fat_fraction").any():
+        fat = ("dixon_fat_fraction", "fat fraction (Dixon)")
+    for measure, label in ((_MEASURE, "relative T2 signal"), fat):
         own = table[table["measure"] == measure]
         values = {
             (str(r), str(s)): float(v)
@@ -149,17 +154,64 @@ def draw_overview(images: Sequence[str], titles: Sequence[str], labels: Sequence
     for image, title, label in zip(images, titles, labels, strict=True):
         data, affine = _read(image)
         edges = voxel_edges_mm(affine)
-        # through the middle of the body in this station, from front to back
-        weight = data.sum(axis=(0, 2))
-        at = int(np.round(np.average(np.arange(len(weight)), weights=weight)))
+        marked = canonical(Path(label))[0] if label else np.zeros(data.shape)
+        if marked.any():
+            at = int(np.argmax((marked > 0).sum(axis=(0, 2))))
+        else:
+            # through the middle of the body in this station, from front to back
+            weight = data.sum(axis=(0, 2)) + np.finfo(np.float32).tiny
+            at = int(np.round(np.average(np.arange(len(weight)), weights=weight)))
         extent = _extent(affine, data.shape, 0, 2, edges)
-        outline = canonical(Path(label))[0][:, at].T if label else None
-        panels.append((data[:, at].T, extent, outline, title))
+        panels.append((data[:, at].T, extent, marked[:, at].T, title))
     return draw_planes(panels, is_stitched=True)
 
 
-def draw_slices(images: Sequence[str], titles: Sequence[str], labels: Sequence[str]) -> Figure:
-    """Axial slices through the middle of the labels of stations.
+# of a muscle's largest area that a slice must show of it, and panels of the figure
+_LEAST_SHOWN, _MOST_PANELS = 0.5, 24
+_MOST_NAMES = 3
+
+
+def covering_slices(labels: np.ndarray[Any, Any]) -> list[tuple[int, tuple[int, ...]]]:
+    """Slices that show every label well, as few as a greedy choice finds.
+
+    Parameters
+    ----------
+    labels : (X, Y, Z) array of int
+        Labels; slices are along the last axis.
+
+    Returns
+    -------
+    list of (slice, labels)
+        From the lowest; of each, the labels that it was chosen for.
+
+    Examples
+    --------
+    >>> labels = np.zeros((4, 4, 3), int)
+    >>> labels[:2, :, :2], labels[2:, :, 1:] = 1, 2
+    >>> covering_slices(labels)
+    [(1, (1, 2))]
+    """
+    numbers = [int(n) for n in np.unique(labels) if n > 0]
+    areas = np.array([(labels == n).sum(axis=(0, 1)) for n in numbers]).reshape(len(numbers), -1)
+    is_shown = areas >= _LEAST_SHOWN * areas.max(axis=1, keepdims=True, initial=1)
+    left, found = np.ones(len(numbers), bool), []
+    while left.any():
+        # of slices that show as many, the one with the most of them
+        score = is_shown[left].sum(axis=0) + areas.sum(axis=0) / (areas.sum() + 1.0)
+        at = int(np.argmax(score))
+        new = is_shown[:, at] & left
+        found.append((at, tuple(n for n, is_new in zip(numbers, new, strict=True) if is_new)))
+        left &= ~new
+    return sorted(found)
+
+
+def draw_slices(
+    images: Sequence[str],
+    titles: Sequence[str],
+    labels: Sequence[str],
+    names: Mapping[int, str],
+) -> Figure:
+    """Axial slices through the labels of stations, each muscle in one of them at least.
 
     Parameters
     ----------
@@ -169,19 +221,57 @@ def draw_slices(images: Sequence[str], titles: Sequence[str], labels: Sequence[s
         Their names.
     labels : sequence of str
         Their labels.
+    names : mapping of str
+        Name of each label without its side.
 
     Returns
     -------
     figure : matplotlib.figure.Figure
-        One panel each.
+        24 panels at most.
     """
     panels = []
     for image, title, label in zip(images, titles, labels, strict=True):
         data, affine = _read(image)
         outline = canonical(Path(label))[0]
-        at = int(np.argmax((outline > 0).sum(axis=(0, 1))))
         extent = _extent(affine, data.shape, 0, 1, voxel_edges_mm(affine))
-        panels.append((data[:, :, at].T, extent, outline[:, :, at].T, title))
+        for at, own in covering_slices(outline) or [(data.shape[2] // 2, ())]:
+            height = affine[2, 2] * at + affine[2, 3]
+            told = list(dict.fromkeys(names.get(n, str(n)) for n in own))
+            more = f" and {len(told) - _MOST_NAMES} more" if len(told) > _MOST_NAMES else ""
+            name = f"{title}, {height:.0f} mm\n{', '.join(told[:_MOST_NAMES])}{more}"
+            panels.append((data[:, :, at].T, extent, outline[:, :, at].T, name))
+    return draw_planes(panels[:_MOST_PANELS], is_stitched=False)
+
+
+def draw_visits(images: Sequence[str], names: Sequence[str]) -> Figure:
+    """Coronal slices through the right leg of a station at two visits.
+
+    Parameters
+    ----------
+    images : sequence of str
+        The station at the first visit and at a later one.
+    names : sequence of str
+        Of the visits.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        One panel each; of a station without legs its right half.
+    """
+    panels = []
+    for image, name in zip(images, names, strict=True):
+        data, affine = _read(image)
+        body = data > _BODY_SHARE * np.percentile(data, 99)
+        columns = body.sum(axis=(1, 2)) + np.finfo(np.float32).tiny
+        middle = int(np.round(np.average(np.arange(len(columns)), weights=columns)))
+        # x grows to the right
+        right = data[middle:]
+        depths = body[middle:].sum(axis=(0, 2)) + np.finfo(np.float32).tiny
+        at = int(np.round(np.average(np.arange(len(depths)), weights=depths)))
+        moved = affine.copy()
+        moved[0, 3] += affine[0, 0] * middle
+        extent = _extent(moved, right.shape, 0, 2, voxel_edges_mm(affine))
+        panels.append((right[:, at].T, extent, None, name))
     return draw_planes(panels, is_stitched=False)
 
 

@@ -340,6 +340,7 @@ class SegmentLegsOutputSpec(NodeOutputSpec):
     fat = File(exists=True, desc="fat fraction for the measurement, NaN outside the legs")
     fraction = File(exists=True, desc="fat fraction to be kept, 0 outside the legs")
     reference = File(exists=True, desc="signal of fat for the sidecar, JSON")
+    protocol = File(exists=True, desc="whether there is a fat fraction, JSON")
     facts = File(exists=True, desc="findings, JSON")
 
 
@@ -369,12 +370,14 @@ class SegmentLegs(AlsInterface):
         table = label_rows(found.labels, read_vocabulary(None))
         facts = {"warnings": list(found.warnings)}
         reference = self.file(runtime, "reference.json")
+        protocol = {"has_fat": not found.refusal}
         return self.give(
             runtime,
             {
                 **files,
                 "table": write_table(table, self.file(runtime, "labels.tsv")),
                 "reference": write_facts(reference, compartments.facts_of_fat(found)),
+                "protocol": write_facts(self.file(runtime, "protocol.json"), protocol),
                 "facts": write_facts(self.file(runtime, "facts.json"), facts),
             },
         )
@@ -430,7 +433,7 @@ class MapDixon(AlsInterface):
         write_image(found.fat, affine, files["fat"])
         write_image(np.nan_to_num(found.fat), affine, files["fraction"])
         facts = {"warnings": list(found.warnings), "notes": list(found.notes)}
-        texts = {
+        texts: dict[str, dict[str, Any]] = {
             "protocol": {"is_ambiguous": found.is_ambiguous},
             "reference": echoes.facts_of_dixon(pair, found),
             "facts": facts,
@@ -777,10 +780,16 @@ class DrawOverview(AlsInterface):
         return self.give(runtime, {"figure": figure})
 
 
-class DrawSlices(AlsInterface):
-    """Draw an axial slice through the labels of each station."""
+class DrawSlicesInputSpec(DrawStationsInputSpec):
+    """Inputs of :class:`DrawSlices`."""
 
-    input_spec = DrawStationsInputSpec
+    region_list = traits.Str(mandatory=True, desc="the user's own list; empty for ours")
+
+
+class DrawSlices(AlsInterface):
+    """Draw axial slices through the labels of each station."""
+
+    input_spec = DrawSlicesInputSpec
     output_spec = FigureOutputSpec
     memory_gb = 0.5
     memory_per_series = 15.0
@@ -788,9 +797,35 @@ class DrawSlices(AlsInterface):
     def _run_interface(self, runtime: Any) -> Any:
         from bids_alsmri.reports.figures import save_figure
 
+        # compartments are ours, whatever list the user gives
+        lists = [read_vocabulary(None), read_vocabulary(optional_path(self.inputs.region_list))]
+        names = {r.index: r.name for known in lists for r in known.regions}
         figure = self.file(runtime, "labels.svg")
-        save_figure(
-            drawing.draw_slices(self.inputs.images, self.inputs.titles, self.inputs.labels),
-            figure,
+        drawn = drawing.draw_slices(
+            self.inputs.images, self.inputs.titles, self.inputs.labels, names
         )
+        save_figure(drawn, figure)
+        return self.give(runtime, {"figure": figure})
+
+
+class DrawVisitsInputSpec(NodeInputSpec):
+    """Inputs of :class:`DrawVisits`."""
+
+    images = InputMultiObject(File(exists=True), mandatory=True, desc="first visit and this")
+    names = traits.List(traits.Str(), mandatory=True, desc="of the visits")
+
+
+class DrawVisits(AlsInterface):
+    """Draw the same leg at the first visit and at this."""
+
+    input_spec = DrawVisitsInputSpec
+    output_spec = FigureOutputSpec
+    memory_gb = 0.5
+    memory_per_series = 15.0
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from bids_alsmri.reports.figures import save_figure
+
+        figure = self.file(runtime, "visits.svg")
+        save_figure(drawing.draw_visits(self.inputs.images, self.inputs.names), figure)
         return self.give(runtime, {"figure": figure})

@@ -74,7 +74,7 @@ def measured_stations(
                 noise=None if noise is None else Noise(**noise),
                 fat_shift=None if shift is None else (int(shift[0]), float(shift[1])),
                 fat_least=fat_least,
-                fat=_fat(inputs.fat[number]),
+                fat=_fat(inputs.fat[number]) if protocol.get("has_fat", True) else None,
                 is_dixon="is_ambiguous" in protocol,
                 grading=None if protocol.get("is_ambiguous") else grading,
                 t2_s=_values(inputs.t2[number], 3),

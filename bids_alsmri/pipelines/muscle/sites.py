@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bids_alsmri.bids.query import Scan, parse_name
 from bids_alsmri.bids.stations import BESIDE_OTHERS, Station, drawn_key
+from bids_alsmri.numerics.stations import extent_of
 from bids_alsmri.pipelines.muscle.contrast import doubt_of_fat, part_of_dixon
 
 DRAWN, CARRIED = "drawn", "drawn on the T2w, carried to the diffusion series"
@@ -139,6 +143,33 @@ class Sites:
                 return [s for s in own if self.frame_of(s) == frame]
         return []
 
+    def lowest(self) -> Station | None:
+        """Station of the overview that lies lowest by the header of its image."""
+        import nibabel as nib
+
+        def height(station: Station) -> float:
+            image = nib.Nifti1Image.from_filename(self.image_of(station))
+            return float(extent_of(np.asarray(image.affine), image.shape).centre_mm[2])
+
+        return min(self.shown(), key=height, default=None)
+
+    def first_visit(self, station: Station) -> tuple[str, Path] | None:
+        """Session and image of a station at the first visit; None where this is the first."""
+        path, own = self.image_of(station), self.scan.session
+        if own is None:
+            return None
+        # sub-01/ses-m12/anat/sub-01_ses-m12_T2w.nii.gz
+        folders = path.parents[2].glob("ses-*")
+        names = sorted((f.name.removeprefix("ses-") for f in folders), key=_by_number)
+        for session in names:
+            name = path.name.replace(f"_ses-{own}_", f"_ses-{session}_")
+            found = path.parents[2] / f"ses-{session}" / path.parent.name / name
+            if session == own:
+                return None
+            if found.is_file():
+                return session, found
+        return None
+
     def shows_legs(self, station: Station) -> bool:
         """Whether compartments of legs can be looked for: a T1w of the legs."""
         return station.acquisition == "legs" and (station.suffix == "T1w" or self.is_dixon(station))
@@ -192,6 +223,12 @@ class Sites:
             for source, own in by_source.items()
             if station in own
         }
+
+
+def _by_number(label: str) -> list[tuple[int, str]]:
+    """Labels in the order that people expect: m4 before m12."""
+    parts = re.findall(r"\d+|\D+", label)
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
 def with_partners(stations: Sequence[Station]) -> tuple[Station, ...]:

@@ -13,6 +13,7 @@ from bids_alsmri.pipelines.muscle.interfaces import (
     DivideByBone,
     DrawOverview,
     DrawSlices,
+    DrawVisits,
     FitDiffusion,
     FuseAtlases,
     GatherReferences,
@@ -76,7 +77,6 @@ def fit(graph: Graph, scan: Scan, cfg: MuscleSettings) -> None:
             "relative": {**relative, **moved},
             "diffusion": diffusion,
             "fat": {**legs, **dixon},
-            "dixon": dixon,
             "relaxation": relaxation,
         }
         measured = measure(graph, cfg, sites, sources, files, signal)
@@ -89,7 +89,8 @@ def fit(graph: Graph, scan: Scan, cfg: MuscleSettings) -> None:
         "quality", QualityTable(definitions=str(PIPELINE.folder / "quality.json")), facts=facts
     )
     graph.save("quality", quality.table, facts=quality.facts)
-    draw(graph, sites, stations, {**labels, **found})
+    draw(graph, cfg, sites, {**labels, **found})
+    draw_visits(graph, sites)
 
 
 def apply(graph: Graph, scan: Scan, cfg: MuscleSettings) -> None:
@@ -345,7 +346,7 @@ def measure(
     """Measure the muscles of all labelled stations."""
     own = list(sources)
     relative, diffusion, fat = (signal[name] for name in ("relative", "diffusion", "fat"))
-    relaxation, protocols = signal["relaxation"], {**diffusion, **signal["dixon"]}
+    relaxation, protocols = signal["relaxation"], {**diffusion, **fat}
     return graph.step(
         "measure",
         MeasureMuscles(
@@ -399,7 +400,20 @@ def compare(
     graph.figure("raters", compared.figure)
 
 
-def draw(graph: Graph, sites: Sites, stations: tuple[Station, ...], labels: Steps) -> None:
+def draw_visits(graph: Graph, sites: Sites) -> None:
+    """Draw a leg at the first visit and at this, where there was an earlier one."""
+    station = sites.lowest()
+    first = None if station is None else sites.first_visit(station)
+    if station is None or first is None:
+        return
+    names = [f"ses-{session}: {station.title}" for session in (first[0], sites.scan.session)]
+    drawn = graph.step(
+        "draw_visits", DrawVisits(names=names), images=[first[1], sites.image_of(station)]
+    )
+    graph.figure("visits", drawn.figure)
+
+
+def draw(graph: Graph, cfg: MuscleSettings, sites: Sites, labels: Steps) -> None:
     """Draw the stations at their places, and slices with the labels."""
     shown = sites.shown()
     overview = graph.step(
@@ -409,11 +423,11 @@ def draw(graph: Graph, sites: Sites, stations: tuple[Station, ...], labels: Step
         labels=[labels[s].labels if s in labels else "" for s in shown],
     )
     graph.figure("overview", overview.figure)
-    labelled = [s for s in stations if s in labels]
+    labelled = [s for s in sites.stations if s in labels]
     if labelled:
         slices = graph.step(
             "draw_slices",
-            DrawSlices(titles=[s.title for s in labelled]),
+            DrawSlices(titles=[s.title for s in labelled], region_list=own_list(cfg)),
             images=[sites.image_of(s) for s in labelled],
             labels=[labels[s].labels for s in labelled],
         )
