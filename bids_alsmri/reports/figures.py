@@ -740,14 +740,15 @@ def _separate_axes(panels: _Panels) -> tuple[Figure, list[Axes]]:
     n_columns = min(3, len(panels))
     n_rows = -(-len(panels) // n_columns)
     shapes = [(p[1][3] - p[1][2]) / (p[1][1] - p[1][0]) for p in panels]
-    row_in = 0.3 + min(3.5, max(shapes) * WIDTH_IN / n_columns)
+    head_in = 0.2 + 0.15 * max(panel[3].count("\n") + 1 for panel in panels)
+    row_in = head_in + min(3.5, max(shapes) * WIDTH_IN / n_columns)
     height_in = row_in * n_rows + 0.4
     figure = plain_figure(height_in=height_in)
     all_axes = []
     for number in range(len(panels)):
         row, column = divmod(number, n_columns)
         bottom = (height_in - (row + 1) * row_in) / height_in
-        box = (column / n_columns, bottom, 0.98 / n_columns, (row_in - 0.3) / height_in)
+        box = (column / n_columns, bottom, 0.98 / n_columns, (row_in - head_in) / height_in)
         axes = figure.add_axes(box)
         axes.axis("off")
         all_axes.append(axes)

@@ -16,13 +16,13 @@ from bids_alsmri.errors import DataError
 from bids_alsmri.interfaces.base import ImageData
 from bids_alsmri.numerics.fatty_replacement import GradeBounds
 from bids_alsmri.numerics.noise import Noise
-from bids_alsmri.pipelines.muscle import doubts, echoes, measures, sessions, steps
+from bids_alsmri.pipelines.muscle import doubts, drawing, echoes, measures, sessions, steps
 from bids_alsmri.pipelines.muscle.cohort import MUSCLES, REGIONS, composite_tables
 from bids_alsmri.pipelines.muscle.compartments import refuse_fat, segment_legs
 from bids_alsmri.pipelines.muscle.contrast import doubt_of_fat
 from bids_alsmri.pipelines.muscle.labels import read_labels
 from bids_alsmri.pipelines.muscle.measures import Measured
-from bids_alsmri.pipelines.muscle.sites import with_partners
+from bids_alsmri.pipelines.muscle.sites import Sites, with_partners
 from bids_alsmri.pipelines.muscle.vocabulary import PROGRAMS, map_labels, read_vocabulary
 
 OURS = read_vocabulary(None)
@@ -817,3 +817,63 @@ def test_asymmetry_is_right_less_left_over_their_mean():
     labels[3:8, 3:7, 6:10] = 0  # the left is half as large
     table, _ = sessions.measure_session([station(labels)], OURS, **RULES)
     assert_allclose(value_of(table, "asymmetry", side="n/a")["value"], 100 * (2 - 1) / 1.5)
+
+
+# ---- figures and visits
+
+
+def test_slices_show_every_muscle_at_half_of_its_area_or_more():
+    rng = np.random.default_rng(5)
+    labels = np.zeros((30, 30, 20), int)
+    for number in range(1, 8):
+        x, z = rng.integers(0, 24, 1)[0], rng.integers(0, 15, 1)[0]
+        labels[x : x + 6, 4 * number - 4 : 4 * number, z : z + 5] = number
+    found = drawing.covering_slices(labels)
+    for at, numbers in found:
+        for number in numbers:
+            areas = (labels == number).sum(axis=(0, 1))
+            assert areas[at] >= areas.max() / 2
+    assert sorted(n for _, own in found for n in own) == list(range(1, 8))
+    assert len(found) < 7
+    assert drawing.covering_slices(np.zeros((3, 3, 3), int)) == []
+
+
+@pytest.mark.parametrize(
+    ("session", "first"), [("m04", None), ("m12", "m04"), ("m100", "m04"), (None, None)]
+)
+def test_first_visit_is_that_of_the_lowest_number_with_the_station(tmp_path, session, first):
+    for name in ("m00", "m04", "m12", "m100"):
+        folder = tmp_path / "sub-01" / f"ses-{name}" / "anat"
+        folder.mkdir(parents=True)
+        if name != "m00":
+            (folder / f"sub-01_ses-{name}_acq-wholebody_chunk-1_T2w.nii.gz").touch()
+    own = tmp_path / "sub-01" / f"ses-{session}" / "anat"
+    path = own / f"sub-01_ses-{session}_acq-wholebody_chunk-1_T2w.nii.gz"
+    scan = Scan("muscle", "01", session, {}, {"stations": (path,)}, {})
+    (station_,) = list_stations(scan, "stations")
+    found = Sites(scan, (station_,)).first_visit(station_)
+    assert (found[0] if found else None) == first
+    if found:
+        assert found[1].is_file()
+
+
+def test_echoes_beside_an_image_of_their_name_leave_it_its_labels():
+    stations = stations_named(
+        "acq-legs_chunk-1_T1w", "acq-legs_echo-1_chunk-1_MESE", "acq-legs_echo-2_chunk-1_MESE",
+        "acq-legs_chunk-2_MESE",
+    )  # fmt: skip
+    sites = Sites(Scan("muscle", "01", None, {}, {}, {}), stations)
+    assert {s.title for s in sites.owners} == {"acq-legs_chunk-1 T1w", "acq-legs_chunk-2 MESE"}
+    keys = {sites.key_of(s) for s in stations}
+    assert len(keys) == 3
+    with pytest.raises(DataError, match="two contrasts under one name"):
+        stations_named("acq-legs_chunk-1_T1w", "acq-legs_chunk-1_T2w")
+
+
+def test_longest_echo_of_a_t2w_stands_for_it():
+    names = [f"acq-legs_echo-{n}_T2w" for n in (1, 2)]
+    (own,) = stations_named(*names)
+    times = {path: {"EchoTime": t} for path, t in zip(own.files, (0.08, 0.015), strict=True)}
+    sites = Sites(Scan("muscle", "01", None, {}, {}, times), (own,))
+    assert sites.image_of(own).name == "sub-01_acq-legs_echo-1_T2w.nii.gz"
+    assert sites.has_echoes(own)

@@ -265,7 +265,8 @@ def draw_visits(images: Sequence[str], names: Sequence[str]) -> Figure:
         columns = body.sum(axis=(1, 2)) + np.finfo(np.float32).tiny
         middle = int(np.round(np.average(np.arange(len(columns)), weights=columns)))
         # x grows to the right
-        right = data[middle:]
+        filled = np.flatnonzero(body[middle:].any(axis=(1, 2)))
+        right = data[middle : middle + int(filled.max(initial=0)) + 3]
         depths = body[middle:].sum(axis=(0, 2)) + np.finfo(np.float32).tiny
         at = int(np.round(np.average(np.arange(len(depths)), weights=depths)))
         moved = affine.copy()
