@@ -20,12 +20,12 @@ from bids_alsmri.interfaces.label_fusion import (
 )
 from bids_alsmri.interfaces.registration import Stage
 from bids_alsmri.pipelines.muscle.labels import read_labels
-from bids_alsmri.pipelines.muscle.steps import Facts, body_of
+from bids_alsmri.pipelines.muscle.steps import Array, Facts, body_of, field_of
 from bids_alsmri.pipelines.muscle.vocabulary import Vocabulary
 
 # of registrations: histogram, steps, end of a level, smoothing of the nonlinear update; as in
 # antsRegistrationSyN.sh of ANTs
-_BINS, _LINEAR_STEP, _SYN_STEP = 32, 0.1, 0.2
+_BINS, _LINEAR_SAMPLING, _LINEAR_STEP, _SYN_STEP = 32, 0.25, 0.1, 0.2
 _CONVERGENCE, _WINDOW = 1e-6, 10
 _UPDATE_SMOOTHING, _TOTAL_SMOOTHING = 3.0, 0.0
 _WINSOR = (0.5, 99.5)
@@ -54,7 +54,9 @@ class Given:
     codes: str
 
 
-def fusion_settings(parts: Mapping[str, Any], *, seed: int, n_threads: int) -> FusionSettings:
+def fusion_settings(
+    parts: Mapping[str, Any], *, seed: int, n_threads: int, n_at_once: int
+) -> FusionSettings:
     """Settings of registrations and fusion, from the input of a node.
 
     Parameters
@@ -64,7 +66,9 @@ def fusion_settings(parts: Mapping[str, Any], *, seed: int, n_threads: int) -> F
     seed : int
         Of the metric's sampling.
     n_threads : int
-        ITK threads.
+        ITK threads of each registration.
+    n_at_once : int
+        Registrations side by side.
 
     Returns
     -------
@@ -77,7 +81,10 @@ def fusion_settings(parts: Mapping[str, Any], *, seed: int, n_threads: int) -> F
     ends = (_CONVERGENCE, _WINDOW)
     return FusionSettings(
         stages=(
-            Stage("affine", "mi", _BINS, 1.0, _LINEAR_STEP, linear, shrink, smoothing, *ends),
+            Stage(
+                "affine", "mi", _BINS, _LINEAR_SAMPLING, _LINEAR_STEP, linear, shrink, smoothing,
+                *ends,
+            ),
             Stage(
                 "syn", "cc", parts["metric_radius"], 1.0, _SYN_STEP, syn, shrink, smoothing, *ends,
                 _UPDATE_SMOOTHING, _TOTAL_SMOOTHING,
@@ -85,11 +92,13 @@ def fusion_settings(parts: Mapping[str, Any], *, seed: int, n_threads: int) -> F
         ),
         winsor_percentiles=_WINSOR,
         margin_mm=parts["margin_mm"],
+        voxel_mm=parts["voxel_mm"],
         patch_radius=(parts["patch_radius"],) * 3,
         search_radius=(parts["search_radius"],) * 3,
         sharpness=parts["sharpness"],
         ridge=parts["ridge"],
         n_threads=n_threads,
+        n_at_once=n_at_once,
         seed=seed,
     )  # fmt: skip
 
@@ -176,9 +185,18 @@ def _told(rows: Sequence[LeftOutDice], vocabulary: Vocabulary) -> str:
     )
 
 
-def _even(image: Path, out: Path, bias: Mapping[str, Any]) -> Path:
+def _even(image: Path, out: Path, bias: Mapping[str, Any], labels: Array | None = None) -> Path:
     """Station without its receive field, clean header."""
     data = read_image(image, ndim=3)
+    if bias["method"] != "n4":
+        field: Array | float = 1.0
+        if bias["method"] == "tissues":
+            # a registration by cross-correlation does not need a field as exact as a mean does, and
+            # N4 takes as long as the registration
+            known = np.zeros(data.data.shape, np.int32) if labels is None else labels
+            field = field_of(data, known, order=bias["order"], cell_mm=bias["cell_mm"])
+        write_image(np.asarray(data.data / field, np.float32), data.affine, out)
+        return out
     clean, mask = out.with_name("clean_" + out.name), out.with_name("mask_" + out.name)
     write_image(data.data, data.affine, clean)
     write_image(body_of(data), data.affine, mask)
@@ -186,7 +204,11 @@ def _even(image: Path, out: Path, bias: Mapping[str, Any]) -> Path:
         clean,
         out,
         mask=mask,
-        **{**bias, "iterations": tuple(bias["iterations"])},
+        shrink_factor=bias["shrink_factor"],
+        iterations=tuple(bias["iterations"]),
+        convergence=bias["convergence"],
+        spline_mm=bias["spline_mm"],
+        n_threads=bias["n_threads"],
     )
 
 
@@ -198,8 +220,7 @@ def _prepared(
     bias: Mapping[str, Any],
 ) -> LabelledImage:
     image, labels = pair
-    even = _even(image, folder / f"atlas{number}.nii.gz", bias)
-    station: ImageData = read_image(even, ndim=3)
+    station: ImageData = read_image(image, ndim=3)
     table = labels.with_name(labels.name.replace(".nii.gz", ".tsv"))
     found = read_labels(
         labels,
@@ -208,6 +229,7 @@ def _prepared(
         given.vocabulary,
         codes=given.codes,
     )
+    even = _even(image, folder / f"atlas{number}.nii.gz", bias, found.labels)
     path = folder / f"atlas{number}_labels.nii.gz"
     write_image(found.labels, station.affine, path)
     return LabelledImage(image.name.split("_")[0], even, path)

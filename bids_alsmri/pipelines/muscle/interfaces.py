@@ -84,7 +84,12 @@ class PrepareStationInputSpec(NodeInputSpec):
     """Inputs of :class:`PrepareStation`."""
 
     image = File(exists=True, mandatory=True, desc="station as reconstructed")
-    method = traits.Enum("n4", "off", mandatory=True, desc="correction of the receive field")
+    labels = File(exists=True, desc="muscles and bones on its grid")
+    method = traits.Enum(
+        "tissues", "n4", "off", mandatory=True, desc="correction of the receive field"
+    )
+    order = traits.Int(mandatory=True, desc="of the polynomial, by tissues")
+    cell_mm = traits.Float(mandatory=True, desc="cubes of unlabelled tissue, mm")
     shrink_factor = traits.Int(mandatory=True, desc="down-sampling for the estimate")
     iterations = traits.List(traits.Int(), mandatory=True, desc="most iterations per level")
     convergence = traits.Float(mandatory=True, desc="change at which a level ends")
@@ -116,6 +121,14 @@ class PrepareStation(AlsInterface):
         write_image(image.data, image.affine, clean)
         if self.inputs.method == "off":
             return self.give(runtime, {"image": clean, "noise": noise})
+        if self.inputs.method == "tissues" and isdefined(self.inputs.labels):
+            labels = read_image(Path(self.inputs.labels), ndim=3).data
+            with concerning(image.path):
+                field = steps.field_of(
+                    image, labels, order=self.inputs.order, cell_mm=self.inputs.cell_mm
+                )
+            write_image(np.asarray(image.data / field, np.float32), image.affine, out)
+            return self.give(runtime, {"image": out, "noise": noise})
         mask = self.file(runtime, "body.nii.gz")
         write_image(steps.body_of(image), image.affine, mask)
         correct_bias(
@@ -263,8 +276,8 @@ class FuseAtlasesInputSpec(NodeInputSpec):
     bias = traits.Dict(mandatory=True, desc="correction of the receive field")
     leaves_one_out = traits.Bool(mandatory=True, desc="whether labelled stations are tested")
     seed = traits.Int(mandatory=True, desc="seed of the metric's sampling")
-    n_threads = traits.Int(mandatory=True, desc="ITK threads of the registrations")
-    bias_threads = traits.Int(mandatory=True, nohash=True, desc="those of the receive field")
+    registration_threads = traits.Int(mandatory=True, desc="ITK threads of each registration")
+    n_threads = traits.Int(mandatory=True, nohash=True, desc="threads of the step in all")
 
 
 class FuseAtlasesOutputSpec(NodeOutputSpec):
@@ -296,10 +309,12 @@ class FuseAtlases(AlsInterface):
             ),
             Path(runtime.cwd),
             settings=atlases.fusion_settings(
-                self.inputs.fusion, seed=self.inputs.seed, n_threads=self.inputs.n_threads
+                self.inputs.fusion,
+                seed=self.inputs.seed,
+                n_threads=self.inputs.registration_threads,
+                n_at_once=max(1, self.inputs.n_threads // self.inputs.registration_threads),
             ),
-            # the field is estimated within this process, at the number of threads that it has
-            bias={**self.inputs.bias, "n_threads": self.inputs.bias_threads},
+            bias={**self.inputs.bias, "n_threads": self.inputs.n_threads},
             leaves_one_out=self.inputs.leaves_one_out,
         )
         table = label_rows(np.asarray(read_image(labels, ndim=3).data, np.int16), vocabulary)

@@ -41,7 +41,7 @@ def fit(graph: Graph, scan: Scan, cfg: MuscleSettings) -> None:
     labels = {**drawn, **fused}
     legs = {s: segment(graph, cfg, s, labels) for s in stations if sites.shows_legs(s)}
     found = {s: step for s, step in legs.items() if s not in labels}
-    even = {s: prepare(graph, cfg, s) for s in stations if s.suffix == "T2w"}
+    even = {s: prepare(graph, cfg, s, labels) for s in stations if s.suffix == "T2w"}
     relative = {s: divide(graph, cfg, sites, s, even[s], labels, legs) for s in even}
     diffusion = {s: fit_diffusion(graph, cfg, sites, s) for s in stations if s.suffix == "dwi"}
     moved = {s: reformat(graph, sites, s, relative, labels) for s in diffusion if relative}
@@ -128,8 +128,8 @@ def fuse(graph: Graph, cfg: MuscleSettings, sites: Sites, drawn: Steps) -> Steps
                 region_list=own_list(cfg),
                 title=station.title,
                 leaves_one_out=cfg.atlas_leave_one_out,
-                n_threads=cfg.atlas_threads,
-                bias_threads=graph.n_threads,
+                registration_threads=cfg.atlas_threads,
+                n_threads=max(graph.n_threads, cfg.atlas_threads),
             ),
             image=station.files[0],
             atlas_images=[image for image, _ in atlases],
@@ -154,12 +154,14 @@ def segment(graph: Graph, cfg: MuscleSettings, station: Station, labels: Steps) 
     return found
 
 
-def prepare(graph: Graph, cfg: MuscleSettings, station: Station) -> Step:
+def prepare(graph: Graph, cfg: MuscleSettings, station: Station, labels: Steps) -> Step:
     """Take the receive field off a station."""
     return graph.step(
         f"prepare_{station.key}",
         PrepareStation(
             method=cfg.bias_correction,
+            order=cfg.bias_order,
+            cell_mm=cfg.bias_cell_mm,
             shrink_factor=cfg.bias_shrink_factor,
             iterations=list(cfg.bias_iterations),
             convergence=cfg.bias_convergence,
@@ -167,6 +169,7 @@ def prepare(graph: Graph, cfg: MuscleSettings, station: Station) -> Step:
             n_threads=graph.n_threads,
         ),
         image=station.files[0],
+        labels=labels[station].labels if station in labels else None,
     )
 
 
