@@ -104,6 +104,7 @@ def test_name_that_means_no_single_region_is_not_guessed(text):
         # docs/anatomy.md of MuscleMap; map_to_binary.py of TotalSegmentator
         ("musclemap", 7131, "left rectus femoris"),
         ("musclemap", 8142, "right gastrocnemius"),
+        ("musclemap", 6222, "right gemelli and quadratus femoris"),
         ("totalsegmentator", 81, "right gluteus maximus"),
         ("totalsegmentator", 88, "left iliopsoas"),
         ("totalsegmentator_thigh", 2, "right quadriceps"),
@@ -113,6 +114,23 @@ def test_name_that_means_no_single_region_is_not_guessed(text):
 def test_codes_of_other_programs_are_known(program, code, title):
     assert program in PROGRAMS
     assert OURS.by_code(program)[code].title == title
+
+
+def test_all_labels_that_musclemap_documents_are_known():
+    # docs/muscle-anatomy.md of MuscleMap: 99 muscles and bones
+    assert len(OURS.by_code("musclemap")) == 99
+
+
+@pytest.mark.parametrize(
+    "names",
+    # LABELS_DICT of generate_thigh_split_model.py and generate_leg_split_model.py of Dafne
+    ["VL VM VI RF SAR GRA AM SM ST BFL BFS AL", "SOL GM GL TA ELD PE"],
+)
+def test_names_of_dafne_mean_a_muscle_of_each_side(names):
+    for name in names.split():
+        sides = {OURS.find(f"{name}_{side}") for side in "LR"}
+        assert None not in sides
+        assert {region.side for region in sides if region} == {"left", "right"}
 
 
 def test_own_list_takes_the_place_of_ours(tmp_path):
