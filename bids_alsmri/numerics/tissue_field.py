@@ -113,14 +113,17 @@ def tissue_field(
     low, high = _box(body)
     powers = _powers(order)
     tables = [
-        np.polynomial.legendre.legvander(_places(np.arange(n), low[a], high[a]), order)
+        np.asarray(
+            np.polynomial.legendre.legvander(_places(np.arange(n), low[a], high[a]), order),
+            np.float64,
+        )
         for a, n in enumerate(signal.shape)
     ]
     samples = _samples(signal, body, labels, edges_mm, cell_mm, tables, powers)
     model = _start(samples)
     for turn in range(_N_ROUNDS):
         # a field that may bend at once would turn one tissue into another
-        n_terms = np.count_nonzero(powers.sum(axis=1) <= 1 + turn // _ROUNDS_PER_ORDER)
+        n_terms = int(np.count_nonzero(powers.sum(axis=1) <= 1 + turn // _ROUNDS_PER_ORDER))
         most_sd = max(_MOST_SD, _FIRST_SD - turn * _SD_STEP)
         model = _improved(samples, model, most_sd, n_terms)
     cube = np.zeros((order + 1,) * 3)

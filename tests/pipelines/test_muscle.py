@@ -518,7 +518,7 @@ def test_grade_is_that_of_the_fatty_share(share, grade):
     labels[:10] = LEFT
     fat = np.zeros(labels.shape)
     n = round(share * (labels == LEFT).sum())
-    fat.ravel()[np.flatnonzero(labels == LEFT)[:n]] = 0.9
+    fat.ravel()[np.flatnonzero(labels == LEFT)[:n]] = 1.0
     grading = measures.Grading(0.5, GradeBounds(0.01, 0.1, 0.5))
     table, _ = sessions.measure_session([station(labels, fat=fat, grading=grading)], OURS, **RULES)
     assert value_of(table, "mercuri")["value"] == grade

@@ -269,27 +269,28 @@ class MuscleSettings(SettingsModel):
         "compartments and fat of legs are found.",
     )
     fat_threshold: float = setting(
-        0.5,
+        0.2,
         unit="1",
         gt=0,
         le=1,
-        source="half of the signal between muscle and fat",
-        help="Fat fraction from which a voxel is fatty.",
+        source="tests/numerics/test_mercuri_voxels.py",
+        help="Fat fraction of a voxel from which its fat counts for the fatty share of a muscle: "
+        "above what noise reaches.",
     )
     mercuri_traces: float = setting(
-        0.006,
+        0.02,
         unit="1",
         ge=0,
         le=0.4,
-        source="tests/numerics/test_fatty_replacement.py",
+        source="tests/numerics/test_mercuri_voxels.py",
         help="Fatty share of a muscle's area above which its grade after Mercuri is 1.",
     )
     mercuri_patches: float = setting(
-        0.13,
+        0.115,
         unit="1",
         gt=0,
         le=0.45,
-        source="tests/numerics/test_fatty_replacement.py",
+        source="tests/numerics/test_mercuri_voxels.py",
         help="Fatty share of a muscle's area from which its grade is 2.",
     )
     mercuri_confluent: float = setting(
