@@ -19,6 +19,7 @@ _FEWEST_SAMPLES = 200
 _BODY_SHARE = 0.08  # of the 99th percentile, from which a voxel counts as body and not air
 _N_ROUNDS = 30
 _PURE_RANGE = 0.3  # of log signal over a voxel and its six neighbours; more is two tissues in one
+_RIDGE_STEP = 0.05
 _FIRST_SD, _LEAST_SD, _MOST_SD = 0.3, 0.03, 0.12  # of log signal in one tissue
 _SD_STEP = 0.03  # by which the widest that is allowed narrows from round to round
 _OUTLIER_SHARES = (0.02, 0.4)
@@ -90,8 +91,9 @@ def tissue_field(
     region r: what muscles differ by is their own and no part of the field. Expectation and
     maximisation take turns (Wells et al. 1996, doi:10.1109/42.511747), with a flat class for
     bone, vessels and air. Voxels that differ from their neighbours hold two tissues and do not
-    count. N4 (Tustison et al. 2010) sharpens one histogram of all tissues, and takes muscles that
-    differ for part of the field.
+    count, except those as bright as the brightest of them, as thin fat under the skin is. N4
+    (Tustison et al. 2010) sharpens one histogram of all tissues, and takes muscles that differ
+    for part of the field.
 
     Examples
     --------
@@ -171,16 +173,20 @@ def _samples(
 ) -> _Samples:
     logs = np.log(np.maximum(signal, np.finfo(np.float32).tiny))
     cross = ndimage.generate_binary_structure(3, 1)
-    span = ndimage.maximum_filter(logs, footprint=cross) - ndimage.minimum_filter(
-        logs, footprint=cross
-    )
-    voxels = np.argwhere(body & (span < _PURE_RANGE))
-    if len(voxels) < _FEWEST_SAMPLES:
+    brightest = ndimage.maximum_filter(logs, footprint=cross)
+    span = brightest - ndimage.minimum_filter(logs, footprint=cross)
+    # fat under the skin may be as thin as a voxel: what is as bright as its brightest neighbour
+    # holds no other tissue either
+    is_ridge = (logs > brightest - _RIDGE_STEP) & (labels == 0)
+    is_pure = body & (span < _PURE_RANGE)
+    n_pure = int(np.count_nonzero(is_pure))
+    if n_pure < _FEWEST_SAMPLES:
         raise NumericsError(
-            f"image has {len(voxels)} voxels of one tissue, as bright as their neighbours; the "
+            f"image has {n_pure} voxels of one tissue, as bright as their neighbours; the "
             f"receive field is told by {_FEWEST_SAMPLES} or more: its noise is too high, or its "
             "voxels are too coarse"
         )
+    voxels = np.argwhere(is_pure | (body & is_ridge))
     voxels = voxels[:: max(1, len(voxels) // _MOST_SAMPLES)]
     label = labels[tuple(voxels.T)].astype(np.int64)
     cells = np.ravel_multi_index(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from bids_alsmri.interfaces.anatomy import correct_bias
 from bids_alsmri.interfaces.base import ImageData, read_image, write_image
@@ -22,6 +23,10 @@ from bids_alsmri.interfaces.registration import Stage
 from bids_alsmri.pipelines.muscle.labels import read_labels
 from bids_alsmri.pipelines.muscle.steps import Array, Facts, body_of, field_of
 from bids_alsmri.pipelines.muscle.vocabulary import Vocabulary
+from bids_alsmri.reports.figures import draw_regions
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # of registrations: histogram, steps, end of a level, smoothing of the nonlinear update; as in
 # antsRegistrationSyN.sh of ANTs
@@ -29,7 +34,8 @@ _BINS, _LINEAR_SAMPLING, _LINEAR_STEP, _SYN_STEP = 32, 0.25, 0.1, 0.2
 _CONVERGENCE, _WINDOW = 1e-6, 10
 _UPDATE_SMOOTHING, _TOTAL_SMOOTHING = 3.0, 0.0
 _WINSOR = (0.5, 99.5)
-_FEWEST_TO_LEAVE_OUT = 3
+FEWEST_TO_LEAVE_OUT = 3
+LEFT_OUT_COLUMNS = ("station", "region", "side", "atlas", "dice", "n")
 # a share of contested voxels above it means that the stations are unlike
 _MOST_CONTESTED = 0.5
 
@@ -112,7 +118,7 @@ def label_station(
     settings: FusionSettings,
     bias: Mapping[str, Any],
     leaves_one_out: bool,
-) -> tuple[Path, Facts]:
+) -> tuple[Path, Facts, pd.DataFrame]:
     """Labels of a station by multi-atlas segmentation.
 
     Parameters
@@ -138,6 +144,9 @@ def label_station(
         On the grid of the station.
     facts : dict
         Warnings and notes.
+    left_out : DataFrame
+        station, region, side, atlas, dice and n, where labelled stations were labelled from each
+        other; empty otherwise.
     """
     target = _even(image, folder / "target.nii.gz", bias)
     mask = folder / "body.nii.gz"
@@ -163,10 +172,39 @@ def label_station(
             f"{title}: the labelled stations differ on {share:.0f} % of what they label; look at "
             "the outlines before you trust its muscles"
         )
-    if leaves_one_out and len(labelled) >= _FEWEST_TO_LEAVE_OUT:
+    left_out = pd.DataFrame([], columns=list(LEFT_OUT_COLUMNS))
+    if leaves_one_out:
         rows = leave_one_out(labelled, folder / "left_out", settings=settings)
         facts["notes"].append(f"{title}: {_told(rows, given.vocabulary)}")
-    return fused.labels, facts
+        left_out = left_out_table(rows, given.vocabulary, title)
+    return fused.labels, facts, left_out
+
+
+def left_out_table(rows: Sequence[LeftOutDice], vocabulary: Vocabulary, title: str) -> pd.DataFrame:
+    """Overlap of each labelled station with what the others make of it, as a table.
+
+    Parameters
+    ----------
+    rows : sequence of LeftOutDice
+        One for each atlas and label.
+    vocabulary : Vocabulary
+        What labels mean.
+    title : str
+        Name of the station.
+
+    Returns
+    -------
+    DataFrame
+        station, region, side, atlas, dice and n (voxels drawn).
+    """
+    by_index = vocabulary.by_index
+    table = []
+    for row in rows:
+        region = by_index.get(row.label)
+        name = str(row.label) if region is None else region.name
+        side = "n/a" if region is None or region.side == "midline" else region.side
+        table.append((title, name, side, row.atlas, row.dice, row.n_voxels))
+    return pd.DataFrame(table, columns=list(LEFT_OUT_COLUMNS))
 
 
 def _told(rows: Sequence[LeftOutDice], vocabulary: Vocabulary) -> str:
@@ -233,3 +271,21 @@ def _prepared(
     path = folder / f"atlas{number}_labels.nii.gz"
     write_image(found.labels, station.affine, path)
     return LabelledImage(image.name.split("_")[0], even, path)
+
+
+def draw_left_out(table: pd.DataFrame) -> Figure:
+    """Overlap of labelled stations with what the others make of them, for each muscle.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As `left_out_table` makes it, of one station or several.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        Mean and standard deviation over the labelled stations.
+    """
+    found = table.groupby(["region", "side"], sort=False)["dice"].agg(["mean", "std", "size"])
+    shown = found.reset_index().rename(columns={"std": "sd", "size": "n"}).assign(map="dice")
+    return draw_regions(shown, measures={"dice": "Dice coefficient"}, xlabel="Dice coefficient")

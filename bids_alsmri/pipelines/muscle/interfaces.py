@@ -21,6 +21,7 @@ from bids_alsmri.interfaces.node import (
     NodeOutputSpec,
     write_facts,
 )
+from bids_alsmri.interfaces.registration import write_linear
 from bids_alsmri.numerics.apparent_diffusion import fit_adc
 from bids_alsmri.pipelines.muscle import atlases, compartments, drawing, measures, sessions, steps
 from bids_alsmri.pipelines.muscle.labels import label_rows, read_labels
@@ -285,6 +286,7 @@ class FuseAtlasesOutputSpec(NodeOutputSpec):
 
     labels = File(exists=True, desc="numbers of the list of regions")
     table = File(exists=True, desc="numbers and names, TSV")
+    left_out = File(exists=True, desc="overlap of labelled stations with what others make, TSV")
     facts = File(exists=True, desc="findings, JSON")
 
 
@@ -298,7 +300,7 @@ class FuseAtlases(AlsInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         vocabulary = read_vocabulary(optional_path(self.inputs.region_list))
-        labels, facts = atlases.label_station(
+        labels, facts, left_out = atlases.label_station(
             Path(self.inputs.image),
             self.inputs.title,
             atlases.Given(
@@ -323,9 +325,32 @@ class FuseAtlases(AlsInterface):
             {
                 "labels": labels,
                 "table": write_table(table, self.file(runtime, "labels.tsv")),
+                "left_out": write_table(left_out, self.file(runtime, "left_out.tsv")),
                 "facts": write_facts(self.file(runtime, "facts.json"), facts),
             },
         )
+
+
+class DrawLeftOutInputSpec(NodeInputSpec):
+    """Inputs of :class:`DrawLeftOut`."""
+
+    tables = InputMultiObject(File(exists=True), mandatory=True, desc="overlaps, TSV")
+
+
+class DrawLeftOut(AlsInterface):
+    """Draw how well labelled stations are labelled from each other."""
+
+    input_spec = DrawLeftOutInputSpec
+    output_spec = FigureOutputSpec
+    memory_gb = 0.3
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from bids_alsmri.reports.figures import save_figure
+
+        tables = [pd.read_csv(path, sep="\t", keep_default_na=False) for path in self.inputs.tables]
+        figure = self.file(runtime, "left_out.svg")
+        save_figure(atlases.draw_left_out(pd.concat(tables)), figure)
+        return self.give(runtime, {"figure": figure})
 
 
 class SegmentLegsInputSpec(NodeInputSpec):
@@ -467,6 +492,8 @@ class ReformatInputSpec(NodeInputSpec):
 class ReformatOutputSpec(NodeOutputSpec):
     """Outputs of :class:`Reformat`."""
 
+    transform = File(exists=True, desc="from the T2w stations to the diffusion series, ITK text")
+
     relative = File(exists=True, desc="relative T2 signal; 0 where there is none")
     labels = File(exists=True, desc="labels; 0 where there are none")
 
@@ -489,6 +516,8 @@ class Reformat(AlsInterface):
             values = steps.reformat(target, parts, order)[0]
             results[name] = self.file(runtime, f"{name}.nii.gz")
             write_image(values.astype(kind), target.affine, results[name])
+        # stations are brought together by their headers, as `steps.on_grid` does
+        results["transform"] = write_linear(np.eye(4), self.file(runtime, "t2w_to_dwi.txt"))
         return self.give(runtime, results)
 
 

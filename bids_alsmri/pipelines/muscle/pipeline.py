@@ -166,13 +166,13 @@ class MuscleSettings(SettingsModel):
         "from two of which on stations that nobody labelled are labelled.",
     )
     atlas_linear_iterations: tuple[int, ...] = setting(
-        (100, 60, 10),
+        (100, 60, 0),
         unit="1",
         source="benchmarks/muscle.py",
         help="Iterations per level of the affine registration of a labelled station.",
     )
     atlas_syn_iterations: tuple[int, ...] = setting(
-        (60, 40, 15),
+        (60, 40, 5),
         unit="1",
         source="benchmarks/muscle.py",
         help="Iterations per level of its nonlinear registration.",

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from bids_alsmri.bids.query import Scan
 from bids_alsmri.bids.stations import Station, list_stations
 from bids_alsmri.engine.graph import Graph, Step
 from bids_alsmri.interfaces.images import QualityTable
+from bids_alsmri.pipelines.muscle.atlases import FEWEST_TO_LEAVE_OUT
 from bids_alsmri.pipelines.muscle.interfaces import (
     CompareReaders,
     DivideByBone,
+    DrawLeftOut,
     DrawOverview,
     DrawSlices,
     FitDiffusion,
@@ -115,6 +118,7 @@ def read_labels(graph: Graph, cfg: MuscleSettings, station: Station, reader: int
 def fuse(graph: Graph, cfg: MuscleSettings, sites: Sites, drawn: Steps) -> Steps:
     """Label stations that nobody labelled from labelled ones of other people."""
     fused = {}
+    left_out = []
     for station in sites.stations:
         atlases = sites.atlases_of(station, cfg.atlas_dir)
         if station in drawn or len(atlases) < FEWEST_ATLASES:
@@ -127,7 +131,7 @@ def fuse(graph: Graph, cfg: MuscleSettings, sites: Sites, drawn: Steps) -> Steps
                 codes=cfg.label_codes,
                 region_list=own_list(cfg),
                 title=station.title,
-                leaves_one_out=cfg.atlas_leave_one_out,
+                leaves_one_out=(is_tested := has_left_out(cfg, atlases)),
                 registration_threads=cfg.atlas_threads,
                 n_threads=max(graph.n_threads, cfg.atlas_threads),
             ),
@@ -137,7 +141,18 @@ def fuse(graph: Graph, cfg: MuscleSettings, sites: Sites, drawn: Steps) -> Steps
         )
         graph.save("labels", fused[station].labels, station=station)
         graph.save("labels_table", fused[station].table, station=station)
+        if is_tested:
+            graph.save("left_out", fused[station].left_out, station=station)
+            left_out.append(fused[station].left_out)
+    if left_out:
+        drawn_out = graph.step("draw_left_out", DrawLeftOut(), tables=left_out)
+        graph.figure("left_out", drawn_out.figure)
     return fused
+
+
+def has_left_out(cfg: MuscleSettings, atlases: Sequence[Any]) -> bool:
+    """Whether labelled stations are labelled from each other, too."""
+    return cfg.atlas_leave_one_out and len(atlases) >= FEWEST_TO_LEAVE_OUT
 
 
 def segment(graph: Graph, cfg: MuscleSettings, station: Station, labels: Steps) -> Step:
@@ -234,6 +249,7 @@ def reformat(graph: Graph, sites: Sites, station: Station, relative: Steps, labe
         labels=[labels[s].labels if s in labels else "" for s in relative],
     )
     graph.save("relative_on_dwi", moved.relative, station=station)
+    graph.save("to_dwi", moved.transform, station=station)
     return moved
 
 
