@@ -48,7 +48,8 @@ class Pipeline:
         needs; empty where it takes none.
     group_tables : str
         Function that makes further tables of the group level from its collected ones and the
-        clinical table, as ``module:function`` of its folder; empty for none.
+        clinical table, as ``module:function`` of its folder; ``sidecar_of`` of that module tells
+        what their columns are. Empty for none.
     """
 
     name: str

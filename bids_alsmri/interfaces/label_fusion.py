@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from bids_alsmri.errors import DataError
 from bids_alsmri.interfaces.base import read_image, write_image
-from bids_alsmri.interfaces.registration import Stage, apply_transforms, register, run_ants
+from bids_alsmri.interfaces.registration import (
+    Registration,
+    Stage,
+    apply_transforms,
+    register,
+    run_ants,
+)
 from bids_alsmri.numerics.anatomy import dice
 
 
@@ -46,12 +54,17 @@ class FusionSettings:
         See `interfaces.registration.register`.
     margin_mm : float
         How far around what is labelled images are kept, in mm.
+    voxel_mm : float
+        Voxel edge up to which images are thinned for the registration, in mm; coarser ones are
+        left as they are. Labels are fused on the grid of the image.
     patch_radius, search_radius : (int, int, int)
         Of joint label fusion, in voxels.
     sharpness, ridge : float
         Exponent and ridge of its weights.
     n_threads : int
-        ITK threads; registrations depend on it.
+        ITK threads of each registration, which depends on it.
+    n_at_once : int
+        Atlases that are registered side by side; no result depends on it.
     seed : int
         Of the metric's sampling.
     """
@@ -59,11 +72,13 @@ class FusionSettings:
     stages: tuple[Stage, ...]
     winsor_percentiles: tuple[float, float]
     margin_mm: float
+    voxel_mm: float
     patch_radius: tuple[int, int, int]
     search_radius: tuple[int, int, int]
     sharpness: float
     ridge: float
     n_threads: int
+    n_at_once: int
     seed: int
 
 
@@ -148,11 +163,9 @@ def fuse_labels(
         )
     work_dir.mkdir(parents=True, exist_ok=True)
     target = _cropped(image, mask, settings.margin_mm, work_dir / "target.nii.gz")
-    images, labels = [], []
-    for index, atlas in enumerate(atlases):
-        brought = _bring(target, atlas, work_dir / f"atlas{index}", settings)
-        images.append(brought[0])
-        labels.append(brought[1])
+    for atlas in atlases:
+        _require_one_grid(atlas)
+    images, labels = _bring_all(target, atlases, work_dir, settings)
     stack = np.stack([read_image(path, ndim=3).data.round().astype(np.int64) for path in labels])
     if not stack.any():
         raise DataError(
@@ -235,6 +248,10 @@ def _cropped(image: Path, mask: Path | None, margin_mm: float, out_file: Path) -
         inside = whole.data > 0.1 * np.percentile(whole.data, 99)
     else:
         inside = read_image(mask, ndim=3).data > 0
+    # single voxels of noise would keep all of the air
+    inside = ndimage.binary_opening(inside, ndimage.generate_binary_structure(3, 1)) | (
+        ndimage.uniform_filter(inside.astype(np.float32), 3) > 0.5
+    )
     if not inside.any():
         raise DataError(f"{mask or image} is empty; give an image and mask of a body")
     edges_mm = np.linalg.norm(whole.affine[:3, :3], axis=0)
@@ -263,10 +280,7 @@ def _uncropped(
     return result
 
 
-def _bring(
-    target: Path, atlas: LabelledImage, prefix: Path, settings: FusionSettings
-) -> tuple[Path, Path]:
-    """Image and labels of an atlas on the grid of the target."""
+def _require_one_grid(atlas: LabelledImage) -> None:
     drawn, shown = read_image(atlas.labels, ndim=3), read_image(atlas.image, ndim=3)
     if drawn.data.shape != shown.data.shape or not np.allclose(
         drawn.affine, shown.affine, atol=1e-3
@@ -275,33 +289,71 @@ def _bring(
             f"{atlas.labels}: labels of shape {drawn.data.shape} lie on another grid than "
             f"{atlas.image.name} of shape {shown.data.shape}; bring both to one grid"
         )
-    moving = _cropped(atlas.image, None, settings.margin_mm, Path(f"{prefix}_cut.nii.gz"))
-    found = register(
-        target,
-        moving,
-        stages=settings.stages,
-        winsor_percentiles=settings.winsor_percentiles,
-        out_prefix=prefix,
-        seed=settings.seed,
-        n_threads=settings.n_threads,
-    )
-    image = apply_transforms(
-        atlas.image,
-        target,
-        [found.forward],
-        Path(f"{prefix}_image.nii.gz"),
-        interpolation="Linear",
-        n_threads=settings.n_threads,
-    )
-    labels = apply_transforms(
-        atlas.labels,
-        target,
-        [found.forward],
-        Path(f"{prefix}_labels.nii.gz"),
-        interpolation="GenericLabel",
-        n_threads=settings.n_threads,
-    )
-    return image, labels
+
+
+def _bring_all(
+    target: Path, atlases: Sequence[LabelledImage], work_dir: Path, settings: FusionSettings
+) -> tuple[list[Path], list[Path]]:
+    """Images and labels of atlases on the grid of the target."""
+    fixed = _thinned(target, settings.voxel_mm, work_dir / "target_thin.nii.gz")
+
+    def registered(index: int) -> Registration:
+        prefix = work_dir / f"atlas{index}"
+        cut = _cropped(atlases[index].image, None, settings.margin_mm, Path(f"{prefix}_cut.nii.gz"))
+        return register(
+            fixed,
+            _thinned(cut, settings.voxel_mm, Path(f"{prefix}_thin.nii.gz")),
+            stages=settings.stages,
+            winsor_percentiles=settings.winsor_percentiles,
+            out_prefix=prefix,
+            seed=settings.seed,
+            n_threads=settings.n_threads,
+            is_apart=True,
+        )
+
+    with ThreadPoolExecutor(settings.n_at_once) as pool:
+        found = list(pool.map(registered, range(len(atlases))))
+    images, labels = [], []
+    for index, (atlas, registration) in enumerate(zip(atlases, found, strict=True)):
+        prefix = work_dir / f"atlas{index}"
+        images.append(
+            apply_transforms(
+                atlas.image,
+                target,
+                [registration.forward],
+                Path(f"{prefix}_image.nii.gz"),
+                interpolation="Linear",
+                n_threads=settings.n_threads,
+            )
+        )
+        labels.append(
+            apply_transforms(
+                atlas.labels,
+                target,
+                [registration.forward],
+                Path(f"{prefix}_labels.nii.gz"),
+                interpolation="GenericLabel",
+                n_threads=settings.n_threads,
+            )
+        )
+    return images, labels
+
+
+def _thinned(image: Path, voxel_mm: float, out_file: Path) -> Path:
+    """Image of means over blocks of voxels, none of which is longer than a given edge."""
+    whole = read_image(image, ndim=3)
+    edges_mm = np.linalg.norm(whole.affine[:3, :3], axis=0)
+    steps = np.maximum((voxel_mm / edges_mm + 1e-3).astype(int), 1)
+    kept = tuple(slice(0, n // s * s) for n, s in zip(whole.data.shape, steps, strict=True))
+    data = np.asarray(whole.data[kept], np.float32)
+    for axis, step in enumerate(steps):
+        shape = (*data.shape[:axis], data.shape[axis] // step, step, *data.shape[axis + 1 :])
+        data = data.reshape(shape).mean(axis=axis + 1)
+    affine = whole.affine.copy()
+    affine[:3, :3] = whole.affine[:3, :3] * steps
+    affine[:3, 3] += whole.affine[:3, :3] @ ((steps - 1) / 2.0)
+    write_image(np.ascontiguousarray(data), affine, out_file)
+    return out_file
 
 
 def _joint_fusion(

@@ -312,7 +312,7 @@ def dominant_fraction(fraction: ArrayLike, is_mostly_fat: ArrayLike) -> _Array:
 def fatty_shares(
     fraction: ArrayLike, labels: NDArray[np.integer], wanted: ArrayLike, *, fat_threshold: float
 ) -> _Array:
-    """Share of each muscle's area that is fatty.
+    r"""Share of each muscle's area that fat takes.
 
     Parameters
     ----------
@@ -323,7 +323,7 @@ def fatty_shares(
     wanted : (R,) array_like of int
         Labels of the muscles.
     fat_threshold : float
-        Fraction from which a voxel is fatty, above 0 and at most 1.
+        Fraction from which fat in a voxel counts, above 0 and at most 1: what noise does not reach.
 
     Returns
     -------
@@ -335,10 +335,16 @@ def fatty_shares(
     NumericsError
         If shapes differ or the threshold is out of range.
 
+    Notes
+    -----
+    :math:`\sum_{f_i \ge t} \min(f_i, 1) / n`: a voxel counts by its fraction, since a streak of
+    fat that is thinner than a voxel never fills it. Counting whole voxels from a half on loses
+    streaks in voxels of 5 x 5 x 30 mm, and makes patches too large or too small.
+
     Examples
     --------
-    >>> fatty_shares([0.0, 0.9, 0.1, 0.2], np.array([1, 1, 2, 2]), [1, 2], fat_threshold=0.5)
-    array([0.5, 0. ])
+    >>> fatty_shares([0.0, 0.9, 0.1, 0.3], np.array([1, 1, 2, 2]), [1, 2], fat_threshold=0.2)
+    array([0.45, 0.15])
     """
     values = as_float("fraction", fraction)
     require_same_shape(fraction=values, labels=labels)
@@ -346,8 +352,9 @@ def fatty_shares(
     numbers = np.asarray(wanted, dtype=np.int64)
     known = np.isfinite(values)
     counts = np.array([np.count_nonzero(known & (labels == n)) for n in numbers], dtype=np.float64)
-    fatty = known & (np.where(known, values, 0.0) >= fat_threshold)
-    above = np.array([np.count_nonzero(fatty & (labels == n)) for n in numbers], dtype=np.float64)
+    filled = np.where(known, values, 0.0)
+    area = np.where(filled >= fat_threshold, np.minimum(filled, 1.0), 0.0)
+    above = np.array([area[known & (labels == n)].sum() for n in numbers], dtype=np.float64)
     shares = np.full(len(numbers), np.nan)
     np.divide(above, counts, out=shares, where=counts > 0)
     return shares

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -312,6 +312,67 @@ def _receive(grid: Grid, own: MuscleSettings, rng: np.random.Generator) -> NDArr
     return np.asarray(gain * (1 + own.bias * field), np.float32)
 
 
+@dataclass(frozen=True)
+class SeenStation:
+    """A T2w station as scanned, with what it was made from, on one grid.
+
+    Parameters
+    ----------
+    image : (X, Y, Z) array of int16
+        As reconstructed.
+    field : (X, Y, Z) array
+        Receive field, the station's gain in it.
+    labels : (X, Y, Z) array of int16
+        Muscles.
+    marrow : (X, Y, Z) array of bool
+        Voxels of fatty marrow alone.
+    affine : (4, 4) array
+        Voxel to world, in mm.
+    """
+
+    image: NDArray[np.int16]
+    field: NDArray[np.float32]
+    labels: NDArray[np.int16]
+    marrow: NDArray[np.bool_]
+    affine: NDArray[np.float64]
+
+
+def scan_with_truth(
+    body: Body, own: MuscleSettings, z_mm: tuple[float, float], rng: np.random.Generator
+) -> SeenStation:
+    """T2w station of a body with its receive field, for benchmarks that need no files.
+
+    Parameters
+    ----------
+    body : Body
+        Who is scanned.
+    own : MuscleSettings
+        How.
+    z_mm : (float, float)
+        Lower and upper end of the station.
+    rng : Generator
+        Random stream.
+
+    Returns
+    -------
+    SeenStation
+        Along x, y and z, all rising.
+    """
+    grid, seen, field, image = _seen_t2w(body, own, z_mm, rng)
+    return SeenStation(image, field, _majority(seen), _pure(seen, MARROW), grid.affine)
+
+
+def _seen_t2w(
+    body: Body, own: MuscleSettings, z_mm: tuple[float, float], rng: np.random.Generator
+) -> tuple[Grid, Rendered, NDArray[np.float32], NDArray[np.int16]]:
+    """Grid, tissues, receive field and image of a T2w station."""
+    grid = _grid(z_mm, (own.t2w_mm, own.t2w_slice_mm, own.t2w_mm), _ACROSS_MM[0])
+    seen = render(body, *_fine_axes(grid, np.zeros(3)))
+    signal = _averaged(_look_up(body, seen, _T2W, "relative_t2"))
+    field = _receive(grid, own, rng)
+    return grid, seen, field, _noisy(signal * field, own.t2w_snr, _T2W_SCALE, rng)
+
+
 def _scan_t2w(
     body: Body,
     settings: PhantomSettings,
@@ -320,10 +381,7 @@ def _scan_t2w(
     rng: np.random.Generator,
 ) -> list[SimulatedImage]:
     own = settings.muscle
-    grid = _grid(z, (own.t2w_mm, own.t2w_slice_mm, own.t2w_mm), _ACROSS_MM[0])
-    seen = render(body, *_fine_axes(grid, np.zeros(3)))
-    signal = _averaged(_look_up(body, seen, _T2W, "relative_t2"))
-    image = _noisy(signal * _receive(grid, own, rng), own.t2w_snr, _T2W_SCALE, rng)
+    grid, seen, _, image = _seen_t2w(body, own, z, rng)
     tail = f"acq-wholebody_chunk-{chunk}"
     sidecar = {**_common("body", z), "EchoTime": 0.08, "RepetitionTime": 1.107}
     # coronal slices: stored right, up, front

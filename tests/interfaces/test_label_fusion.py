@@ -29,11 +29,13 @@ SETTINGS = FusionSettings(
     ),
     winsor_percentiles=(0.5, 99.5),
     margin_mm=10.0,
+    voxel_mm=3.0,
     patch_radius=(2, 2, 1),
     search_radius=(2, 2, 1),
     sharpness=2.0,
     ridge=0.1,
     n_threads=1,
+    n_at_once=2,
     seed=1,
 )
 

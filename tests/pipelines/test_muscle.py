@@ -108,6 +108,7 @@ def test_name_that_means_no_single_region_is_not_guessed(text):
         # docs/anatomy.md of MuscleMap; map_to_binary.py of TotalSegmentator
         ("musclemap", 7131, "left rectus femoris"),
         ("musclemap", 8142, "right gastrocnemius"),
+        ("musclemap", 6222, "right gemelli and quadratus femoris"),
         ("totalsegmentator", 81, "right gluteus maximus"),
         ("totalsegmentator", 88, "left iliopsoas"),
         ("totalsegmentator_thigh", 2, "right quadriceps"),
@@ -117,6 +118,23 @@ def test_name_that_means_no_single_region_is_not_guessed(text):
 def test_codes_of_other_programs_are_known(program, code, title):
     assert program in PROGRAMS
     assert OURS.by_code(program)[code].title == title
+
+
+def test_all_labels_that_musclemap_documents_are_known():
+    # docs/muscle-anatomy.md of MuscleMap: 99 muscles and bones
+    assert len(OURS.by_code("musclemap")) == 99
+
+
+@pytest.mark.parametrize(
+    "names",
+    # LABELS_DICT of generate_thigh_split_model.py and generate_leg_split_model.py of Dafne
+    ["VL VM VI RF SAR GRA AM SM ST BFL BFS AL", "SOL GM GL TA ELD PE"],
+)
+def test_names_of_dafne_mean_a_muscle_of_each_side(names):
+    for name in names.split():
+        sides = {OURS.find(f"{name}_{side}") for side in "LR"}
+        assert None not in sides
+        assert {region.side for region in sides if region} == {"left", "right"}
 
 
 def test_own_list_takes_the_place_of_ours(tmp_path):
@@ -805,7 +823,7 @@ def test_grade_is_that_of_the_fatty_share(share, grade):
     labels[:10] = LEFT
     fat = np.zeros(labels.shape)
     n = round(share * (labels == LEFT).sum())
-    fat.ravel()[np.flatnonzero(labels == LEFT)[:n]] = 0.9
+    fat.ravel()[np.flatnonzero(labels == LEFT)[:n]] = 1.0
     grading = measures.Grading(0.5, GradeBounds(0.01, 0.1, 0.5))
     table, _ = sessions.measure_session([station(labels, fat=fat, grading=grading)], OURS, **RULES)
     assert value_of(table, "mercuri")["value"] == grade
@@ -868,6 +886,28 @@ def test_echoes_beside_an_image_of_their_name_leave_it_its_labels():
     assert len(keys) == 3
     with pytest.raises(DataError, match="two contrasts under one name"):
         stations_named("acq-legs_chunk-1_T1w", "acq-legs_chunk-1_T2w")
+
+
+@pytest.mark.parametrize(
+    ("names", "is_dixon"),
+    [
+        (("acq-legs_rec-water_T1w", "acq-legs_rec-fat_T1w"), True),
+        (("acq-legs_echo-1_MEGRE", "acq-legs_echo-2_MEGRE"), True),
+        (("acq-legs_echo-1_T1w", "acq-legs_echo-2_T1w"), False),
+        (("acq-legs_T1w",), False),
+        (("acq-legs_rec-water_T1w",), False),
+    ],
+)
+def test_pair_of_water_and_fat_is_told_by_its_names(names, is_dixon):
+    (own,) = with_partners(stations_named(*names))
+    sites = Sites(Scan("muscle", "01", None, {}, {}, {}), (own,))
+    assert sites.is_dixon(own) == is_dixon
+
+
+def test_water_image_by_itself_states_no_fat_fraction():
+    (own,) = with_partners(stations_named("acq-legs_rec-water_T1w"))
+    sites = Sites(Scan("muscle", "01", None, {}, {}, {}), (own,))
+    assert "named as the water image of a pair, whose other image is absent" in sites.doubt_of(own)
 
 
 def test_longest_echo_of_a_t2w_stands_for_it():

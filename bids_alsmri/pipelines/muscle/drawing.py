@@ -192,7 +192,9 @@ def covering_slices(labels: np.ndarray[Any, Any]) -> list[tuple[int, tuple[int, 
     [(1, (1, 2))]
     """
     numbers = [int(n) for n in np.unique(labels) if n > 0]
-    areas = np.array([(labels == n).sum(axis=(0, 1)) for n in numbers]).reshape(len(numbers), -1)
+    if not numbers:
+        return []
+    areas = np.array([(labels == n).sum(axis=(0, 1)) for n in numbers])
     is_shown = areas >= _LEAST_SHOWN * areas.max(axis=1, keepdims=True, initial=1)
     left, found = np.ones(len(numbers), bool), []
     while left.any():
@@ -243,23 +245,28 @@ def draw_slices(
     return draw_planes(panels[:_MOST_PANELS], is_stitched=False)
 
 
-def draw_visits(images: Sequence[str], names: Sequence[str]) -> Figure:
-    """Coronal slices through the right leg of a station at two visits.
+def draw_visits(pairs: Sequence[tuple[str, str]], names: Sequence[tuple[str, str]]) -> Figure:
+    """Coronal slices through the right leg of the lowest station at two visits.
 
     Parameters
     ----------
-    images : sequence of str
-        The station at the first visit and at a later one.
-    names : sequence of str
-        Of the visits.
+    pairs : sequence of (str, str)
+        Each station at the first visit and at a later one.
+    names : sequence of (str, str)
+        Of each station and visit.
 
     Returns
     -------
     figure : matplotlib.figure.Figure
         One panel each; of a station without legs its right half.
     """
+    heights = []
+    for _, image in pairs:
+        data, affine = _read(image)
+        heights.append(float(affine[2, 3] + affine[2, 2] * (data.shape[2] - 1) / 2))
+    lowest = int(np.argmin(heights))
     panels = []
-    for image, name in zip(images, names, strict=True):
+    for image, name in zip(pairs[lowest], names[lowest], strict=True):
         data, affine = _read(image)
         body = data > _BODY_SHARE * np.percentile(data, 99)
         columns = body.sum(axis=(1, 2)) + np.finfo(np.float32).tiny

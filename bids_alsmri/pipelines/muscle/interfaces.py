@@ -21,6 +21,7 @@ from bids_alsmri.interfaces.node import (
     NodeOutputSpec,
     write_facts,
 )
+from bids_alsmri.interfaces.registration import write_linear
 from bids_alsmri.numerics.apparent_diffusion import fit_adc
 from bids_alsmri.pipelines.muscle import (
     atlases,
@@ -93,7 +94,12 @@ class PrepareStationInputSpec(NodeInputSpec):
     """Inputs of :class:`PrepareStation`."""
 
     image = File(exists=True, mandatory=True, desc="station as reconstructed")
-    method = traits.Enum("n4", "off", mandatory=True, desc="correction of the receive field")
+    labels = File(exists=True, desc="muscles and bones on its grid")
+    method = traits.Enum(
+        "tissues", "n4", "off", mandatory=True, desc="correction of the receive field"
+    )
+    order = traits.Int(mandatory=True, desc="of the polynomial, by tissues")
+    cell_mm = traits.Float(mandatory=True, desc="cubes of unlabelled tissue, mm")
     shrink_factor = traits.Int(mandatory=True, desc="down-sampling for the estimate")
     iterations = traits.List(traits.Int(), mandatory=True, desc="most iterations per level")
     convergence = traits.Float(mandatory=True, desc="change at which a level ends")
@@ -125,6 +131,14 @@ class PrepareStation(AlsInterface):
         write_image(image.data, image.affine, clean)
         if self.inputs.method == "off":
             return self.give(runtime, {"image": clean, "noise": noise})
+        if self.inputs.method == "tissues" and isdefined(self.inputs.labels):
+            labels = read_image(Path(self.inputs.labels), ndim=3).data
+            with concerning(image.path):
+                field = steps.field_of(
+                    image, labels, order=self.inputs.order, cell_mm=self.inputs.cell_mm
+                )
+            write_image(np.asarray(image.data / field, np.float32), image.affine, out)
+            return self.give(runtime, {"image": out, "noise": noise})
         mask = self.file(runtime, "body.nii.gz")
         write_image(steps.body_of(image), image.affine, mask)
         correct_bias(
@@ -272,8 +286,8 @@ class FuseAtlasesInputSpec(NodeInputSpec):
     bias = traits.Dict(mandatory=True, desc="correction of the receive field")
     leaves_one_out = traits.Bool(mandatory=True, desc="whether labelled stations are tested")
     seed = traits.Int(mandatory=True, desc="seed of the metric's sampling")
-    n_threads = traits.Int(mandatory=True, desc="ITK threads of the registrations")
-    bias_threads = traits.Int(mandatory=True, nohash=True, desc="those of the receive field")
+    registration_threads = traits.Int(mandatory=True, desc="ITK threads of each registration")
+    n_threads = traits.Int(mandatory=True, nohash=True, desc="threads of the step in all")
 
 
 class FuseAtlasesOutputSpec(NodeOutputSpec):
@@ -281,6 +295,7 @@ class FuseAtlasesOutputSpec(NodeOutputSpec):
 
     labels = File(exists=True, desc="numbers of the list of regions")
     table = File(exists=True, desc="numbers and names, TSV")
+    left_out = File(exists=True, desc="overlap of labelled stations with what others make, TSV")
     facts = File(exists=True, desc="findings, JSON")
 
 
@@ -294,7 +309,7 @@ class FuseAtlases(AlsInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         vocabulary = read_vocabulary(optional_path(self.inputs.region_list))
-        labels, facts = atlases.label_station(
+        labels, facts, left_out = atlases.label_station(
             Path(self.inputs.image),
             self.inputs.title,
             atlases.Given(
@@ -305,10 +320,12 @@ class FuseAtlases(AlsInterface):
             ),
             Path(runtime.cwd),
             settings=atlases.fusion_settings(
-                self.inputs.fusion, seed=self.inputs.seed, n_threads=self.inputs.n_threads
+                self.inputs.fusion,
+                seed=self.inputs.seed,
+                n_threads=self.inputs.registration_threads,
+                n_at_once=max(1, self.inputs.n_threads // self.inputs.registration_threads),
             ),
-            # the field is estimated within this process, at the number of threads that it has
-            bias={**self.inputs.bias, "n_threads": self.inputs.bias_threads},
+            bias={**self.inputs.bias, "n_threads": self.inputs.n_threads},
             leaves_one_out=self.inputs.leaves_one_out,
         )
         table = label_rows(np.asarray(read_image(labels, ndim=3).data, np.int16), vocabulary)
@@ -317,9 +334,32 @@ class FuseAtlases(AlsInterface):
             {
                 "labels": labels,
                 "table": write_table(table, self.file(runtime, "labels.tsv")),
+                "left_out": write_table(left_out, self.file(runtime, "left_out.tsv")),
                 "facts": write_facts(self.file(runtime, "facts.json"), facts),
             },
         )
+
+
+class DrawLeftOutInputSpec(NodeInputSpec):
+    """Inputs of :class:`DrawLeftOut`."""
+
+    tables = InputMultiObject(File(exists=True), mandatory=True, desc="overlaps, TSV")
+
+
+class DrawLeftOut(AlsInterface):
+    """Draw how well labelled stations are labelled from each other."""
+
+    input_spec = DrawLeftOutInputSpec
+    output_spec = FigureOutputSpec
+    memory_gb = 0.3
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from bids_alsmri.reports.figures import save_figure
+
+        tables = [pd.read_csv(path, sep="\t", keep_default_na=False) for path in self.inputs.tables]
+        figure = self.file(runtime, "left_out.svg")
+        save_figure(atlases.draw_left_out(pd.concat(tables)), figure)
+        return self.give(runtime, {"figure": figure})
 
 
 class SegmentLegsInputSpec(NodeInputSpec):
@@ -612,6 +652,7 @@ class ReformatInputSpec(NodeInputSpec):
 class ReformatOutputSpec(NodeOutputSpec):
     """Outputs of :class:`Reformat`."""
 
+    transform = File(exists=True, desc="from the T2w stations to the diffusion series, ITK text")
     relative = File(exists=True, desc="relative T2 signal; 0 where there is none")
     labels = File(exists=True, desc="labels; 0 where there are none")
     facts = File(exists=True, desc="findings, JSON")
@@ -640,6 +681,8 @@ class Reformat(AlsInterface):
                     values, target, self.inputs.title, most_mm=self.inputs.most_motion_mm
                 )
         results["facts"] = write_facts(self.file(runtime, "facts.json"), {"warnings": told})
+        # stations are brought together by their headers, as `steps.on_grid` does
+        results["transform"] = write_linear(np.eye(4), self.file(runtime, "t2w_to_dwi.txt"))
         return self.give(runtime, results)
 
 
@@ -811,8 +854,10 @@ class DrawSlices(AlsInterface):
 class DrawVisitsInputSpec(NodeInputSpec):
     """Inputs of :class:`DrawVisits`."""
 
-    images = InputMultiObject(File(exists=True), mandatory=True, desc="first visit and this")
-    names = traits.List(traits.Str(), mandatory=True, desc="of the visits")
+    first = InputMultiObject(File(exists=True), mandatory=True, desc="stations at the first visit")
+    images = InputMultiObject(File(exists=True), mandatory=True, desc="the same at this")
+    first_names = traits.List(traits.Str(), mandatory=True, desc="names of the former")
+    names = traits.List(traits.Str(), mandatory=True, desc="of the latter")
 
 
 class DrawVisits(AlsInterface):
@@ -827,5 +872,7 @@ class DrawVisits(AlsInterface):
         from bids_alsmri.reports.figures import save_figure
 
         figure = self.file(runtime, "visits.svg")
-        save_figure(drawing.draw_visits(self.inputs.images, self.inputs.names), figure)
+        pairs = list(zip(self.inputs.first, self.inputs.images, strict=True))
+        names = list(zip(self.inputs.first_names, self.inputs.names, strict=True))
+        save_figure(drawing.draw_visits(pairs, names), figure)
         return self.give(runtime, {"figure": figure})

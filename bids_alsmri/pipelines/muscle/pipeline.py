@@ -32,12 +32,30 @@ class MuscleSettings(SettingsModel):
         help="What the numbers of given labels mean: by the names of their table, else numbers of "
         "the list of regions (auto); those numbers (own); or the codes of another program.",
     )
-    bias_correction: Literal["n4", "off"] = setting(
-        "n4",
+    bias_correction: Literal["tissues", "n4", "off"] = setting(
+        "tissues",
         paper="off",
-        source="tustison2010",
+        source="benchmarks/muscle.py",
         paper_source="jenkins2020",
-        help="Correction of the receive field of T2w and T1w stations.",
+        help="Correction of the receive field of stations: by fat, and by each muscle against "
+        "itself where muscles are labelled, else by N4 (tissues); by N4 in all (n4); or off.",
+    )
+    bias_order: int = setting(
+        3,
+        unit="1",
+        ge=1,
+        le=6,
+        source="benchmarks/muscle.py",
+        help="Order of the polynomial that is the receive field of a labelled station.",
+    )
+    bias_cell_mm: float = setting(
+        60.0,
+        unit="mm",
+        gt=5,
+        le=1000,
+        source="benchmarks/muscle.py",
+        help="Edge of the cubes into which unlabelled tissue is parted for it; each has a "
+        "brightness of its own, as each muscle has.",
     )
     bias_shrink_factor: int = setting(
         2,
@@ -148,13 +166,13 @@ class MuscleSettings(SettingsModel):
         "from two of which on stations that nobody labelled are labelled.",
     )
     atlas_linear_iterations: tuple[int, ...] = setting(
-        (100, 60, 20),
+        (100, 60, 0),
         unit="1",
         source="benchmarks/muscle.py",
         help="Iterations per level of the affine registration of a labelled station.",
     )
     atlas_syn_iterations: tuple[int, ...] = setting(
-        (60, 40, 15),
+        (60, 40, 5),
         unit="1",
         source="benchmarks/muscle.py",
         help="Iterations per level of its nonlinear registration.",
@@ -186,6 +204,15 @@ class MuscleSettings(SettingsModel):
         le=100,
         source="a registration needs the surface of the limb",
         help="What is kept around the limbs.",
+    )
+    atlas_voxel_mm: float = setting(
+        2.5,
+        unit="mm",
+        gt=0.2,
+        le=20,
+        source="benchmarks/muscle.py",
+        help="Voxel edge up to which finer stations are thinned for the registration; labels are "
+        "fused on the station's own grid.",
     )
     atlas_patch_radius: int = setting(
         2,
@@ -225,7 +252,7 @@ class MuscleSettings(SettingsModel):
         ge=1,
         le=64,
         source="registrations repeat only at one number of threads",
-        help="Threads of these registrations.",
+        help="Threads of each of these registrations; with more processes several run at once.",
     )
     atlas_leave_one_out: bool = setting(
         False,
@@ -259,27 +286,28 @@ class MuscleSettings(SettingsModel):
         help="Echoes at the start of a train that are left out of the fit of T2.",
     )
     fat_threshold: float = setting(
-        0.5,
+        0.2,
         unit="1",
         gt=0,
         le=1,
-        source="half of the signal between muscle and fat",
-        help="Fat fraction from which a voxel is fatty.",
+        source="tests/numerics/test_mercuri_voxels.py",
+        help="Fat fraction of a voxel from which its fat counts for the fatty share of a muscle: "
+        "above what noise reaches.",
     )
     mercuri_traces: float = setting(
-        0.006,
+        0.02,
         unit="1",
         ge=0,
         le=0.4,
-        source="tests/numerics/test_fatty_replacement.py",
+        source="tests/numerics/test_mercuri_voxels.py",
         help="Fatty share of a muscle's area above which its grade after Mercuri is 1.",
     )
     mercuri_patches: float = setting(
-        0.13,
+        0.115,
         unit="1",
         gt=0,
         le=0.45,
-        source="tests/numerics/test_fatty_replacement.py",
+        source="tests/numerics/test_mercuri_voxels.py",
         help="Fatty share of a muscle's area from which its grade is 2.",
     )
     mercuri_confluent: float = setting(
@@ -352,6 +380,9 @@ class MuscleSettings(SettingsModel):
     def bias(self) -> dict[str, Any]:
         """Arguments of the correction of the receive field."""
         return {
+            "method": self.bias_correction,
+            "order": self.bias_order,
+            "cell_mm": self.bias_cell_mm,
             "shrink_factor": self.bias_shrink_factor,
             "iterations": list(self.bias_iterations),
             "convergence": self.bias_convergence,
@@ -368,6 +399,7 @@ class MuscleSettings(SettingsModel):
             "smoothing_mm": list(self.atlas_smoothing_mm),
             "metric_radius": self.atlas_metric_radius,
             "margin_mm": self.atlas_margin_mm,
+            "voxel_mm": self.atlas_voxel_mm,
             "patch_radius": self.atlas_patch_radius,
             "search_radius": self.atlas_search_radius,
             "sharpness": self.atlas_sharpness,

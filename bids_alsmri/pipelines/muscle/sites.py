@@ -8,11 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from bids_alsmri.bids.query import Scan, parse_name
 from bids_alsmri.bids.stations import BESIDE_OTHERS, Station, drawn_key
-from bids_alsmri.numerics.stations import extent_of
 from bids_alsmri.pipelines.muscle.contrast import doubt_of_fat, part_of_dixon
 
 DRAWN, CARRIED = "drawn", "drawn on the T2w, carried to the diffusion series"
@@ -79,7 +76,12 @@ class Sites:
 
     def is_dixon(self, station: Station) -> bool:
         """Whether water and fat of a station can be told apart."""
-        return station.suffix == "MEGRE" or (station.suffix == "T1w" and len(station.files) > 1)
+        if len(station.files) == 1:
+            return False
+        # echoes of a T1w are no pair unless their names say so
+        return station.suffix == "MEGRE" or (
+            station.suffix == "T1w" and all(self.parts_of(station))
+        )
 
     def has_echoes(self, station: Station) -> bool:
         """Whether a relaxation time is fitted to a station."""
@@ -142,16 +144,6 @@ class Sites:
                 frame = self.frame_of(own[0])
                 return [s for s in own if self.frame_of(s) == frame]
         return []
-
-    def lowest(self) -> Station | None:
-        """Station of the overview that lies lowest by the header of its image."""
-        import nibabel as nib
-
-        def height(station: Station) -> float:
-            image = nib.Nifti1Image.from_filename(self.image_of(station))
-            return float(extent_of(np.asarray(image.affine), image.shape).centre_mm[2])
-
-        return min(self.shown(), key=height, default=None)
 
     def first_visit(self, station: Station) -> tuple[str, Path] | None:
         """Session and image of a station at the first visit; None where this is the first."""

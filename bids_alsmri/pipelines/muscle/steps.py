@@ -26,6 +26,7 @@ from bids_alsmri.numerics.stations import (
     lie_at_one_place,
     order_from_head,
 )
+from bids_alsmri.numerics.tissue_field import tissue_field
 from bids_alsmri.pipelines.muscle.vocabulary import Vocabulary
 
 Facts = dict[str, Any]
@@ -716,6 +717,30 @@ def body_of(image: ImageData) -> NDArray[np.bool_]:
         Voxels above 8 % of the 99th percentile.
     """
     return np.asarray(image.data > _BODY_SHARE * np.percentile(image.data, 99))
+
+
+def field_of(image: ImageData, labels: Array, *, order: int, cell_mm: float) -> Array:
+    """Receive field of a station on which muscles are labelled.
+
+    Parameters
+    ----------
+    image : ImageData
+        Station.
+    labels : (X, Y, Z) array
+        Muscles and bones, on its grid.
+    order : int
+        Of the polynomial.
+    cell_mm : float
+        Edge of the cubes of unlabelled tissue.
+
+    Returns
+    -------
+    (X, Y, Z) array
+        Factors.
+    """
+    edges_mm = np.asarray(image.voxel_mm, np.float64)
+    whole = np.asarray(np.rint(labels), np.int32)
+    return tissue_field(image.data, whole, edges_mm, order=order, cell_mm=cell_mm)
 
 
 def bone_of_station(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from bids_alsmri.bids.query import Scan
 from bids_alsmri.bids.stations import Station, list_stations
 from bids_alsmri.engine.graph import Graph, Step
 from bids_alsmri.interfaces.images import QualityTable
+from bids_alsmri.pipelines.muscle.atlases import FEWEST_TO_LEAVE_OUT
 from bids_alsmri.pipelines.muscle.interfaces import (
     CompareReaders,
     DivideByBone,
+    DrawLeftOut,
     DrawOverview,
     DrawSlices,
     DrawVisits,
@@ -55,7 +58,7 @@ def fit(graph: Graph, scan: Scan, cfg: MuscleSettings) -> None:
         if s not in labels and s not in lent and sites.shows_legs(s) and s in sites.owners
     }
     save_labels(graph, sites, found, lent)
-    even = {s: prepare(graph, cfg, sites, s) for s in stations if s.suffix == "T2w"}
+    even = {s: prepare(graph, cfg, sites, s, labels) for s in stations if s.suffix == "T2w"}
     relative = {s: divide(graph, cfg, sites, s, even[s], labels, legs) for s in even}
     diffusion = {s: fit_diffusion(graph, cfg, sites, s) for s in stations if s.suffix == "dwi"}
     moved = {s: reformat(graph, cfg, sites, s, relative, labels) for s in diffusion if relative}
@@ -137,6 +140,7 @@ def read_labels(
 def fuse(graph: Graph, cfg: MuscleSettings, sites: Sites, drawn: Steps) -> Steps:
     """Label stations that nobody labelled from labelled ones of other people."""
     fused = {}
+    left_out = []
     for station in sites.stations:
         atlases = sites.atlases_of(station, cfg.atlas_dir)
         if station in drawn or len(atlases) < FEWEST_ATLASES:
@@ -149,9 +153,9 @@ def fuse(graph: Graph, cfg: MuscleSettings, sites: Sites, drawn: Steps) -> Steps
                 codes=cfg.label_codes,
                 region_list=own_list(cfg),
                 title=station.title,
-                leaves_one_out=cfg.atlas_leave_one_out,
-                n_threads=cfg.atlas_threads,
-                bias_threads=graph.n_threads,
+                leaves_one_out=(is_tested := has_left_out(cfg, atlases)),
+                registration_threads=cfg.atlas_threads,
+                n_threads=max(graph.n_threads, cfg.atlas_threads),
             ),
             image=sites.image_of(station),
             atlas_images=[image for image, _ in atlases],
@@ -159,7 +163,18 @@ def fuse(graph: Graph, cfg: MuscleSettings, sites: Sites, drawn: Steps) -> Steps
         )
         graph.save("labels", fused[station].labels, station=station)
         graph.save("labels_table", fused[station].table, station=station)
+        if is_tested:
+            graph.save("left_out", fused[station].left_out, station=station)
+            left_out.append(fused[station].left_out)
+    if left_out:
+        drawn_out = graph.step("draw_left_out", DrawLeftOut(), tables=left_out)
+        graph.figure("left_out", drawn_out.figure)
     return fused
+
+
+def has_left_out(cfg: MuscleSettings, atlases: Sequence[Any]) -> bool:
+    """Whether labelled stations are labelled from each other, too."""
+    return cfg.atlas_leave_one_out and len(atlases) >= FEWEST_TO_LEAVE_OUT
 
 
 def segment(graph: Graph, cfg: MuscleSettings, sites: Sites, station: Station) -> Step:
@@ -237,12 +252,16 @@ def save_labels(graph: Graph, sites: Sites, found: Steps, lent: Steps) -> None:
         graph.save("labels", lent[station].labels, station=station)
 
 
-def prepare(graph: Graph, cfg: MuscleSettings, sites: Sites, station: Station) -> Step:
+def prepare(
+    graph: Graph, cfg: MuscleSettings, sites: Sites, station: Station, labels: Steps
+) -> Step:
     """Take the receive field off a station."""
     return graph.step(
         f"prepare_{station.key}",
         PrepareStation(
             method=cfg.bias_correction,
+            order=cfg.bias_order,
+            cell_mm=cfg.bias_cell_mm,
             shrink_factor=cfg.bias_shrink_factor,
             iterations=list(cfg.bias_iterations),
             convergence=cfg.bias_convergence,
@@ -250,6 +269,7 @@ def prepare(graph: Graph, cfg: MuscleSettings, sites: Sites, station: Station) -
             n_threads=graph.n_threads,
         ),
         image=sites.image_of(station),
+        labels=labels[station].labels if station in labels else None,
     )
 
 
@@ -326,6 +346,7 @@ def reformat(
         labels=[labels[s].labels if s in labels else "" for s in relative],
     )
     graph.save("relative_on_dwi", moved.relative, station=station)
+    graph.save("to_dwi", moved.transform, station=station)
     return moved
 
 
@@ -402,13 +423,17 @@ def compare(
 
 def draw_visits(graph: Graph, sites: Sites) -> None:
     """Draw a leg at the first visit and at this, where there was an earlier one."""
-    station = sites.lowest()
-    first = None if station is None else sites.first_visit(station)
-    if station is None or first is None:
+    first = {s: found for s in sites.shown() if (found := sites.first_visit(s)) is not None}
+    if not first:
         return
-    names = [f"ses-{session}: {station.title}" for session in (first[0], sites.scan.session)]
     drawn = graph.step(
-        "draw_visits", DrawVisits(names=names), images=[first[1], sites.image_of(station)]
+        "draw_visits",
+        DrawVisits(
+            first_names=[f"ses-{first[s][0]}: {s.title}" for s in first],
+            names=[f"ses-{sites.scan.session}: {s.title}" for s in first],
+        ),
+        first=[first[s][1] for s in first],
+        images=[sites.image_of(s) for s in first],
     )
     graph.figure("visits", drawn.figure)
 
