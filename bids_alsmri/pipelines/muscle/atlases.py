@@ -174,7 +174,12 @@ def label_station(
             "the outlines before you trust its muscles"
         )
     left_out = pd.DataFrame([], columns=list(LEFT_OUT_COLUMNS))
-    if leaves_one_out:
+    if leaves_one_out and len(labelled) < FEWEST_TO_LEAVE_OUT:
+        facts["notes"].append(
+            f"{title}: {len(labelled)} labelled stations; leaving one out takes "
+            f"{FEWEST_TO_LEAVE_OUT} or more"
+        )
+    elif leaves_one_out:
         rows = leave_one_out(labelled, folder / "left_out", settings=settings)
         facts["notes"].append(f"{title}: {_told(rows, given.vocabulary)}")
         left_out = left_out_table(rows, given.vocabulary, title)
