@@ -285,7 +285,7 @@ def test_labelled_people_who_are_left_out_are_saved_on_request(
     for number in range(3):
         for source in (image, labels):
             tail = source.name.split("_", 1)[1]
-            (tmp_path / f"person{number}_{tail}").symlink_to(source)
+            (tmp_path / f"sub-person{number}_{tail}").symlink_to(source)
     asked = {"muscle": {"atlas_dir": tmp_path, "atlas_leave_one_out": True}}
     settings = run_settings(default.raw, default.out, {}, asked)
     saved = {
