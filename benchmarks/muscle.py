@@ -291,7 +291,7 @@ def fusion(folder: Path, people: int, t2w_mm: float) -> None:
     )
     for seed in range(6):
         image, labels, affine = thighs(seed)
-        stem = f"{raw}/sub-0" if seed == 0 else f"{atlas_dir}/person{seed}"
+        stem = f"{raw}/sub-0" if seed == 0 else f"{atlas_dir}/sub-person{seed}"
         nib.save(nib.Nifti1Image(image, affine), f"{stem}_acq-legs_T1w.nii.gz")
         if seed:
             path = f"{stem}_acq-legs_desc-muscles_dseg.nii.gz"

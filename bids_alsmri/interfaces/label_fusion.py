@@ -308,7 +308,7 @@ def _bring_all(
             out_prefix=prefix,
             seed=settings.seed,
             n_threads=settings.n_threads,
-            is_apart=True,
+            is_apart=settings.n_at_once > 1,
         )
 
     with ThreadPoolExecutor(settings.n_at_once) as pool:

@@ -35,7 +35,7 @@ SETTINGS = FusionSettings(
     sharpness=2.0,
     ridge=0.1,
     n_threads=1,
-    n_at_once=2,
+    n_at_once=1,
     seed=1,
 )
 

@@ -134,6 +134,10 @@ class Default:
         return {node.name for graph in graphs.values() for node in graph.nodes}
 
 
+# made with a setting that is off
+ON_REQUEST = {"muscle": {"left_out", "figure_left_out"}}
+
+
 @pytest.fixture(scope="module")
 def default(cohort, tmp_path_factory, run_settings, built) -> Default:
     return Default(cohort, tmp_path_factory.mktemp("default") / "out", run_settings, built)
@@ -270,7 +274,29 @@ def test_what_is_saved_is_what_the_spec_declares(default, name):
         assert required <= names
         assert names <= set(spec.outputs) | parts
     # the cohort holds a participant with and one without T1w: between them all is made
-    assert set(spec.outputs) | parts - sometimes == set.union(*saved) - sometimes
+    sometimes |= ON_REQUEST.get(name, set())
+    assert (set(spec.outputs) | parts) - sometimes == set.union(*saved) - sometimes
+
+
+def test_labelled_people_who_are_left_out_are_saved_on_request(
+    default, run_settings, built, tmp_path
+):
+    folder = default.raw / "derivatives" / "atlases"
+    image = sorted(folder.rglob("*_acq-legs_chunk-1_T1w.nii.gz"))[0]
+    labels = sorted(folder.rglob("*_acq-legs_chunk-1_desc-muscles_dseg.nii.gz"))[0]
+    for number in range(3):
+        for source in (image, labels):
+            tail = source.name.split("_", 1)[1]
+            (tmp_path / f"sub-person{number}_{tail}").symlink_to(source)
+    asked = {"muscle": {"atlas_dir": tmp_path, "atlas_leave_one_out": True}}
+    settings = run_settings(default.raw, default.out, {}, asked)
+    saved = {
+        output_name(kept)
+        for (pipeline, _), graph in built(settings, default.plan).items()
+        if pipeline == "muscle"
+        for kept in graph.destinations
+    }
+    assert ON_REQUEST["muscle"] <= saved
 
 
 @pytest.mark.slow

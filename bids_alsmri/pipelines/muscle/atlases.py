@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from bids_alsmri.interfaces.anatomy import correct_bias
 from bids_alsmri.interfaces.base import ImageData, read_image, write_image
@@ -173,7 +174,12 @@ def label_station(
             "the outlines before you trust its muscles"
         )
     left_out = pd.DataFrame([], columns=list(LEFT_OUT_COLUMNS))
-    if leaves_one_out:
+    if leaves_one_out and len(labelled) < FEWEST_TO_LEAVE_OUT:
+        facts["notes"].append(
+            f"{title}: {len(labelled)} labelled stations; leaving one out takes "
+            f"{FEWEST_TO_LEAVE_OUT} or more"
+        )
+    elif leaves_one_out:
         rows = leave_one_out(labelled, folder / "left_out", settings=settings)
         facts["notes"].append(f"{title}: {_told(rows, given.vocabulary)}")
         left_out = left_out_table(rows, given.vocabulary, title)
@@ -223,7 +229,9 @@ def _told(rows: Sequence[LeftOutDice], vocabulary: Vocabulary) -> str:
     )
 
 
-def _even(image: Path, out: Path, bias: Mapping[str, Any], labels: Array | None = None) -> Path:
+def _even(
+    image: Path, out: Path, bias: Mapping[str, Any], labels: NDArray[np.integer] | None = None
+) -> Path:
     """Station without its receive field, clean header."""
     data = read_image(image, ndim=3)
     if bias["method"] != "n4":
@@ -231,7 +239,7 @@ def _even(image: Path, out: Path, bias: Mapping[str, Any], labels: Array | None 
         if bias["method"] == "tissues":
             # a registration by cross-correlation does not need a field as exact as a mean does, and
             # N4 takes as long as the registration
-            known = np.zeros(data.data.shape, np.int32) if labels is None else labels
+            known = np.zeros(data.data.shape) if labels is None else labels.astype(np.float64)
             field = field_of(data, known, order=bias["order"], cell_mm=bias["cell_mm"])
         write_image(np.asarray(data.data / field, np.float32), data.affine, out)
         return out

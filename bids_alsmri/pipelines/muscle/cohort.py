@@ -218,14 +218,16 @@ def deviations(muscles: pd.DataFrame, visits: pd.DataFrame) -> pd.DataFrame:
     person = own["participant_id"].astype("category").cat.codes.to_numpy()
     values = own["value"].astype(float).to_numpy()
     own["group"] = np.where(is_control, "control", "other")
-    own["expected"], own["z"], own["n_controls"] = np.nan, np.nan, 0
-    own["adjusted_for"] = ", ".join(names) or "nothing"
+    expected, z = np.full(len(own), np.nan), np.full(len(own), np.nan)
+    n_controls = np.zeros(len(own), np.int64)
     places = np.arange(len(own))
     for _, rows in own.assign(place=places).groupby(["region", "side", "measure"])["place"]:
         at = rows.to_numpy()
         found = control_scores(values[at], covariates[at], person[at], is_control[at])
-        for name in ("expected", "z", "n_controls"):
-            own.iloc[at, own.columns.get_loc(name)] = getattr(found, name)
+        expected[at], z[at], n_controls[at] = found.expected, found.z, found.n_controls
+    own = own.assign(
+        expected=expected, z=z, n_controls=n_controls, adjusted_for=", ".join(names) or "nothing"
+    )
     columns = [*_KEYS[:2], "group", *_KEYS[2:], "measure", "value", "unit", "expected", "z"]
     kept = [column for column in columns if column in own.columns]
     return own[[*kept, "n_controls", "adjusted_for"]].reset_index(drop=True)

@@ -162,7 +162,8 @@ class MuscleSettings(SettingsModel):
         None,
         source="labelled people of the same protocol",
         help="Folder with labelled stations of other people (as NAME_T2w.nii.gz or NAME_T1w.nii.gz "
-        "and NAME_desc-muscles_dseg.nii.gz, where NAME has the acq- and chunk- of the station), "
+        "and NAME_desc-muscles_dseg.nii.gz, where NAME is a sub- with the acq- and chunk- of the "
+        "station), "
         "from two of which on stations that nobody labelled are labelled.",
     )
     atlas_linear_iterations: tuple[int, ...] = setting(

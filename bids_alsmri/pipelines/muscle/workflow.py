@@ -153,7 +153,7 @@ def fuse(graph: Graph, cfg: MuscleSettings, sites: Sites, drawn: Steps) -> Steps
                 codes=cfg.label_codes,
                 region_list=own_list(cfg),
                 title=station.title,
-                leaves_one_out=(is_tested := has_left_out(cfg, atlases)),
+                leaves_one_out=cfg.atlas_leave_one_out,
                 registration_threads=cfg.atlas_threads,
                 n_threads=max(graph.n_threads, cfg.atlas_threads),
             ),
@@ -163,7 +163,7 @@ def fuse(graph: Graph, cfg: MuscleSettings, sites: Sites, drawn: Steps) -> Steps
         )
         graph.save("labels", fused[station].labels, station=station)
         graph.save("labels_table", fused[station].table, station=station)
-        if is_tested:
+        if has_left_out(cfg, atlases):
             graph.save("left_out", fused[station].left_out, station=station)
             left_out.append(fused[station].left_out)
     if left_out:
