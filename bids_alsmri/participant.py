@@ -19,6 +19,7 @@ from rich.console import Console
 
 from bids_alsmri.bids.dataset import write_description, write_descriptions
 from bids_alsmri.bids.sink import sidecar_path, write_text
+from bids_alsmri.bids.spec import output_name
 from bids_alsmri.engine.graph import AtlasSource, Graph, Ref, Surroundings
 from bids_alsmri.engine.leftovers import drop_saves, list_saves, remove_leftovers, saves_path
 from bids_alsmri.engine.methods import methods_text
@@ -395,7 +396,7 @@ def build_graphs(
             graph.made_by_fit = frozenset(graph.destinations)
         else:
             fits = {n for n, s in job.pipeline.io_spec.outputs.items() if s.stage == "fit"}
-            graph.results.update({name: path for name, path in saved.items() if name in fits})
+            graph.results.update({n: path for n, path in saved.items() if output_name(n) in fits})
         module.apply(graph, job.scan, own)
         graphs[job.key] = graph
         results[job.key] = graph.results
@@ -482,7 +483,12 @@ def _saved_before(settings: RunSettings, job: Job) -> dict[str, Ref | Path]:
     if job.record is None:
         return {}
     names = job.pipeline.io_spec.outputs
-    return {n: settings.output_dir / p for n, p in job.record.outputs.items() if n in names}
+    outputs = job.record.outputs.items()
+    return {
+        n: settings.output_dir / p
+        for n, p in outputs
+        if output_name(n) in names and not n.endswith(SIDECAR)
+    }
 
 
 def _keep_record(settings: RunSettings, job: Job, outcome: Outcome) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bids_alsmri.adoption import find_adopted, open_derivatives
+from bids_alsmri.adoption import find_adopted, find_drawn, open_derivatives
 from bids_alsmri.bids.dataset import check_derivatives, check_output_dir, check_raw
 from bids_alsmri.bids.query import (
     Scan,
@@ -383,7 +383,10 @@ class _Planner:
         atlases = self._atlases(pipeline)
         try:
             values = {"template": self.settings.template}
-            adopted = find_adopted(self.others, pipeline, scan, values)
+            adopted = {
+                **find_adopted(self.others, pipeline, scan, values),
+                **find_drawn(self.others, pipeline, scan),
+            }
             upstream, notes = self._upstream(pipeline, scan)
             if pipeline.atlas_grid_mm and upstream and not atlases:
                 notes.append(f"no atlas of {self.settings.template} is at hand: {NO_REGIONS}")
