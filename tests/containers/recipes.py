@@ -12,8 +12,11 @@ import sys
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
-FILES = ("Dockerfile", ".dockerignore", "Singularity.def", "constraints.txt", "pyproject.toml")
-FOLDERS = ("containers", "hpc", "brainlife")
+FILES = (
+    *("Dockerfile", ".dockerignore", "Singularity.def", "constraints.txt", "pyproject.toml"),
+    "brainlife/main",
+)
+FOLDERS = ("containers", "hpc")
 
 
 def recipes_hash() -> str:
