@@ -169,6 +169,8 @@ def draw_overview(images: Sequence[str], titles: Sequence[str], labels: Sequence
 # of a muscle's largest area that a slice must show of it, and panels of the figure
 _LEAST_SHOWN, _MOST_PANELS = 0.5, 24
 _MOST_NAMES = 3
+# voxels around the labels
+_MARGIN = 6
 
 
 def covering_slices(labels: np.ndarray[Any, Any]) -> list[tuple[int, tuple[int, ...]]]:
@@ -235,7 +237,18 @@ def draw_slices(
     for image, title, label in zip(images, titles, labels, strict=True):
         data, affine = _read(image)
         outline = canonical(Path(label))[0]
-        extent = _extent(affine, data.shape, 0, 1, voxel_edges_mm(affine))
+        edges = voxel_edges_mm(affine)
+        # without the air around a limb
+        for axis in (0, 1):
+            filled = np.flatnonzero((outline > 0).any(axis=tuple({0, 1, 2} - {axis})))
+            if len(filled) == 0:
+                continue
+            first, last = max(int(filled[0]) - _MARGIN, 0), int(filled[-1]) + _MARGIN + 1
+            kept = (slice(first, last), slice(None))[:: 1 if axis == 0 else -1]
+            data, outline = data[kept], outline[kept]
+            affine = affine.copy()
+            affine[axis, 3] += edges[axis] * first
+        extent = _extent(affine, data.shape, 0, 1, edges)
         for at, own in covering_slices(outline) or [(data.shape[2] // 2, ())]:
             height = affine[2, 2] * at + affine[2, 3]
             told = list(dict.fromkeys(names.get(n, str(n)) for n in own))
