@@ -405,7 +405,9 @@ class SegmentLegs(AlsInterface):
         files = {n: self.file(runtime, f"{n}.nii.gz") for n in ("labels", "fat", "fraction")}
         write_image(found.labels, image.affine, files["labels"])
         write_image(found.fat, image.affine, files["fat"])
-        write_image(np.nan_to_num(found.fat), image.affine, files["fraction"])
+        # 0 outside the legs is no fat; 0 all over would be a finding
+        fraction = found.fat if found.refusal else np.nan_to_num(found.fat)
+        write_image(fraction, image.affine, files["fraction"])
         # their numbers are ours, whatever list the user gives
         table = label_rows(found.labels, read_vocabulary(None))
         facts = {"warnings": list(found.warnings)}

@@ -28,6 +28,7 @@ from bids_alsmri.pipelines.muscle.vocabulary import Region, Vocabulary
 
 COLUMNS = ("region", "side", "measure", "value", "unit", "n", "chunk", "station", "source")
 SUMMARY = "summary"
+STATION_VOLUME = "volume_of_station"
 # how values of a muscle that lies in several stations are put together
 _ADDED = ("volume", "n_slices")
 _LARGEST = ("cross_section", "displaced_fat", "mercuri", "dixon_mercuri")
@@ -465,15 +466,24 @@ def combine_stations(rows: Sequence[Mapping[str, Any]], vocabulary: Vocabulary) 
     -------
     DataFrame
         In the columns `COLUMNS`. A muscle that lies in several stations has one row for them all:
-        means are weighted by voxels, volumes added, areas the largest.
+        means are weighted by voxels, volumes added, areas the largest. Volumes of compartments
+        are told for each station too.
     """
     table = pd.DataFrame(list(rows), columns=list(COLUMNS))
     if table.empty:
         return table
     planes = {region.name: region.plane for region in vocabulary.regions}
+    compartments = {r.name for r in vocabulary.regions if r.kind == "compartment"}
     parts = []
     for (region, _, measure), own in table.groupby(["region", "side", "measure"], sort=False):
-        parts.append(_combined(_of_plane(own, str(measure), planes[str(region)]), str(measure)))
+        read = _of_plane(own, str(measure), planes[str(region)])
+        parts.append(_combined(read, str(measure)))
+        # that of thigh and calf is no one muscle, and each is asked for
+        if measure == "volume" and region in compartments and len(read) > 1:
+            parts += [
+                {**_combined(read.loc[[row]], "volume"), "measure": STATION_VOLUME}
+                for row in read.index
+            ]
     return pd.DataFrame(parts, columns=list(COLUMNS))
 
 

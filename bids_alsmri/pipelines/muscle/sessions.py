@@ -27,7 +27,7 @@ from bids_alsmri.pipelines.muscle.measures import (
     without_doubles,
 )
 from bids_alsmri.pipelines.muscle.steps import Facts
-from bids_alsmri.pipelines.muscle.vocabulary import Vocabulary
+from bids_alsmri.pipelines.muscle.vocabulary import Region, Vocabulary
 
 _MOST_NAMED = 12
 
@@ -216,21 +216,32 @@ def _facts(
             "are of one side there"
         )
     present = set(zip(table["region"], table["side"], strict=True))
+
+    def is_present(region: Region) -> bool:
+        return (region.name, "n/a" if region.side == "midline" else region.side) in present
+
+    muscles = [r for r in vocabulary.regions if r.kind == "muscle" and is_present(r)]
+    # of the parts of the body that were labelled: legs alone lack no arm
+    labelled = {region.details.get("body_region", "") for region in muscles}
     missing = [
         r.title
         for r in vocabulary.regions
-        if r.in_jenkins2020 and (r.name, "n/a" if r.side == "midline" else r.side) not in present
+        if r.in_jenkins2020 and r.details.get("body_region", "") in labelled and not is_present(r)
     ]
     notes = [f"no label for {_listed(missing)}"] if missing else []
     values = {
         "adc_snr": of("adc_snr")["value"].min(),
-        "n_muscles": len(of("volume")),
-        "n_muscles_missing": len(missing),
         "largest_displaced_fat": of("displaced_fat")["value"].max(),
+        "n_muscles": len(muscles),
     }
+    if muscles:
+        values["n_muscles_missing"] = len(missing)
+    else:
+        notes.append("no muscle is labelled: compartments of the legs were measured alone")
     measures = [
-        {"measure": name, "value": None if pd.isna(value) else float(value)}
+        {"measure": name, "value": float(value)}
         for name, value in values.items()
+        if not pd.isna(value)
     ]
     return {"measures": measures, "warnings": warnings, "notes": notes}
 

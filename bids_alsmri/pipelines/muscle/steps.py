@@ -352,9 +352,11 @@ def _measures(table: pd.DataFrame) -> list[dict[str, Any]]:
         "largest_shift": table["shift"].max(),
         "least_correlation": table["correlation"].min(),
     }
+    # of a single station there is nothing to tell
     return [
-        {"measure": name, "value": None if pd.isna(value) else float(value)}
+        {"measure": name, "value": float(value)}
         for name, value in found.items()
+        if not pd.isna(value)
     ]
 
 
