@@ -918,3 +918,11 @@ def test_longest_echo_of_a_t2w_stands_for_it():
     sites = Sites(Scan("muscle", "01", None, {}, {}, times), (own,))
     assert sites.image_of(own).name == "sub-01_acq-legs_echo-1_T2w.nii.gz"
     assert sites.has_echoes(own)
+
+
+def test_station_of_too_few_even_voxels_names_the_other_corrections():
+    # alternating voxels: none is as bright as its neighbours
+    board = np.where(np.indices((8, 8, 8)).sum(axis=0) % 2 == 0, 100.0, 10.0)
+    checked = image(board.astype(np.float32), np.eye(4))
+    with pytest.raises(DataError, match=r"0 voxels of one tissue.*n4 or off"):
+        steps.field_of(checked, np.ones((8, 8, 8)), order=3, cell_mm=60.0)

@@ -739,10 +739,21 @@ def field_of(image: ImageData, labels: Array, *, order: int, cell_mm: float) -> 
     -------
     (X, Y, Z) array
         Factors.
+
+    Raises
+    ------
+    DataError
+        If too few of its voxels hold one tissue.
     """
     edges_mm = np.asarray(image.voxel_mm, np.float64)
     whole = np.asarray(np.rint(labels), np.int32)
-    return tissue_field(image.data, whole, edges_mm, order=order, cell_mm=cell_mm)
+    try:
+        return tissue_field(image.data, whole, edges_mm, order=order, cell_mm=cell_mm)
+    except NumericsError as error:
+        raise DataError(
+            f"{error}; choose another --muscle-bias-correction, n4 or off, or leave the station "
+            "out with --bids-filter-file"
+        ) from error
 
 
 def bone_of_station(
