@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -119,6 +120,14 @@ def declared_gb(interface: BaseInterface) -> float:
         0.5 where it declares nothing.
     """
     return float(getattr(interface, "memory_gb", 0.5))
+
+
+def _without_folders(settings: Mapping[str, Any]) -> dict[str, Any]:
+    # where a file lies on one computer tells others nothing, and may name people
+    return {
+        name: Path(value).name if isinstance(value, str) and value.startswith(os.sep) else value
+        for name, value in settings.items()
+    }
 
 
 @dataclass
@@ -378,7 +387,9 @@ class Graph:
             self.scan,
             spec,
             sources=[bids_uri(path, place.roots) for path in paths],
-            settings=self.settings["fit"] if spec.stage == "fit" else depends_on_all,
+            settings=_without_folders(
+                self.settings["fit"] if spec.stage == "fit" else depends_on_all
+            ),
             version=place.version,
             values=place.values,
         )
