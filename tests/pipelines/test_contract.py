@@ -426,19 +426,26 @@ def test_changed_setting_of_apply_reuses_the_fits(
 
 
 @pytest.mark.slow
-def test_settings_file_repeats_the_run(finished, tmp_path, results):
+def test_settings_file_repeats_the_run(finished, tmp_path):
     # the run that wrote the times is the one that ran steps
     kept = min(finished.out.glob("logs/*/seconds.json")).with_name("settings.json")
-    # without the cheap flags: only the file knows of them; steps come from the work folder if and
-    # only if all their inputs are the same
-    words = ["--settings", str(kept), "-w", str(finished.work), "--n-procs", "1"]
-    words += ["--participant-label", "01"]
-    call = [str(finished.raw), str(tmp_path / "out"), "participant", *words]
-    done = subprocess.run(
-        [sys.executable, "-m", "bids_alsmri", *call], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert results(tmp_path / "out", "01") == results(finished.out, "01")
+    changed = tmp_path / "changed.json"
+    content = json.loads(kept.read_text())
+    content["run"]["seed"] += 1
+    changed.write_text(json.dumps(content))
+    # without the cheap flags: only the file knows of them; results are used again if and only if
+    # all settings are those of the run that made them
+    words = {"reuse": kept, "run": changed}
+    for word, path in words.items():
+        call = [str(finished.raw), str(finished.out), "participant", "--settings", str(path)]
+        call += ["-w", str(finished.work), "--participant-label", "01", "--plan"]
+        done = subprocess.run(
+            [sys.executable, "-m", "bids_alsmri", *call], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        rows = [line for line in done.stdout.splitlines() if line.startswith("sub-01")]
+        assert len(rows) >= 4
+        assert all(f"  {word}" in row for row in rows), done.stdout
 
 
 # ---- bad input, and the same numbers from another dataset and number of processes
