@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -334,6 +335,13 @@ def test_participant_without_the_required_input_is_skipped_with_a_reason(
     assert not skip.is_error
 
 
+def test_no_two_graphs_write_one_file(cohort, built, run_settings, tmp_path):
+    graphs = built(run_settings(cohort, tmp_path / "out"))
+    assert len({pipeline for pipeline, _ in graphs}) >= 4
+    written = [path for graph in graphs.values() for path in graph.destinations.values()]
+    assert [path.name for path, n in Counter(written).items() if n > 1] == []
+
+
 # ---- runs
 
 NO_GRAPH = """
@@ -456,6 +464,9 @@ def faulty(cohort, tmp_path_factory) -> Path:
     """Raw dataset of sub-01 and of others that cannot be processed."""
     raw = tmp_path_factory.mktemp("faulty") / "raw"
     shutil.copytree(cohort, raw, ignore=shutil.ignore_patterns("phantom", "sub-02"))
+    # of the other people that atlases are of, all stay
+    atlases = Path("derivatives") / "atlases"
+    shutil.copytree(cohort / atlases, raw / atlases, dirs_exist_ok=True)
     truncated = raw / "sub-03" / "anat" / "sub-03_T1w.nii.gz"
     truncated.parent.mkdir(parents=True)
     truncated.write_bytes((cohort / "sub-01/anat/sub-01_T1w.nii.gz").read_bytes()[:20_000])
