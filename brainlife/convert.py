@@ -262,7 +262,8 @@ def messages(code: int, made: list[str]) -> list[dict[str, str]]:
 def plots(results: Path) -> list[dict[str, Any]]:
     """Measures of quality of each scan, each drawn within its sensible range."""
     drawn = []
-    for path in sorted(results.glob("sub-*/**/*_desc-quality_stats.tsv")):
+    tables = sorted(results.glob("sub-*/**/*_desc-*uality_stats.tsv"))
+    for path in tables:
         with path.open(encoding="utf-8", newline="") as file:
             rows = [row for row in csv.DictReader(file, delimiter="\t") if place_in_range(row)]
         if not rows:
@@ -271,7 +272,7 @@ def plots(results: Path) -> list[dict[str, Any]]:
         drawn.append(
             {
                 "type": "plotly",
-                "name": path.name[: -len("_desc-quality_stats.tsv")],
+                "name": path.name[: -len("_stats.tsv")].replace("_desc-quality", ""),
                 "data": [
                     {
                         "type": "bar",
