@@ -341,6 +341,24 @@ def settings_by_stage(settings: RunSettings, name: str) -> tuple[dict[str, Any],
     return stages["fit"], stages["apply"]
 
 
+def files_of_settings(settings: SettingsModel) -> list[Path]:
+    """Files that settings name, themselves or by their folder: results depend on what they hold.
+
+    Parameters
+    ----------
+    settings : SettingsModel
+        Of a pipeline.
+
+    Returns
+    -------
+    list of Path
+        Those that are there; the step that reads one says what is wrong where it is not.
+    """
+    named = [value for _, value in settings if isinstance(value, Path)]
+    below = [path for folder in named if folder.is_dir() for path in folder.rglob("*")]
+    return sorted(path for path in [*named, *below] if path.is_file())
+
+
 @dataclass
 class _Planner:
     """What is known while a plan is made.
@@ -484,6 +502,7 @@ def _job(
 ) -> Job:
     record = read_record(record_path(settings.output_dir, scan))
     files = [path for paths in scan.inputs.values() for path in paths] + list(adopted.values())
+    files += files_of_settings(settings.pipelines[pipeline.name])
     identity = Identity(
         version=VERSION,
         fit=fit,

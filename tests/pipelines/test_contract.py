@@ -433,6 +433,21 @@ def test_changed_setting_of_apply_reuses_the_fits(
     assert ran <= nodes_of_apply
 
 
+def test_results_are_made_again_where_a_file_of_a_setting_changed(cohort, run_settings, tmp_path):
+    own, folder = tmp_path / "own.tsv", tmp_path / "people"
+    folder.mkdir()
+    (folder / "sub-01_T1w.nii.gz").write_bytes(b"1")
+    named = {"muscle": {"region_list": own, "atlas_dir": folder}}
+    digests = []
+    for path in (own, own, folder / "sub-01_T1w.nii.gz"):
+        # of the same length, as a code that is corrected
+        path.write_text(f"{len(digests)}")
+        plan = make_plan(run_settings(cohort, tmp_path / "out", {}, named))
+        digests.append({j.identity.digest() for j in plan.jobs if j.pipeline.name == "muscle"})
+    assert not digests[0] & digests[1]
+    assert not digests[1] & digests[2]
+
+
 @pytest.mark.slow
 def test_settings_file_repeats_the_run(finished, tmp_path):
     # the run that wrote the times is the one that ran steps
