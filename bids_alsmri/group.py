@@ -92,8 +92,11 @@ def run_group_level(settings: RunSettings, command_line: str, console: Console) 
     code = ExitCode.SCANS_FAILED if faults else ExitCode.DONE
     if not group_settings(settings).compare:
         return code
-    from bids_alsmri.group_planning import plan_comparisons
+    from bids_alsmri.group_planning import are_groups_known, have_tables_only, plan_comparisons
 
+    if have_tables_only(finished) and not are_groups_known(settings):
+        log.info("no maps and no groups to compare; the group level ends with its tables")
+        return code
     plan = plan_comparisons(settings, finished, faults)
     if settings.plan:
         sys.stdout.write(describe(plan))
@@ -110,7 +113,9 @@ def _require_clinical(settings: RunSettings, faults: Sequence[str]) -> None:
     )
     if faults:
         raise DataError("\n".join(faults), exit_code=ExitCode.BAD_DATA)
-    if not (cfg.compare and cfg.tables) or cfg.maps:
+    # where there are images, the participant level was forgotten, or OUTPUT_DIR is another
+    has_images = any(True for _ in settings.bids_dir.glob("sub-*/**/*.nii*"))
+    if not (cfg.compare and cfg.tables) or cfg.maps or has_images:
         raise DataError(nothing, exit_code=ExitCode.NO_INPUT)
     if not (settings.bids_dir / "participants.tsv").is_file():
         raise DataError(

@@ -438,6 +438,50 @@ def compared_modalities(
     return asked or tuple(found)
 
 
+def have_tables_only(finished: Mapping[str, Sequence[Finished]]) -> bool:
+    """Whether nothing that is finished has maps to compare, but some has tables of its own.
+
+    Parameters
+    ----------
+    finished : mapping of sequence of Finished
+        Scans by pipeline.
+
+    Returns
+    -------
+    bool
+        Such as for a dataset of muscles alone.
+    """
+    own = [registry()[name] for name, scans in finished.items() if scans]
+    return any(p.group_tables for p in own) and not any(is_compared(p) for p in own)
+
+
+def are_groups_known(settings: RunSettings) -> bool:
+    """Whether a table of participants tells who is a patient.
+
+    Parameters
+    ----------
+    settings : RunSettings
+        What was asked for.
+
+    Returns
+    -------
+    bool
+        Whether there is a clinical table with the column of groups.
+
+    Raises
+    ------
+    DataError
+        If the table is there and faulty.
+    """
+    from bids_alsmri.bids.clinical import find_clinical_root, read_clinical_table
+
+    try:
+        root = find_clinical_root(settings.bids_dir, settings.output_dir)
+    except DataError:
+        return False
+    return group_settings(settings).group_column in read_clinical_table(root).visits
+
+
 def is_compared(pipeline: Pipeline) -> bool:
     """Whether a pipeline saves maps that groups are compared on.
 

@@ -239,8 +239,9 @@ def _outputs(spec: IoSpec) -> Iterator[str]:
     for output in spec.outputs.values():
         unit = f" Unit: {output.units}." if _unit(output.units) else ""
         where = " Where it can be made." if output.optional else ""
+        each = " One for each station, named after it." if output.many else ""
         yield _shown_name(output)
-        yield f": {_cell(output.description)}.{unit}{where}\n"
+        yield f": {_cell(output.description)}.{unit}{each}{where}\n"
 
 
 def _shown_name(output: OutputSpec) -> str:
@@ -258,7 +259,7 @@ def _shown_name(output: OutputSpec) -> str:
     for word, slot in slots.items():
         name = name.replace(word, f"<{slot}>")
     folder = _SLOT.sub(lambda match: f"<{match[1].replace('_', '-')}>", output.datatype)
-    return f"`{folder}/{name}`"
+    return f"`{folder or '<datatype>'}/{name}`"
 
 
 def _figures(figures: Iterable[FigureSpec]) -> Iterator[str]:

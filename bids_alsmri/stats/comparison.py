@@ -294,6 +294,14 @@ def permute_groups(
     def difference(x: _Array, y: _Array, axis: int = -1) -> _Array:
         return np.asarray(x.mean(axis=axis) - y.mean(axis=axis))
 
+    least = smallest_p(n, m)
+    note = f"no p below {least:.3g} can be reached with {n} and {m} values" if least > 0.05 else ""
+    if min(n, m) == 1:
+        # SciPy wants two of each; the one value takes the place of every other in turn
+        one = values[0] if n == 1 else values[-1]
+        p = min(1.0, 2 * min(float(np.mean(values >= one)), float(np.mean(values <= one))))
+        statistic = float(difference(values[:n], values[n:]))
+        return TestResult(f"Permutation of {of}s (exact)", statistic, np.nan, p, n, m, note)
     found = scipy_stats.permutation_test(
         (values[:n], values[n:]),
         difference,
@@ -302,8 +310,6 @@ def permute_groups(
         rng=rng,
         batch=2000,
     )
-    least = smallest_p(n, m)
-    note = f"no p below {least:.3g} can be reached with {n} and {m} values" if least > 0.05 else ""
     return TestResult(name, float(found.statistic), np.nan, float(found.pvalue), n, m, note)
 
 

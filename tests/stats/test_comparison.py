@@ -114,6 +114,17 @@ def test_permutation_of_ranks_is_the_exact_test_without_ties():
     assert_allclose(found.p, stats.mannwhitneyu(a, b, method="exact").pvalue)
 
 
+@pytest.mark.parametrize("of", ["mean", "rank"])
+def test_a_single_patient_is_compared_exactly(of):
+    # the largest of six: of six places, one is as far out on that side
+    args = {"of": of, "n_draws": 99, "rng": np.random.default_rng(0)}
+    found = permute_groups([9.0], [1.0, 2.0, 3.0, 4.0, 8.0], **args)
+    assert_allclose(found.p, 2 / 6)
+    assert "0.333" in found.note
+    other = permute_groups([1.0, 2.0, 3.0, 4.0, 8.0], [9.0], **args)
+    assert_allclose((other.p, other.statistic), (found.p, -found.statistic))
+
+
 def test_two_and_two_run_and_tell_the_smallest_p():
     found = permute_groups([5, 6], [1, 2], of="mean", n_draws=99, rng=np.random.default_rng(0))
     assert_allclose(found.p, smallest_p(2, 2))

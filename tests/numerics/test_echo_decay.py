@@ -1,0 +1,61 @@
+"""Relaxation times against closed forms, scipy's least squares and noise of a known level."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from scipy.optimize import curve_fit
+
+from bids_alsmri.errors import NumericsError
+from bids_alsmri.numerics.echo_decay import fit_echo_decay
+from bids_alsmri.numerics.noise import Noise
+
+TIMES_MS = np.arange(1, 13) * 8.0
+
+
+def fitted(signal, times=TIMES_MS, noise=None, least=0.0):
+    return fit_echo_decay(signal, times, noise=noise, least_signal=least)
+
+
+@pytest.mark.parametrize("t2_ms", [5.0, 35.0, 150.0, 800.0])
+@pytest.mark.parametrize("gain", [1e-3, 1.0, 1e5])
+def test_time_of_a_decay_without_noise_is_exact(t2_ms, gain):
+    found = fitted(gain * np.exp(-TIMES_MS / t2_ms))
+    assert_allclose([found.t2_ms, found.amplitude / gain], [t2_ms, 1.0], rtol=1e-6)
+
+
+def test_fit_is_that_of_scipy():
+    rng = np.random.default_rng(1)
+    signal = 100 * np.exp(-TIMES_MS / rng.uniform(20, 120, (40, 1))) + rng.normal(0, 2, (40, 12))
+    found = fitted(np.abs(signal))
+    for row, t2_ms, amplitude in zip(np.abs(signal), found.t2_ms, found.amplitude, strict=True):
+        (a, t), _ = curve_fit(lambda x, a, t: a * np.exp(-x / t), TIMES_MS, row, (100, 50))
+        assert_allclose([amplitude, t2_ms], [a, t], rtol=1e-4)
+
+
+@pytest.mark.parametrize("n_channels", [1, 8, 64])
+def test_floor_of_the_noise_does_not_lengthen_the_time(n_channels):
+    rng = np.random.default_rng(2)
+    sd, shape = 5.0 / n_channels**0.25, (3000, 12)
+    power = (100 * np.exp(-TIMES_MS / 30) + rng.normal(0, sd, shape)) ** 2
+    # of the other parts of all channels, where the signal is in one
+    noisy = np.sqrt(power + sd**2 * rng.chisquare(2 * n_channels - 1, shape))
+    found = fitted(noisy, noise=Noise(sd, n_channels))
+    assert_allclose(np.median(found.t2_ms), 30, rtol=0.01)
+    # left in, it lengthens it by more
+    assert np.median(fitted(noisy).t2_ms) > 31
+
+
+def test_voxels_without_signal_or_decay_have_no_time():
+    signal = np.stack([np.zeros(12), np.full(12, 5.0), np.exp(TIMES_MS / 50), np.exp(-TIMES_MS)])
+    assert np.isnan(fitted(signal, least=1e-2).t2_ms).all()
+
+
+@pytest.mark.parametrize(
+    ("times", "text"),
+    [([10.0], "two or more times"), ([20.0, 10.0], "that rise"), ([5, 10, 15], "has 2 echoes but")],
+)
+def test_times_that_do_not_fit_are_refused(times, text):
+    with pytest.raises(NumericsError, match=text):
+        fitted(np.ones((3, 2)), times)
