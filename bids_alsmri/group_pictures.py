@@ -12,18 +12,17 @@ from numpy.typing import NDArray
 from bids_alsmri.bids.sink import write_atomically
 from bids_alsmri.comparisons.presentation import p_with_star, readable
 from bids_alsmri.engine.group_graph import FIGURES
+from bids_alsmri.pipelines.muscle.drawing import CHART
 from bids_alsmri.reports.clinical_plots import Course, draw_courses, draw_forest, draw_responses
 from bids_alsmri.reports.clinical_points import (
-    Body,
     Cloud,
     Curve,
     Scatter,
-    draw_bodies,
     draw_clouds,
     draw_roc,
     draw_scatters,
 )
-from bids_alsmri.reports.figures import save_figure
+from bids_alsmri.reports.figures import draw_body_chart, save_figure
 from bids_alsmri.reports.page import Figure
 from bids_alsmri.settings import RunSettings
 from bids_alsmri.stats.agreement import reader_accuracy, roc
@@ -142,26 +141,36 @@ def _bodies(settings: RunSettings, result: ResultTable) -> Iterator[Figure]:
     parts = frame["measure"].str.split(".", n=2, expand=True)
     if parts.shape[1] < 3:
         return
-    bodies = []
+    panels: list[tuple[str, dict[tuple[str, str], float]]] = []
+    marked = []
     for measure in dict.fromkeys(parts.loc[parts[0] == "muscle", 1]):
-        own = (parts[0] == "muscle") & (parts[1] == measure)
-        places = parts.loc[own, 2].tolist()
-        survives = (frame.loc[own, "q_paper"] <= _ALPHA).tolist()
+        own = frame[(parts[0] == "muscle") & (parts[1] == measure)]
+        places = [_on_body(place) for place in parts.loc[own.index, 2]]
+        values = dict(zip(places, own[column].astype(float), strict=True))
+        n_drawn = sum(place[0] in CHART and np.isfinite(v) for place, v in values.items())
+        if n_drawn < FEWEST_ON_BODY:
+            continue
         words = readable(f"a.{measure}.b").partition(", ")[2]
-        body = Body(
-            f"{words}: {label}",
-            dict(zip(places, frame.loc[own, column].astype(float), strict=True)),
-            frozenset(p for p, s in zip(places, survives, strict=True) if s),
-        )
-        if body.n_drawn >= FEWEST_ON_BODY:
-            bodies.append(body)
-    if bodies:
+        panels.append((f"{words}: {label}", values))
+        survive = (own["q_paper"] <= _ALPHA).tolist()
+        marked.append({place for place, s in zip(places, survive, strict=True) if s})
+    if panels:
         caption = (
-            "The muscles of Jenkins 2020 on a body, by colour about zero; an asterisk survives the "
-            "false discovery rate of the table."
+            "The muscles of Jenkins 2020 on a body seen from behind, by colour about zero; grey is "
+            "not measured, an asterisk survives the false discovery rate of the table."
         )
-        figure = draw_bodies(bodies[:2], title=spec.title)
+        figure = draw_body_chart(
+            panels[:2], CHART, marked=marked, is_difference=True, title=spec.title
+        )
         yield from one_figure(settings, f"{camel(spec.name)}Body", "On the body", caption, figure)
+
+
+def _on_body(place: str) -> tuple[str, str]:
+    """Region and side of the chart, of a place such as ``left_biceps_brachii``."""
+    side, _, region = place.partition("_")
+    if side not in ("left", "right"):
+        side, region = "n/a", place
+    return region.replace("_", " "), side
 
 
 def _strongest(frame: pd.DataFrame) -> pd.DataFrame:

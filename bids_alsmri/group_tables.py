@@ -14,7 +14,7 @@ import pandas as pd
 from bids_alsmri.bids.clinical import read_clinical_table
 from bids_alsmri.bids.clinical_checks import CheckedTable, check_clinical
 from bids_alsmri.bids.sink import sidecar_path, write_json, write_text
-from bids_alsmri.collection import Finished, read_tables
+from bids_alsmri.collection import Finished, read_tables, visit_scores
 from bids_alsmri.comparisons.presentation import presented, readable
 from bids_alsmri.comparisons.settings import group_settings
 from bids_alsmri.comparisons.tables import (
@@ -141,7 +141,10 @@ def make_clinical(
     cohort = make_cohort(
         checked.table,
         plan.labels,
-        list(scan_measures(settings, counted, warnings)),
+        [
+            *scan_measures(settings, counted, warnings),
+            *score_measures(visit_scores(settings, counted, [])),
+        ],
         names=plan.names,
         time_column=cfg.time_column,
     )
@@ -208,6 +211,28 @@ def scan_measures(
                     yield ScanMeasures(
                         f"sub-{scan.participant}", session, region_measures(name, table)
                     )
+
+
+def score_measures(scores: Sequence[pd.DataFrame]) -> Iterator[ScanMeasures]:
+    """Scores of visits as measures, by their own names.
+
+    Parameters
+    ----------
+    scores : sequence of DataFrame
+        As of `bids_alsmri.collection.visit_scores`.
+
+    Yields
+    ------
+    ScanMeasures
+        One for each visit.
+    """
+    for table in scores:
+        for (who, session), own in table.groupby(["participant_id", "session_id"], dropna=False):
+            yield ScanMeasures(
+                str(who),
+                session if isinstance(session, str) else None,
+                {str(n): (float(v), "1") for n, v in zip(own["score"], own["value"], strict=True)},
+            )
 
 
 def write_clinical(settings: RunSettings, results: ClinicalResults) -> list[Path]:

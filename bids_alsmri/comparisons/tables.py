@@ -14,6 +14,7 @@ import pandas as pd
 from bids_alsmri.bids.clinical import ClinicalTable, natural_key
 from bids_alsmri.comparisons.cohort import CohortNames
 from bids_alsmri.errors import DataError
+from bids_alsmri.numerics.normative import ControlScores, control_scores
 from bids_alsmri.stats.comparison import compare_adjusted
 from bids_alsmri.stats.harmonisation import Harmonisation, harmonise
 from bids_alsmri.stats.scores import EMG_LIMITS_MS, emg_grade
@@ -36,8 +37,8 @@ _MUSCLES_FROM_HEAD = (
     *("anterior_calf", "gastrocnemius", "posterior_calf"),
 )
 _SIDES = ("left", "right")
-# Regions of onset (Jenkins 2020); names as `region_measures` makes them of the muscle pipeline's.
-_REGIONS_OF_ONSET: Mapping[str, tuple[str, ...]] = {
+# Of Jenkins 2020; names as `region_measures` makes them of the muscle pipeline's.
+_REGIONS_OF_JENKINS: Mapping[str, tuple[str, ...]] = {
     "bulbar": ("tongue", "trapezius", "sternocleidomastoid"),
     "upper": (
         *("deltoid", "biceps_brachii", "triceps", "forearm_compartment"),
@@ -48,11 +49,6 @@ _REGIONS_OF_ONSET: Mapping[str, tuple[str, ...]] = {
         "gastrocnemius_and_soleus",
     ),
 }
-_MUSCLE_OF_ONSET = {
-    "bulbar": "tongue",
-    "upper": "first_dorsal_interosseous",
-    "lower": "tibialis_anterior",
-}
 _MIDLINE = ("tongue", "splenius_capitis")
 # The 34 muscles of Jenkins 2020.
 _MUSCLES_OF_JENKINS = frozenset(
@@ -61,7 +57,7 @@ _MUSCLES_OF_JENKINS = frozenset(
         *(
             f"{side}_{name}"
             for side in _SIDES
-            for names in (*_REGIONS_OF_ONSET.values(), ("thoracic_paraspinal",))
+            for names in (*_REGIONS_OF_JENKINS.values(), ("thoracic_paraspinal",))
             for name in names
             if name not in _MIDLINE
         ),
@@ -292,16 +288,15 @@ def with_derived(frame: pd.DataFrame) -> pd.DataFrame:
         With ``onset`` (spinal or bulbar) of ``onset_site``; ``alsfrs_r_hand_items`` (items 4 and
         5); ``emg_grade_*`` of ``emg_duration_*``, and ``weakness_grade_*`` (5 less the score, at
         most 3) for Diamanti 2018; means of motor areas and of leg and foot (Cosottini 2016);
-        ``*.summary_mean``, ``region_of_onset``, ``muscle_of_onset`` (both sides where
-        ``onset_side`` is not known) and muscles of the side of ``motor_unit_side``
-        for Jenkins 2020; ``muscle.mercuri_region.*`` and ``muscle.mercuri.dominant_hand``.
+        ``*.summary_mean`` and muscles of the side of ``motor_unit_side`` for Jenkins 2020;
+        ``muscle.mercuri_region.*`` and ``muscle.mercuri.dominant_hand``.
 
     Examples
     --------
     >>> frame = pd.DataFrame({"onset_site": ["lower limb"], "muscle.relative_t2.tongue": [1.0],
     ...     "muscle.relative_t2.left_tibialis_anterior": [3.0]})
-    >>> with_derived(frame)[["onset", "muscle_of_onset"]].values.tolist()
-    [['spinal', 3.0]]
+    >>> with_derived(frame)[["onset", "muscle.relative_t2.summary_mean"]].values.tolist()
+    [['spinal', 2.0]]
     """
     names = [name for name in map(str, frame) if name.startswith("muscle.")]
     found = frame.rename(columns={n: f"{n}_mean" for n in names if n.endswith(".summary")})
@@ -317,7 +312,6 @@ def with_derived(frame: pd.DataFrame) -> pd.DataFrame:
     new.update(_grades(found))
     new.update(_cortex_means(found))
     new.update(_muscle_means(found))
-    new.update(_of_onset(found))
     # what is derived takes the place of a column of the same name
     kept = found.drop(columns=[name for name in new if name in found])
     return pd.concat([kept, pd.DataFrame(new, index=found.index)], axis=1)
@@ -397,36 +391,6 @@ def _chosen_side(values: np.ndarray, is_right: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(is_right), chosen, np.nan)
 
 
-def _of_onset(frame: pd.DataFrame) -> dict[str, Any]:
-    """Mean over the muscles of the region of onset, and the muscle that stands for it."""
-    start = "muscle.relative_t2."
-    if "onset_site" not in frame or not any(str(c).startswith(start) for c in frame):
-        return {}
-    kinds = [_kind_of_onset(v) for v in frame["onset_site"]]
-    is_right = _side_of(frame, "onset_side")
-    found = {}
-    for name, wanted in (
-        ("region_of_onset", _REGIONS_OF_ONSET),
-        ("muscle_of_onset", {k: (v,) for k, v in _MUSCLE_OF_ONSET.items()}),
-    ):
-        means = np.full(len(frame), np.nan)
-        for kind, muscles in wanted.items():
-            for side, others in (("", _SIDES), ("left", ("left",)), ("right", ("right",))):
-                rows = np.array([k == kind for k in kinds])
-                if is_right is not None and kind != "bulbar":
-                    known = {"": ~np.isfinite(is_right), "left": is_right == 0}
-                    rows &= known.get(side, is_right == 1)
-                elif side:
-                    continue
-                places = [m for m in muscles if m in _MIDLINE]
-                places += [f"{s}_{m}" for s in others for m in muscles if m not in _MIDLINE]
-                own = [f"{start}{place}" for place in places if f"{start}{place}" in frame]
-                if own and rows.any():
-                    means[rows] = _row_means(frame[rows], own)
-        found[name] = means
-    return found
-
-
 def _numbers(frame: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
     return np.column_stack(
         [pd.to_numeric(frame[n], errors="coerce").to_numpy(float) for n in names]
@@ -438,18 +402,6 @@ def _row_means(frame: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
     values = _numbers(frame, names)
     n = np.isfinite(values).sum(axis=1)
     return np.where(n > 0, np.nansum(values, axis=1) / np.maximum(n, 1), np.nan)
-
-
-def _kind_of_onset(site: object) -> str | None:
-    text = str(site).lower() if isinstance(site, str) else ""
-    for kind, words in (
-        ("bulbar", ("bulb",)),
-        ("upper", ("ul", "upper", "arm", "hand")),
-        ("lower", ("ll", "lower", "leg", "foot")),
-    ):
-        if any(word in text for word in words) and not (kind == "upper" and "bulb" in text):
-            return kind
-    return None
 
 
 def with_atrophy(cohort: Cohort, *, covariates: Sequence[str]) -> Cohort:
@@ -468,7 +420,7 @@ def with_atrophy(cohort: Cohort, *, covariates: Sequence[str]) -> Cohort:
     Cohort
         With ``muscle.atrophy.*`` for the muscles that Diamanti 2018 reads: 1 where the volume is
         more than 2 standard deviations below what controls of that age and sex have, 0 where it is
-        not, NaN where it is not known, or 5 controls cannot tell. The cohort itself without them.
+        not, NaN where it is not known, or too few controls tell. The cohort itself without them.
 
     Examples
     --------
@@ -486,23 +438,27 @@ def with_atrophy(cohort: Cohort, *, covariates: Sequence[str]) -> Cohort:
     if not names:
         return cohort
     frame = cohort.frame
-    extra, control = _against_controls(cohort, covariates)
-    found = {}
+    norm, found = _Norm(cohort, covariates), {}
     for name in names:
-        z, _ = _z_scores(_numbers(frame, [name])[:, 0], extra, control)
+        z = norm.scores(name).z
         place = name.removeprefix(start)
         found[f"muscle.atrophy.{place}"] = np.where(np.isfinite(z), z < ATROPHY_Z, np.nan)
     whole = pd.concat([frame, pd.DataFrame(found, index=frame.index)], axis=1)
     return Cohort(whole, cohort.patient, cohort.control, cohort.visits, cohort.months, cohort.units)
 
 
-def _against_controls(cohort: Cohort, covariates: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Design of what is adjusted for, and who stands for the controls: their first visits."""
-    frame = cohort.frame
-    used = [name for name in covariates if name in frame]
-    extra = np.column_stack([np.ones(len(frame)), *[coded(frame[name]) for name in used]])
-    first = (frame["visit"] == cohort.visits[0]).to_numpy(bool)
-    return extra, first & (frame["group"] == cohort.control).to_numpy(bool)
+class _Norm:
+    """Scores of measures against the controls of a cohort."""
+
+    def __init__(self, cohort: Cohort, covariates: Sequence[str]) -> None:
+        self.frame = cohort.frame
+        self.covariates = _columns(cohort.frame, covariates)
+        self.who = cohort.frame["participant_id"].astype("category").cat.codes.to_numpy()
+        self.is_control = (cohort.frame["group"] == cohort.control).to_numpy(bool)
+
+    def scores(self, name: str) -> ControlScores:
+        y = _numbers(self.frame, [name])[:, 0]
+        return control_scores(y, self.covariates, self.who, self.is_control)
 
 
 def harmonise_cohort(
@@ -586,30 +542,28 @@ def profile(cohort: Cohort, *, covariates: Sequence[str]) -> pd.DataFrame:
 
     Notes
     -----
-    z is the residual of a linear model of the controls' first visits over its standard deviation
-    for a new participant: of a control it is the deleted (externally studentised) residual, so
-    that nobody is compared with a mean that holds them. Measures with fewer than 5 controls more
-    than coefficients have no z.
+    z is that of `bids_alsmri.numerics.normative.control_scores`: the normal deviate of the
+    difference from what the controls' first visits predict, of a control without itself. Measures
+    with fewer than 3 controls more than coefficients have no z.
 
     Examples
     --------
     >>> frame = pd.DataFrame({"participant_id": [f"s{k}" for k in range(8)], "visit": 0,
     ...     "group": ["hc"] * 7 + ["als"], "muscle.adc.tongue": [1, 2, 3, 4, 5, 6, 7, 14.0]})
     >>> found = profile(Cohort(frame, "als", "hc", (0,), (0.0,)), covariates=())
-    >>> float(found["z"].iloc[-1].round(2))  # 10 over sqrt(14 / 3 * 8 / 7)
-    4.33
+    >>> float(found["z"].iloc[-1].round(2))  # t is 10 over sqrt(14 / 3 * 8 / 7), with 6 dof
+    2.81
     """
     known = [name for name in cohort.measures(["*.*.*"]) if not _AUXILIARY.fullmatch(name)]
     names = sorted(known, key=neuraxis_key)
     frame = cohort.frame
-    extra, reference = _against_controls(cohort, covariates)
-    parts = []
+    norm, parts = _Norm(cohort, covariates), []
     for name in names:
-        y = pd.to_numeric(frame[name], errors="coerce").to_numpy(float)
-        z, n = _z_scores(y, extra, reference)
+        scores = norm.scores(name)
         part = frame[["participant_id", "visit", "group"]].copy()
         part["place"], part["measure"] = place_of(name), name
-        part["value"], part["z"], part["n_controls"] = y, z, n
+        part["value"] = _numbers(frame, [name])[:, 0]
+        part["z"], part["n_controls"] = scores.z, scores.n_controls
         parts.append(part)
     columns = ["participant_id", "visit", "group", "place", "measure", "value", "z", "n_controls"]
     if not parts:
@@ -619,28 +573,6 @@ def profile(cohort: Cohort, *, covariates: Sequence[str]) -> pd.DataFrame:
     keys = pd.MultiIndex.from_frame(found[["participant_id", "measure"]])
     found["z_change"] = found["z"].to_numpy(float) - base.reindex(keys).to_numpy(float)
     return found
-
-
-def _z_scores(y: np.ndarray, extra: np.ndarray, is_reference: np.ndarray) -> tuple[np.ndarray, int]:
-    usable = np.isfinite(y) & np.isfinite(extra).all(axis=1)
-    own = usable & is_reference
-    n = int(own.sum())
-    columns = [0, *[k for k in range(1, extra.shape[1]) if n and np.ptp(extra[own, k]) > 0]]
-    x, dof = extra[:, columns], n - len(columns)
-    z = np.full(len(y), np.nan)
-    if dof < 5:
-        return z, n
-    inverse = np.linalg.pinv(x[own].T @ x[own])
-    left = y - x @ (inverse @ (x[own].T @ y[own]))
-    squares = float(left[own] @ left[own])
-    lever = np.einsum("ij,jk,ik->i", x, inverse, x)
-    others = usable & ~own
-    if squares <= 1e-20 * float(y[own] @ y[own]):
-        return z, n
-    z[others] = left[others] / np.sqrt(squares / dof * (1 + lever[others]))
-    rest = np.maximum(squares - left[own] ** 2 / (1 - lever[own]), 1e-300) / (dof - 1)
-    z[own] = left[own] / np.sqrt(rest * (1 - lever[own]))
-    return z, n
 
 
 def place_of(measure: str) -> str:

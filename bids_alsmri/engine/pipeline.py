@@ -50,6 +50,9 @@ class Pipeline:
         Function that makes further tables of the group level from its collected ones and the
         clinical table, as ``module:function`` of its folder; ``sidecar_of`` of that module tells
         what their columns are. Empty for none.
+    visit_scores : str
+        Function that makes scores of each visit of the same, in the same form: a table with
+        participant_id, session_id, score and value, in units of 1. Empty for none.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Pipeline:
     without_needs: str = ""
     atlas_grid_mm: str = ""
     group_tables: str = ""
+    visit_scores: str = ""
 
     @property
     def folder(self) -> Path:

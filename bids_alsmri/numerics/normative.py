@@ -97,11 +97,12 @@ def control_scores(
     norm = usable[np.sort(np.unique(who[usable], return_index=True)[1])]
     expected, z = np.full(len(given), np.nan), np.full(len(given), np.nan)
     counts = np.zeros(len(given), dtype=np.int64)
-    for one in np.unique(who):
-        rows = np.flatnonzero(who == one)
-        others = norm[who[norm] != one]
-        counts[rows] = len(others)
-        told = rows[known[rows]]
+    # those whom no fit holds share one; each control has a fit without itself
+    apart = [who == one for one in np.unique(who[norm])]
+    for own in (~np.isin(who, who[norm]), *apart):
+        others = norm[~own[norm]]
+        counts[own] = len(others)
+        told = np.flatnonzero(own & known)
         if len(others) and len(told):
             expected[told], z[told] = _against(
                 given[others], adjusted[others], given[told], adjusted[told]

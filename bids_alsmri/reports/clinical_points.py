@@ -1,11 +1,10 @@
-"""Plots of clinical tables that show each participant: clouds, scatters, ROC curves, a body."""
+"""Plots of clinical tables that show each participant: clouds, scatters, ROC curves."""
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -291,131 +290,6 @@ def draw_roc(curves: Sequence[Curve], readers: Sequence[Curve], *, title: str) -
         axes.grid(color="#e5e7ea", linewidth=0.7)
         axes.set_axisbelow(True)
         axes.legend(loc="center left", bbox_to_anchor=(1.04, 0.5), frameon=False)
-    return figure
-
-
-# Parts of the body behind the chart, from head to feet: distance from the midline, height, width,
-# height, and turn in degrees, in shares of the body's height.
-_SILHOUETTE = (
-    (0.0, 0.925, 0.105, 0.14, 0.0), (0.0, 0.85, 0.07, 0.08, 0.0), (0.0, 0.68, 0.25, 0.36, 0.0),
-    (0.0, 0.5, 0.25, 0.16, 0.0), (0.145, 0.72, 0.085, 0.24, 6.0), (0.162, 0.57, 0.07, 0.2, 3.0),
-    (0.172, 0.455, 0.07, 0.1, 0.0), (0.066, 0.37, 0.12, 0.28, 0.0), (0.066, 0.17, 0.09, 0.22, 0.0),
-    (0.07, 0.055, 0.075, 0.05, 0.0),
-)  # fmt: skip
-# Of the muscles of Jenkins 2020: distance from the midline, height, width and height.
-_PLACES: Mapping[str, tuple[float, float, float, float]] = {
-    "tongue": (0.0, 0.905, 0.028, 0.02), "splenius_capitis": (0.0, 0.855, 0.026, 0.03),
-    "sternocleidomastoid": (0.03, 0.858, 0.016, 0.045), "trapezius": (0.058, 0.826, 0.036, 0.03),
-    "deltoid": (0.118, 0.785, 0.042, 0.06), "biceps_brachii": (0.128, 0.705, 0.03, 0.08),
-    "triceps": (0.162, 0.7, 0.022, 0.085), "forearm_compartment": (0.16, 0.575, 0.034, 0.12),
-    "thenar": (0.155, 0.475, 0.015, 0.03), "hypothenar": (0.192, 0.475, 0.015, 0.03),
-    "first_dorsal_interosseous": (0.168, 0.435, 0.014, 0.03),
-    "thoracic_paraspinal": (0.026, 0.7, 0.03, 0.15), "psoas": (0.032, 0.57, 0.034, 0.08),
-    "gluteus_maximus": (0.055, 0.485, 0.07, 0.065), "quadriceps": (0.082, 0.365, 0.04, 0.16),
-    "hamstrings": (0.042, 0.36, 0.03, 0.16), "tibialis_anterior": (0.08, 0.165, 0.024, 0.14),
-    "gastrocnemius_and_soleus": (0.05, 0.17, 0.03, 0.15),
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Body:
-    """What is told of muscles on a body.
-
-    Parameters
-    ----------
-    label : str
-        With unit; stands beside the scale.
-    values : mapping of float
-        By place such as ``left_deltoid`` or ``tongue``; places without a muscle of the chart are
-        left out.
-    marked : frozenset of str
-        Places with an asterisk.
-    """
-
-    label: str
-    values: Mapping[str, float]
-    marked: frozenset[str] = field(default_factory=frozenset)
-
-    @property
-    def n_drawn(self) -> int:
-        """Muscles of the chart that have a value."""
-        return sum(_muscle_of(p) in _PLACES and math.isfinite(v) for p, v in self.values.items())
-
-
-def _muscle_of(place: str) -> str:
-    return place.removeprefix("left_").removeprefix("right_")
-
-
-def draw_bodies(bodies: Sequence[Body], *, title: str) -> Figure:
-    """Muscles on bodies seen from behind, coloured about zero.
-
-    Parameters
-    ----------
-    bodies : sequence of Body
-        Up to two.
-    title : str
-        Of the figure.
-
-    Returns
-    -------
-    figure : matplotlib.figure.Figure
-        Red above zero, blue below; muscles without a value are grey.
-
-    Raises
-    ------
-    NumericsError
-        If there is no body.
-
-    Examples
-    --------
-    >>> body = Body("difference (%)", {"left_quadriceps": 42.1, "tongue": 11.4})
-    >>> body.n_drawn, len(draw_bodies([body], title="T").axes)
-    (2, 2)
-    """
-    from matplotlib import colormaps
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.collections import PatchCollection
-    from matplotlib.colors import Normalize
-    from matplotlib.patches import Ellipse
-
-    if not bodies:
-        raise NumericsError(f"{title}: no body to draw; give at least one")
-    height_in = 7.2
-    with fixed_style():
-        figure = plain_figure(height_in)
-        _head(figure, title, "Seen from behind. Grey: not measured. Asterisk: survives its family.")
-        for number, body in enumerate(bodies[:2]):
-            left = 0.02 + 0.49 * number
-            axes = figure.add_axes((left, 0.03, 0.36, 0.95 - _HEAD_IN / height_in))
-            parts = [
-                Ellipse((sign * x, y), wide, high, angle=sign * turn)
-                for x, y, wide, high, turn in _SILHOUETTE
-                for sign in ((1,) if x == 0 else (-1, 1))
-            ]
-            axes.add_collection(PatchCollection(parts, facecolor="#eef1f4", edgecolor="none"))
-            known = [abs(v) for v in body.values.values() if math.isfinite(v)]
-            scale = Normalize(-max(known, default=1.0) or -1.0, max(known, default=1.0) or 1.0)
-            for muscle, (away, height, width, tall) in _PLACES.items():
-                for side, sign in (("", 0),) if away == 0 else (("left_", -1), ("right_", 1)):
-                    value = body.values.get(f"{side}{muscle}", math.nan)
-                    color = colormaps["RdBu_r"](scale(value)) if math.isfinite(value) else _GREY
-                    axes.add_patch(
-                        Ellipse(
-                            (sign * away, height), width, tall, facecolor=color, edgecolor=_SOFT,
-                            linewidth=0.7,
-                        )
-                    )  # fmt: skip
-                    if f"{side}{muscle}" in body.marked:
-                        axes.text(
-                            sign * away, height - 0.004, "*", ha="center", va="center", fontsize=12,
-                            color=_DARK, fontweight="bold",
-                        )  # fmt: skip
-            axes.set(xlim=(-0.24, 0.24), ylim=(0, 1), aspect="equal")
-            axes.axis("off")
-            for letter, x in (("L", -0.2), ("R", 0.2)):
-                axes.text(x, 0.95, letter, ha="center", color=_SOFT, fontweight="bold")
-            bar = figure.add_axes((left + 0.37, 0.25, 0.015, 0.45))
-            figure.colorbar(ScalarMappable(scale, "RdBu_r"), cax=bar, label=body.label)
     return figure
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
@@ -438,65 +437,3 @@ def estimate_of(
     quantile = float(scale.ppf((1 + level) / 2))
     p = 2 * float(scale.sf(abs(value) / error)) if error > 0 else math.nan
     return Estimate(value, value - quantile * error, value + quantile * error, p, error, dof)
-
-
-def bootstrap_p(
-    fit: RandomIntercept,
-    values: ArrayLike,
-    design: ArrayLike,
-    participants: ArrayLike,
-    *,
-    column: int,
-    n_draws: int,
-    rng: np.random.Generator,
-    progress: Callable[[int], None] = lambda n: None,
-) -> float:
-    r"""p-value of one coefficient by the parametric bootstrap of the likelihood ratio.
-
-    Parameters
-    ----------
-    fit : RandomIntercept
-        Of these data, for its participants' number.
-    values, design, participants : array
-        As of `fit_random_intercept`.
-    column : int
-        Of the design; whether its coefficient is 0.
-    n_draws : int
-        Data sets drawn from the model without it.
-    rng : Generator
-        Source of chance.
-    progress : callable
-        Told the number of draws done.
-
-    Returns
-    -------
-    p : float
-        :math:`(1 + \#\{LR^* \ge LR\}) / (1 + B)` (Davison and Hinkley 1997).
-
-    Examples
-    --------
-    >>> rng = np.random.default_rng(1)
-    >>> x, who = [[1, 0], [1, 1]] * 6, np.repeat(np.arange(6), 2)
-    >>> y = np.tile([0.0, 5.0], 6) + rng.normal(size=12)
-    >>> fit = fit_random_intercept(y, x, who, criterion="ml")
-    >>> bootstrap_p(fit, y, x, who, column=1, n_draws=19, rng=rng)
-    0.05
-    """
-    x, y = as_float("design", design, ndim=2), as_float("values", values, ndim=1)
-    labels = np.asarray(participants)
-    without = np.delete(x, column, axis=1)
-    null = fit_random_intercept(y, without, labels, criterion="ml")
-    _, place = np.unique(labels, return_inverse=True)
-
-    def ratio(data: _Array) -> float:
-        own = fit_random_intercept(data, x, labels, criterion="ml").log_likelihood
-        return own - fit_random_intercept(data, without, labels, criterion="ml").log_likelihood
-
-    observed, n_larger = ratio(y), 0
-    mean = without @ null.coefficients
-    for draw in range(n_draws):
-        levels = rng.normal(0, math.sqrt(null.var_intercept), fit.n_participants)
-        noise = rng.normal(0, math.sqrt(null.var_residual), len(y))
-        n_larger += ratio(mean + levels[place] + noise) >= observed
-        progress(draw + 1)
-    return (1 + n_larger) / (1 + n_draws)

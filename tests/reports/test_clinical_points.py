@@ -1,4 +1,4 @@
-"""Points, boxes, lines, curves and bodies stand where the numbers say."""
+"""Points, boxes, lines, curves and muscles stand where the numbers say."""
 
 import numpy as np
 import pytest
@@ -6,15 +6,14 @@ from numpy.testing import assert_allclose
 
 from bids_alsmri.errors import NumericsError
 from bids_alsmri.reports.clinical_points import (
-    Body,
     Cloud,
     Curve,
     Scatter,
-    draw_bodies,
     draw_clouds,
     draw_roc,
     draw_scatters,
 )
+from bids_alsmri.reports.figures import draw_body_chart
 
 
 def test_clouds_show_every_known_value_and_the_median():
@@ -45,19 +44,23 @@ def test_readers_are_points_beside_curves():
 def test_a_body_is_white_at_zero_and_grey_where_nothing_is_known():
     from matplotlib.colors import to_rgb
 
-    body = Body("d", {"left_deltoid": 0.0, "right_deltoid": 10.0, "tongue": np.nan})
-    patches = draw_bodies([body], title="t").axes[0].patches
+    values = {("deltoid", "left"): 0.0, ("deltoid", "right"): 10.0, ("tongue", "n/a"): np.nan}
+    places = {"deltoid": (0.118, 0.785, 0.04, 0.06), "tongue": (0.0, 0.905, 0.03, 0.02)}
+    stars = [{("deltoid", "right")}]
+    axes = draw_body_chart([("d", values)], places, marked=stars, is_difference=True).axes[0]
     colors = {
-        (round(p.center[0], 3), round(p.center[1], 3)): to_rgb(p.get_facecolor()) for p in patches
+        (round(p.center[0], 3), round(p.center[1], 3)): to_rgb(p.get_facecolor())
+        for p in axes.patches
     }
     assert min(colors[-0.118, 0.785]) > 0.95
     red, _, blue = colors[0.118, 0.785]
     assert red > blue + 0.2
     assert_allclose(colors[0.0, 0.905], to_rgb("#d0d7de"), atol=0.01)
-    assert body.n_drawn == 2
+    (star,) = [text for text in axes.texts if text.get_text() == "*"]
+    assert star.get_position()[0] == 0.118
 
 
-@pytest.mark.parametrize("draw", [draw_clouds, draw_scatters, draw_bodies])
+@pytest.mark.parametrize("draw", [draw_clouds, draw_scatters])
 def test_nothing_to_draw_is_an_error(draw):
     with pytest.raises(NumericsError, match="give at least one"):
         draw([], title="t")

@@ -19,7 +19,7 @@ from bids_alsmri.stats.longitudinal import (
     pattern_mixture,
     response_mean,
 )
-from bids_alsmri.stats.random_intercept import bootstrap_p, fit_random_intercept
+from bids_alsmri.stats.random_intercept import fit_random_intercept
 from bids_alsmri.stats.repeated_measures import fit_visits
 
 LME4 = json.loads((Path(__file__).parent / "published" / "lme4.json").read_text())
@@ -241,17 +241,6 @@ def test_bootstraps_of_the_response_mean_enclose_it():
         rng = np.random.default_rng(2)
         found = response_mean(changes, kind=kind, level=0.95, n_draws=300, rng=rng)
         assert found.low < found.value < found.high
-
-
-def test_parametric_bootstrap_agrees_with_the_small_sample_t():
-    rng = np.random.default_rng(11)
-    y = rng.normal(size=(10, 2)) + rng.normal(size=(10, 1)) + [0, 0.8]
-    who = np.repeat(np.arange(10), 2)
-    x = np.tile([[1.0, 0.0], [1.0, 1.0]], (10, 1))
-    fit = fit_random_intercept(y.ravel(), x, who, criterion="reml")
-    p = bootstrap_p(fit, y.ravel(), x, who, column=1, n_draws=49, rng=rng)
-    expected = stats.ttest_rel(y[:, 1], y[:, 0]).pvalue
-    assert abs(p - expected) < 4 * np.sqrt(expected * (1 - expected) / 49) + 1 / 50
 
 
 def test_participants_per_arm_has_the_power_it_was_asked_for():
