@@ -46,6 +46,7 @@ from bids_alsmri.reports.page import (
     StepTime,
     write_page,
 )
+from bids_alsmri.reports.publication import html_table, latex_table
 from bids_alsmri.reports.tables import Finding, Side, Table
 from bids_alsmri.settings import GROUP, RunSettings
 from bids_alsmri.stats.combination import MEANING
@@ -124,7 +125,7 @@ def write_tables(settings: RunSettings, plan: GroupPlan) -> list[Path]:
     Returns
     -------
     list of Path
-        Tables, each with a sidecar that explains its columns.
+        Tables, each with a sidecar that explains its columns; the demographics as HTML and LaTeX.
     """
     names = {
         "labels": "Group and progression of each participant, with the rule and its value",
@@ -145,7 +146,21 @@ def write_tables(settings: RunSettings, plan: GroupPlan) -> list[Path]:
         "qualityTests": plan.quality_tests,
     }
     shown = group_settings(settings).model_dump(mode="json")
-    return [write_table(settings, name, tables[name], text, shown) for name, text in names.items()]
+    paths = [write_table(settings, name, tables[name], text, shown) for name, text in names.items()]
+    return [*paths, *_print_demographics(settings, plan)]
+
+
+def _print_demographics(settings: RunSettings, plan: GroupPlan) -> list[Path]:
+    """The groups as a table for a manuscript."""
+    cells, title = format_table(plan.demographics, decimals=1), "Demographics"
+    stem = settings.output_dir / "group" / "desc-demographics_stats"
+    pages = {
+        ".html": html_table(cells, title=title, notes=[]),
+        ".tex": latex_table(cells, title=title, label="demographics", notes=[]),
+    }
+    for ending, text in pages.items():
+        write_text(stem.with_suffix(ending), text)
+    return [stem.with_suffix(ending) for ending in pages]
 
 
 def write_table(

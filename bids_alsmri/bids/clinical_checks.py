@@ -204,7 +204,7 @@ class _Check:
     def labels(self, column: str, known: list[str]) -> None:
         for row in self.visits.index:
             value = self.visits.at[row, column]
-            if isinstance(value, str) and value.lower().replace(" ", "_") not in known:
+            if isinstance(value, str) and _label(value) not in known:
                 self.reject(row, column, f"none of {', '.join(known)}")
                 self.visits.at[row, column] = None
 
@@ -306,6 +306,12 @@ def date_of(value: object) -> date | None:
         return datetime.fromisoformat(value).date()
     except ValueError:
         return None
+
+
+def _label(text: str) -> str:
+    """Label as the list has it: ``Clinically probable, laboratory-supported`` is one."""
+    words = re.findall(r"[a-z0-9]+", text.lower())
+    return "_".join(word for word in words if word not in ("clinically", "als"))
 
 
 def _number(value: object) -> float:

@@ -44,6 +44,8 @@ def presented(result: ResultTable, *, mode: str) -> pd.DataFrame:
     """
     spec, frame = result.spec, result.frame
     other = "best" if mode == "paper" else "paper"
+    if spec.kind == "listing":
+        return _listed(frame, spec.decimals)
     rows = []
     for row in frame.to_dict("records"):
         cells = _cells(row, spec.decimals, mode)
@@ -67,6 +69,20 @@ def presented(result: ResultTable, *, mode: str) -> pd.DataFrame:
     found = pd.DataFrame(rows, dtype=object).fillna("")
     empty = [c for c in found if c in ("note", "decide otherwise") and (found[c] == "").all()]
     return found.drop(columns=empty)
+
+
+def _listed(frame: pd.DataFrame, decimals: int) -> pd.DataFrame:
+    """Values of participants as they are, numbers with as many decimals as they need."""
+
+    def cell(value: object) -> str:
+        if isinstance(value, str):
+            return value
+        number = float(value) if isinstance(value, (int, float)) else math.nan
+        return _number(number, 0 if number.is_integer() else decimals)
+
+    names = ["participant", *(readable(name) for name in frame.columns[1:])]
+    rows = [[cell(value) for value in row] for row in frame.itertuples(index=False)]
+    return pd.DataFrame(rows, columns=names, dtype=object)
 
 
 def readable(column: object) -> str:

@@ -527,6 +527,14 @@ class _Maker:
             found.append(row)
         return found
 
+    def listing(self) -> list[dict[str, Any]]:
+        """Each patient's own values."""
+        rows = self.patients() if self.names else self.patients()[:0]
+        return [
+            {"measure": row["participant_id"], **{name: row[name] for name in self.names}}
+            for row in rows.to_dict("records")
+        ]
+
     def slopes(self) -> list[dict[str, Any]]:
         rows = self.patients()
         extra = self.covariates(rows)
@@ -851,6 +859,7 @@ class _Maker:
 KINDS: dict[str, Callable[[_Maker], list[dict[str, Any]]]] = {
     "difference": _Maker.difference,
     "ranks": _Maker.ranks,
+    "listing": _Maker.listing,
     "slopes": _Maker.slopes,
     "correlations": _Maker.correlations,
     "limbs": _Maker.limbs,

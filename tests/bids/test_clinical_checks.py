@@ -51,6 +51,13 @@ def test_what_cannot_be_is_rejected_by_name(column, value, reason):
     assert found.missing.set_index("column").loc[column].tolist() == [0, 2, 1]
 
 
+@pytest.mark.parametrize(
+    "text", ["Definite", "clinically probable", "Probable laboratory-supported"]
+)
+def test_classes_of_el_escorial_are_known_as_people_write_them(text):
+    assert not len(_checked(el_escorial=[text, None]).rejected)
+
+
 @pytest.mark.parametrize(("n_items", "most"), [(26, 130), (34, 170)])
 def test_most_strength_is_by_the_muscles_that_are_there(n_items, most):
     items = {f"mrc_m{k}": [5.0, 5.0] for k in range(n_items)}

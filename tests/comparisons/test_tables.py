@@ -7,9 +7,10 @@ from numpy.testing import assert_allclose
 from scipy import stats
 from statsmodels.api import OLS
 
+from bids_alsmri.comparisons.presentation import presented
 from bids_alsmri.comparisons.tables import profile, region_measures, with_derived
 from bids_alsmri.errors import DataError
-from bids_alsmri.stats.tables import Cohort
+from bids_alsmri.stats.tables import Cohort, TableSpec, make_table
 
 
 def _cohort():
@@ -105,3 +106,15 @@ def test_motor_areas_are_averaged_without_the_precuneus():
     frame[f"{start}right_foot"], frame[f"{start}left_precuneus"] = 6.0, 50.0
     found = with_derived(frame).iloc[0]
     assert (found[f"{start}mean"], found[f"{start}right_lower_limb"]) == (3.0, 4.0)
+
+
+def test_listed_patients_have_their_own_values_and_nothing_else():
+    frame = _cohort().frame.assign(onset_site="bulbar", umn_score=[np.nan] * 23 + [13.0])
+    own = Cohort(frame, "als", "hc", ("m0",), (0.0,))
+    measures = ("onset_site", "umn_score", "el_escorial")
+    spec = TableSpec("t", "T", "own", "listing", measures=measures, family="none")
+    made = make_table(own, spec, level=0.95, n_draws=9, rng=np.random.default_rng(0))
+    cells = presented(made, mode="best")
+    assert list(cells) == ["participant", "onset site", "UMN score"]
+    assert cells.iloc[-1].tolist() == ["s23", "bulbar", "13"]
+    assert cells["UMN score"].tolist()[:3] == ["n/a"] * 3
