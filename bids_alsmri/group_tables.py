@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,13 @@ COLUMNS: Mapping[str, str] = {
     "z": "Standard deviations from the controls, adjusted for age and sex",
     "z_change": "z less that of the first visit",
 }
+# tables of regions that tell of labels, not of participants
+NOT_OF_PEOPLE = ("raters",)
+# what is drawn of a participant; regions of atlases by the hundred would hide it
+_DRAWN = re.compile(
+    r"cortex7t\..+|sodium\.(tsc_mean|tsc_corrected)\.(motor_areas\.)?[^.]+|diffusion\.\w+_mean\.[^.]+"
+    r"|muscle\.(relative_t2|adc|fat_fraction|dixon_fat_fraction|volume)\.[^.]+"
+)
 MOST_PROFILES = 40  # participants whose profile is drawn in the page; all stand in the table
 
 
@@ -203,7 +211,7 @@ def scan_measures(
     """
     for name, scans in finished.items():
         for spec in registry()[name].io_spec.outputs.values():
-            if not (spec.group and spec.extension == ".tsv"):
+            if not (spec.group and spec.extension == ".tsv") or spec.name in NOT_OF_PEOPLE:
                 continue
             for scan, table in read_tables(settings.output_dir, scans, spec, faults):
                 if set(REGION_COLUMNS) <= set(table):
@@ -371,16 +379,21 @@ def _attendance(cohort: Cohort) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _is_drawn(measure: object) -> bool:
+    return _DRAWN.fullmatch(str(measure)) is not None
+
+
 def _profiles(settings: RunSettings, results: ClinicalResults) -> Iterator[Section]:
     """One section per participant with values of any pipeline."""
     known = results.profiles[results.profiles["z"].notna()]
-    patients = known[known["group"] == results.cohort.patient]
+    patients = known[(known["group"] == results.cohort.patient) & known["measure"].map(_is_drawn)]
     for who, own in list(patients.groupby("participant_id", sort=False))[:MOST_PROFILES]:
         rows = own.assign(name=[readable(m) for m in own["measure"]])
         figure = draw_profile(rows, title=str(who), visits=results.cohort.visits)
         caption = (
             "Measures from the cortex down to the foot in standard deviations from the controls, "
-            "adjusted for age and sex; the band is ±2. Visits are told apart by shape."
+            "adjusted for age and sex; the band is ±2. Visits are told apart by shape. All "
+            "measures stand in group/desc-profiles_stats.tsv."
         )
         yield Section(
             pipeline="Participants against controls",

@@ -10,7 +10,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
-from statsmodels.stats.power import TTestIndPower
 
 from bids_alsmri.errors import NumericsError
 from bids_alsmri.numerics.checks import as_float, require_range
@@ -589,6 +588,10 @@ def _own_rates(
     )
 
 
+# participants from which a t test is a normal one, and what it needs more at most below
+_MANY, _MORE = 1e5, 100.0
+
+
 def participants_per_arm(
     mean_change: float,
     sd_change: float,
@@ -623,8 +626,8 @@ def participants_per_arm(
 
     Notes
     -----
-    Of a two-sample t test with :math:`d = \mathrm{effect} \cdot |\bar d| / s_d` (statsmodels,
-    non-central t); over 1 less the attrition.
+    Of a two-sample t test with :math:`d = \mathrm{effect} \cdot |\bar d| / s_d`, two-sided, by
+    the non-central distribution; over 1 less the attrition.
 
     Examples
     --------
@@ -643,8 +646,16 @@ def participants_per_arm(
     d = effect * abs(mean_change) / sd_change
     if d < 1e-6:
         return math.inf
-    if TTestIndPower().power(d, 2, alpha) >= power:
+
+    def excess(n: float) -> float:
+        # the square of a non-central t; scipy's t is NaN where its tail is small
+        cut = float(stats.f.isf(alpha, 1, 2 * n - 2))
+        return float(stats.ncf.sf(cut, 1, 2 * n - 2, n * d**2 / 2)) - power
+
+    # of a normal test; a t test needs some more
+    n = 2 * float((stats.norm.isf(alpha / 2) + stats.norm.ppf(power)) / d) ** 2
+    if excess(2.0) >= 0:
         n = 2.0
-    else:
-        n = float(np.squeeze(TTestIndPower().solve_power(d, power=power, alpha=alpha)))
+    elif n < _MANY:
+        n = float(optimize.brentq(excess, 2.0, 2 * n + _MORE))
     return float(math.ceil(n / (1 - attrition) - 1e-9))

@@ -254,6 +254,10 @@ def test_participants_per_arm_has_the_power_it_was_asked_for():
     assert power(n - 1) < 0.8 <= power(n)
     more = participants_per_arm(-5.7, 4.7, effect=0.5, power=0.8, alpha=0.05, attrition=0.5)
     assert 2 * n - 2 <= more <= 2 * n
+    # a small change needs many: the normal formula, 2 (1.960 + 0.842)^2 / d^2
+    for change in (0.01, 0.03, 1e-4):
+        n = participants_per_arm(change, 1.0, effect=0.5, power=0.8, alpha=0.05)
+        assert_allclose(n, 2 * 2.801585**2 / (0.5 * change) ** 2, rtol=1e-3)
     assert participants_per_arm(0.0, 1.0, effect=0.5, power=0.8, alpha=0.05) == np.inf
 
 
