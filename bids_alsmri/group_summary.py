@@ -459,20 +459,10 @@ class _Report:
         )
 
     def quality_figures(self) -> Iterator[Figure]:
-        plan = self.plan
-        included = plan.flow[plan.flow["is_included"]]
-        names = plan.names
-        for modality, table in plan.quality.groupby("modality", sort=False):
-            own = included[included["modality"] == modality]
-            groups = {
-                group: set(own.loc[own["group"] == group, "scan"])
-                for group in (names.control, names.slow, names.fast)
-            }
-            if not all(groups.values()):
-                groups = {
-                    group: set(own.loc[own["group"] == group, "scan"])
-                    for group in (names.control, names.patient)
-                }
+        for modality, table in self.plan.quality.groupby("modality", sort=False):
+            groups = self.scans_of_groups(str(modality), table)
+            if not groups:
+                continue
             panels = []
             for measure, part in table.groupby("measure", sort=False):
                 row = part.iloc[0]
@@ -486,13 +476,12 @@ class _Report:
                         {
                             group: part.loc[part["scan"].isin(scans), "value"].to_numpy(float)
                             for group, scans in groups.items()
-                            if scans
                         },
                         line=ends[0] if ends else None,
                         line_label="sensible range" if ends else "",
                     )
                 )
-            if panels and panels[0].values:
+            if panels:
                 path = self.drawn(
                     f"{modality}Quality", draw_groups(panels, title=f"Quality of {modality} scans")
                 )
@@ -502,6 +491,26 @@ class _Report:
                     "of the sensible range.",
                     (path,),
                 )
+
+    def scans_of_groups(self, modality: str, table: pd.DataFrame) -> dict[str, set[str]]:
+        """Scans that take part in comparisons of a modality, or all of one without maps."""
+        plan, names = self.plan, self.plan.names
+        own = plan.flow[plan.flow["is_included"] & (plan.flow["modality"] == modality)]
+        if modality not in plan.modalities:
+            people = plan.labels.set_index("participant_id")
+            parts = [
+                table.assign(group=table["participant_id"].map(people[column]))
+                for column in ("group", "progression")
+            ]
+            own = pd.concat(parts)
+        found = {
+            group: set(own.loc[own["group"] == group, "scan"])
+            for group in (names.control, names.slow, names.fast, names.patient)
+        }
+        shown = (names.control, names.slow, names.fast)
+        if not all(found[group] for group in shown):
+            shown = (names.control, names.patient)
+        return {group: found[group] for group in shown if found[group]}
 
     def comparison(self, test: MapTest) -> Section:
         tables = []

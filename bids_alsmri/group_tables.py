@@ -31,7 +31,7 @@ from bids_alsmri.engine.pipeline import registry
 from bids_alsmri.errors import AlsMriError
 from bids_alsmri.group_pictures import camel, figures_of, one_figure
 from bids_alsmri.group_planning import excluded_scans, visits_of
-from bids_alsmri.reports.clinical_plots import draw_profile, draw_visits
+from bids_alsmri.reports.clinical_plots import draw_profile, draw_responses, draw_visits
 from bids_alsmri.reports.page import Section
 from bids_alsmri.reports.publication import html_table, latex_table
 from bids_alsmri.reports.tables import Table
@@ -79,6 +79,7 @@ _DRAWN = re.compile(
     r"cortex7t\..+|sodium\.(tsc_mean|tsc_corrected)\.(motor_areas\.)?[^.]+|diffusion\.\w+_mean\.[^.]+"
     r"|muscle\.(relative_t2|adc|fat_fraction|dixon_fat_fraction|volume)\.[^.]+"
 )
+MOST_RANKED = 40  # measures in the figure of responses; all stand in the table
 MOST_PROFILES = 40  # participants whose profile is drawn in the page; all stand in the table
 
 
@@ -268,6 +269,12 @@ def write_clinical(settings: RunSettings, results: ClinicalResults) -> list[Path
         path = folder / f"desc-{name}_stats.tsv"
         _write(path, frame, text, {})
         written.append(path)
+    ranked = responsiveness(results.tables)
+    if len(ranked):
+        path = folder / "desc-responsiveness_stats.tsv"
+        text = "Clinical, electrophysiological and imaging measures, ranked by response"
+        _write(path, ranked, text, {})
+        written.append(path)
     for result in results.tables:
         spec = result.spec
         path = folder / f"desc-{camel(spec.name)}_stats.tsv"
@@ -362,8 +369,80 @@ def clinical_sections(settings: RunSettings, results: ClinicalResults) -> Iterat
                 ),
             ),
         )
+    ranked = responsiveness(results.tables)
+    if ranked["table"].nunique() > 1:
+        yield _ranking(settings, ranked)
     if len(results.profiles):
         yield from _profiles(settings, results)
+
+
+def responsiveness(tables: Sequence[ResultTable]) -> pd.DataFrame:
+    """Measures of all tables of change, ranked by their response to the last visit.
+
+    Parameters
+    ----------
+    tables : sequence of ResultTable
+        Those of the cohort.
+
+    Returns
+    -------
+    DataFrame
+        ``measure``, ``visit``, ``n_pairs``, ``srm``, ``srm_low``, ``srm_high``, ``variance_ratio``,
+        ``n_per_arm`` and ``table``, the largest response by absolute value first; of a measure in
+        several tables the first.
+    """
+    columns = ["measure", "visit", "n_pairs", "srm", "srm_low", "srm_high"]
+    columns += ["variance_ratio", "n_per_arm"]
+    parts = [
+        one.frame.loc[
+            (one.frame["visit"] == one.frame["visit"].iloc[-1]) & one.frame["srm"].notna(), columns
+        ].assign(table=one.spec.title)
+        for one in tables
+        if one.spec.kind == "course"
+    ]
+    if not parts:
+        return pd.DataFrame(columns=[*columns, "table"])
+    found = pd.concat(parts, ignore_index=True).drop_duplicates(["measure", "visit"])
+    order = found["srm"].abs().sort_values(ascending=False, kind="stable").index
+    return found.loc[order].reset_index(drop=True)
+
+
+def _ranking(settings: RunSettings, ranked: pd.DataFrame) -> Section:
+    """All measures of change against each other."""
+    shown = ranked.head(MOST_RANKED)
+    rows = shown.assign(name=[readable(measure) for measure in shown["measure"]])
+    title = "Responsiveness of all measures"
+    caption = (
+        "Clinical, electrophysiological and imaging measures together: standardised response means "
+        "from the first to the last visit with 95 % intervals by the non-central t, the "
+        f"{MOST_RANKED} largest by size."
+    )
+    cells = pd.DataFrame(
+        {
+            "measure": [readable(measure) for measure in ranked["measure"]],
+            "of": ranked["table"],
+            "pairs": ranked["n_pairs"],
+            "SRM": ranked["srm"].round(2),
+            "variance ratio": ranked["variance_ratio"].round(2),
+            "n per arm": ranked["n_per_arm"],
+        }
+    )
+    return Section(
+        pipeline="Clinical tables",
+        scan=title,
+        status="done",
+        figures=one_figure(
+            settings, "responsiveness", title, caption, draw_responses(rows, title=title)
+        ),
+        tables=(
+            Table(
+                title,
+                "Participants per arm: of a trial that halves the change, with a power of 80 %.",
+                cells,
+                path="group/desc-responsiveness_stats.tsv",
+            ),
+        ),
+    )
 
 
 def _attendance(cohort: Cohort) -> pd.DataFrame:

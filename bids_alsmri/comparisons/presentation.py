@@ -67,6 +67,9 @@ def presented(result: ResultTable, *, mode: str) -> pd.DataFrame:
         cells["note"] = note if isinstance(note, str) else ""
         rows.append(cells)
     found = pd.DataFrame(rows, dtype=object).fillna("")
+    if spec.kind == "readers":
+        # shares have no value of agreement, and that has no per cent: nothing is missing
+        found = found.replace("n/a", "")
     empty = [c for c in found if c in ("note", "decide otherwise") and (found[c] == "").all()]
     return found.drop(columns=empty)
 
@@ -107,15 +110,25 @@ def readable(column: object) -> str:
     if text in _NAMES:
         return _NAMES[text]
     parts = text.split(".")
-    words = " ".join(parts[2:]) + ", " + parts[1] if len(parts) > 2 else parts[-1]
-    words = words.replace("_", " ").replace("relative t2", "relative T2").replace(", adc", ", ADC")
+    if len(parts) > 2:
+        place = [_PLACES.get(part, part) for part in parts[2:]]
+        parts = [" ".join(place) + ", " + _MEASURES.get(parts[1], parts[1])]
+    words = parts[-1].replace("_", " ")
     for start in ("munix", "musix", "cmap", "mrc", "umn"):
         if words.startswith(f"{start} "):
             words = start.upper() + words[len(start) :]
     return words
 
 
+_PLACES = {"wm": "white matter", "gm": "grey matter", "csf": "CSF"}
+_MEASURES = {
+    **{f"{name}_mean": name.upper() for name in ("fa", "md", "ad", "rd", "tsc")},
+    "tsc_corrected": "TSC corrected for blur",
+    "adc": "ADC",
+    "relative_t2": "relative T2",
+}
 _NAMES = {
+    **{name: name.upper() for name in ("ppv", "npv", "frap", "aopp", "mmse", "fab", "nfl")},
     "alsfrs_r": "ALSFRS-R",
     "mrc_sum": "MRC sum",
     "umn_score": "UMN score",

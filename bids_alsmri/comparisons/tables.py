@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -102,7 +103,7 @@ _WORST_GRADE = 3.0
 _AUXILIARY = re.compile(
     r"\w+\.(\w+_(sd|median|eroded|low|high|error)|n_slices|slice|adc_(snr|mean)|displaced_fat"
     r"|volume_of_station|tsc_weighted|profiles_\w+|tilt|mercuri_region|dixon_mercuri_region"
-    r"|atrophy)\..+"
+    r"|atrophy)\..+|muscle\.relative_t2\.munix_side_.+"
 )
 # Standard deviations below the controls' prediction from which on a muscle counts as atrophic.
 ATROPHY_Z = -2.0
@@ -144,7 +145,8 @@ def region_measures(pipeline: str, table: pd.DataFrame) -> dict[str, tuple[float
         )
     found: dict[str, list[float]] = {}
     units: dict[str, str] = {}
-    for row in table.to_dict("records"):
+    numbers = pd.to_numeric(table["value"], errors="coerce").to_numpy(float)
+    for row, value in zip(table.to_dict("records"), numbers, strict=True):
         side = str(row.get("side", "")).lower()
         place = _word(row["region"])
         if side not in _NO_SIDE:
@@ -152,7 +154,6 @@ def region_measures(pipeline: str, table: pd.DataFrame) -> dict[str, tuple[float
         if "atlas" in row and isinstance(row["atlas"], str):
             place = f"{_word(row['atlas'])}.{place}"
         name = f"{pipeline}.{_word(row['measure'])}.{place}"
-        value = pd.to_numeric(pd.Series([row["value"]]), errors="coerce").iloc[0]
         found.setdefault(name, []).append(float(value))
         units[name] = str(row.get("unit", ""))
     return {
@@ -161,6 +162,7 @@ def region_measures(pipeline: str, table: pd.DataFrame) -> dict[str, tuple[float
     }
 
 
+@cache
 def _word(text: object) -> str:
     return re.sub(r"[^a-z0-9]+", "_", str(text).lower()).strip("_")
 

@@ -227,8 +227,8 @@ def draw_scatters(scatters: Sequence[Scatter], *, title: str) -> Figure:
             )  # fmt: skip
         if one.kinds:
             axes.legend(fontsize=8, frameon=False, handletextpad=0.2)
-        axes.set_xlabel(textwrap.shorten(one.x_title, 44, placeholder=" …"), parse_math=False)
-        axes.set_ylabel(textwrap.shorten(one.y_title, 36, placeholder=" …"), parse_math=False)
+        axes.set_xlabel(_in_lines(one.x_title, 40), parse_math=False)
+        axes.set_ylabel(_in_lines(one.y_title, 30), parse_math=False)
         _name_panel(axes, "", one.text)
 
     return _panels(
@@ -307,10 +307,16 @@ def _panels(items: Sequence[_T], draw: Callable[[Axes, _T], None], title: str, t
             row, column = divmod(number, _COLUMNS)
             bottom = height_in - _HEAD_IN - row_in * (row + 1) + 0.62
             axes = figure.add_axes(
-                (0.065 + 0.333 * column, bottom / height_in, 0.25, 2.3 / height_in)
+                (0.075 + 0.333 * column, bottom / height_in, 0.24, 2.3 / height_in)
             )
             draw(axes, item)
     return figure
+
+
+def _in_lines(words: str, width: int) -> str:
+    """At most two lines."""
+    lines = textwrap.wrap(words, width, max_lines=2, placeholder=" …")
+    return "\n".join(lines)
 
 
 def _name_panel(axes: Axes, title: str, text: str) -> None:

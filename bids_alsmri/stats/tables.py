@@ -402,6 +402,7 @@ class _Maker:
         self.cohort, self.spec = cohort, spec
         self.level, self.n_draws, self.rng = level, n_draws, rng
         self.names = cohort.measures(spec.measures)
+        self.seen: dict[Hashable, pd.DataFrame] = {}
 
     def rows(self) -> list[dict[str, Any]]:
         make: Callable[[_Maker], list[dict[str, Any]]] = KINDS[self.spec.kind]
@@ -439,8 +440,11 @@ class _Maker:
         return own
 
     def patients(self, visit: Hashable | None = None) -> pd.DataFrame:
-        rows = self.cohort.at(self.cohort.visits[0] if visit is None else visit)
-        return rows[rows["group"] == self.cohort.patient]
+        wanted = self.cohort.visits[0] if visit is None else visit
+        if wanted not in self.seen:
+            rows = self.cohort.at(wanted)
+            self.seen[wanted] = rows[rows["group"] == self.cohort.patient]
+        return self.seen[wanted]
 
     def covariates(self, rows: pd.DataFrame) -> _Array | None:
         if not self.spec.covariates:

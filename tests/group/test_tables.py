@@ -92,6 +92,10 @@ def test_a_run_without_images_ends_with_its_page(tmp_path):
     # the simulated attrition: patients leave, and the scale falls
     assert rows.loc["ses-m12", "n"] < rows.loc["ses-m04", "n"] <= 12
     assert rows.loc["ses-m12", "change_best"] < 0
+    ranked = pd.read_csv(clinic.out / "group" / "desc-responsiveness_stats.tsv", sep="\t")
+    assert ranked["srm"].abs().is_monotonic_decreasing
+    own = ranked.set_index("measure").loc["alsfrs_r"]
+    assert own["srm"] == rows.loc["ses-m12", "srm"]
 
 
 def test_a_plan_without_images_tells_the_groups_and_writes_nothing(clinic, capsys):
@@ -100,10 +104,10 @@ def test_a_plan_without_images_tells_the_groups_and_writes_nothing(clinic, capsy
     assert not clinic.out.exists()
 
 
-def test_tables_of_regions_alone_get_their_tables(clinic):
+def test_tables_of_regions_alone_get_their_tables_and_page(clinic):
     people = pd.read_csv(clinic.raw / "participants.tsv", sep="\t")
     for number, who in enumerate(people["participant_id"]):
-        clinic.finish(who, [("wm", "tsc", 40.0 + number)])
+        clinic.finish(who, [("wm", "tsc_mean", 40.0 + number)])
     path = clinic.root / "exclusions.tsv"
     last = people["participant_id"].iloc[-1]
     path.write_text(f"participant_id\treason\n{last}\tmoved\n")
@@ -112,6 +116,9 @@ def test_tables_of_regions_alone_get_their_tables(clinic):
     # an excluded scan counts as missing, and is named
     assert (own["n_first"], own["n_second"], own["n_missing"]) == (11, 8, 1)
     assert any(last in text and "moved" in text for text in made.warnings)
+    assert main(clinic.words("--exclusions", str(path))) == ExitCode.DONE
+    # the quality of scans that no comparison of maps has
+    assert "Quality of sodium scans" in (clinic.out / "group.html").read_text("utf-8")
 
 
 def test_maps_that_were_asked_for_are_still_missed(clinic):
