@@ -174,7 +174,9 @@ def kappa(
     if weights != "none":
         apart = np.abs(grades[:, np.newaxis] - grades)
         weight = apart if weights == "linear" else apart**2
-    found = cohens_kappa(table, weights=weight, wt=None)
+    # the largest kappa that the margins allow, which is not used, may be 0 / 0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = cohens_kappa(table, weights=weight, wt=None)
     reach = float(stats.norm.ppf((1 + level) / 2)) * math.sqrt(max(float(found.var_kappa), 0.0))
     value = float(found.kappa)
     note = "" if reach else "full agreement: the asymptotic interval has no width"

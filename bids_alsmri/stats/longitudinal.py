@@ -252,8 +252,11 @@ def _change(fit: LinearFit, column: int, mode: Mode, level: float) -> tuple[Esti
     baseline = float(fit.coefficients[0])
     if baseline == 0 or not change.error > 0:
         return change, _NO_RATIO
-    whole = fit.covariance + (fit.small_sample if is_best else 0.0)
-    covariance = weights @ whole @ weights.T
+    covariance = weights @ fit.covariance @ weights.T
+    if is_best:
+        # of a handful of values the addition may be no covariance; what is below zero is none
+        values, vectors = np.linalg.eigh(weights @ fit.small_sample @ weights.T)
+        covariance = covariance + (vectors * np.maximum(values, 0.0)) @ vectors.T
     dof = change.dof if is_best else 1e12  # as good as normal
     ratio = fieller_ratio(change.value, baseline, covariance, dof=dof, level=level)
     return change, Ratio(100 * ratio.value, 100 * ratio.low, 100 * ratio.high, ratio.bounds)
@@ -370,16 +373,24 @@ def _spread(x: _Array, axis: int) -> _Array:
 
 def _noncentral_interval(value: float, n: int, level: float) -> tuple[float, float]:
     t, dof = math.sqrt(n) * value, n - 1
+    if t < 0:
+        low, high = _noncentral_interval(-value, n, level)
+        return -high, -low
+
+    def below(centre: float) -> float:
+        p = float(stats.nct.cdf(t, dof, centre))
+        # scipy's is NaN where it is all but 0 or 1
+        return p if math.isfinite(p) else float(centre < t)
 
     def end(share: float) -> float:
         # the non-centrality is near t; steps outwards until it is enclosed
-        reach = 3.0 + abs(t) * 3 / math.sqrt(2 * dof)
+        reach = 3.0 + t * 3 / math.sqrt(2 * dof)
         low, high = t - reach, t + reach
-        while stats.nct.cdf(t, dof, low) < share:
+        while below(low) < share:
             low -= reach
-        while stats.nct.cdf(t, dof, high) > share:
+        while below(high) > share:
             high += reach
-        root = optimize.brentq(lambda nc: stats.nct.cdf(t, dof, nc) - share, low, high, xtol=1e-9)
+        root = optimize.brentq(lambda centre: below(centre) - share, low, high, xtol=1e-9)
         return float(root) / math.sqrt(n)
 
     return end((1 + level) / 2), end((1 - level) / 2)

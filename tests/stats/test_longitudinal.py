@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
-from scipy import stats
+from scipy import integrate, stats
 from scipy.linalg import block_diag
 from statsmodels.regression.mixed_linear_model import MixedLM
 
@@ -160,6 +160,20 @@ def test_mixed_model_of_rates_equals_statsmodels():
     assert_allclose(np.sqrt(np.diag(fit.covariance)), other.bse_fe, rtol=2e-3)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_a_handful_of_values_ends_with_intervals_about_the_estimate(seed):
+    rng = np.random.default_rng(seed)
+    n = 1 + seed % 4
+    y = rng.normal(5, 1, (n, 3))
+    y[rng.random(y.shape) < 0.5] = np.nan
+    who = np.repeat(np.arange(n), 3).tolist()
+    args = {"order": [0, 4, 12], "months": [0, 4, 12], "level": 0.95}
+    for mode in ("best", "paper"):
+        for one in course_of(y.ravel(), who, [0, 4, 12] * n, mode=mode, **args).changes:
+            own = one.change
+            assert np.isnan(own.value) or not own.error > 0 or own.low < own.value < own.high
+
+
 def test_few_participants_fall_back_to_an_intercept_and_say_so():
     y = np.random.default_rng(1).normal(size=(4, 3))
     who, when = np.repeat(np.arange(4), 3).tolist(), [0, 1, 2] * 4
@@ -233,6 +247,25 @@ def test_noncentral_interval_has_its_tail_quantiles():
     assert_allclose(stats.nct.cdf(t, 5, np.sqrt(6) * found.high), 0.05, rtol=1e-5)
     turned = response_mean(-changes, kind="noncentral", level=0.9)
     assert_allclose((turned.low, turned.high), (-found.high, -found.low), rtol=1e-6)
+
+
+@pytest.mark.parametrize("changes", [[-8.0, -9.0], [8.0, 9.0], [-1.0, -1.001], [0.1, -3.0]])
+def test_two_completers_have_an_interval(changes):
+    found = response_mean(changes, kind="noncentral", level=0.95)
+    assert found.low < found.value < found.high
+    for end, share in ((found.low, 0.975), (found.high, 0.025)):
+        # P(T < t) of the non-central t with one degree of freedom, by its integral over the
+        # standard deviation; of the mirrored pair where t is negative
+        sign = np.sign(found.value)
+        tail = integrate.quad(
+            lambda v, end=end, sign=sign: (
+                stats.norm.cdf(np.sqrt(2) * sign * (found.value * v - end)) * stats.chi.pdf(v, 1)
+            ),
+            *(0, 40),
+            points=[1.0, 2.0, 4.0],
+            limit=400,
+        )[0]
+        assert_allclose(tail if sign > 0 else 1 - tail, share, atol=1e-4)
 
 
 def test_bootstraps_of_the_response_mean_enclose_it():
