@@ -507,7 +507,7 @@ class _Report:
             group: set(own.loc[own["group"] == group, "scan"])
             for group in (names.control, names.slow, names.fast, names.patient)
         }
-        shown = (names.control, names.slow, names.fast)
+        shown: tuple[str, ...] = (names.control, names.slow, names.fast)
         if not all(found[group] for group in shown):
             shown = (names.control, names.patient)
         return {group: found[group] for group in shown if found[group]}

@@ -403,8 +403,9 @@ def responsiveness(tables: Sequence[ResultTable]) -> pd.DataFrame:
     if not parts:
         return pd.DataFrame(columns=[*columns, "table"])
     found = pd.concat(parts, ignore_index=True).drop_duplicates(["measure", "visit"])
-    order = found["srm"].abs().sort_values(ascending=False, kind="stable").index
-    return found.loc[order].reset_index(drop=True)
+    order = np.argsort(-found["srm"].abs().to_numpy(float), kind="stable")
+    ranked: pd.DataFrame = found.iloc[order].reset_index(drop=True)
+    return ranked
 
 
 def _ranking(settings: RunSettings, ranked: pd.DataFrame) -> Section:
