@@ -238,7 +238,8 @@ def regress(
     y, x = as_float("outcome", outcome, ndim=1), as_float("predictor", predictor, ndim=1)
     extra = np.empty((len(y), 0))
     if covariates is not None:
-        extra = as_float("covariates", covariates).reshape(len(y), -1)
+        extra = as_float("covariates", covariates)
+        extra = extra[:, np.newaxis] if extra.ndim == 1 else extra
     if not len(y) == len(x) == len(extra):
         raise NumericsError(f"outcome has {len(y)} values and predictor {len(x)}; give pairs")
     keep = np.isfinite(y) & np.isfinite(x) & np.isfinite(extra).all(axis=1)
