@@ -24,6 +24,7 @@ from bids_alsmri.pipelines.muscle.labels import read_labels
 from bids_alsmri.pipelines.muscle.measures import Measured
 from bids_alsmri.pipelines.muscle.sites import Sites, with_partners
 from bids_alsmri.pipelines.muscle.vocabulary import PROGRAMS, map_labels, read_vocabulary
+from bids_alsmri.planning import make_plan
 
 OURS = read_vocabulary(None)
 AFFINE = np.diag([4.0, 4.0, 4.0, 1.0])
@@ -874,6 +875,34 @@ def test_first_visit_is_that_of_the_lowest_number_with_the_station(tmp_path, ses
     assert (found[0] if found else None) == first
     if found:
         assert found[1].is_file()
+
+
+@pytest.mark.parametrize(("changed", "expected"), [("m00", {"m00", "m12"}), ("m12", {"m12"})])
+def test_visits_whose_figure_shows_a_changed_first_visit_are_done_again(
+    tmp_path, run_settings, changed, expected
+):
+    raw = tmp_path / "raw"
+    for session in ("m00", "m12"):
+        folder = raw / "sub-01" / f"ses-{session}" / "anat"
+        folder.mkdir(parents=True)
+        path = saved(folder, legs(), name=f"ses-{session}_acq-wholebody_chunk-1_T2w")
+        path.with_name(path.name.replace(".nii.gz", ".json")).write_text("{}")
+    (raw / "dataset_description.json").write_text('{"Name": "two", "BIDSVersion": "1.10.0"}')
+    (raw / "participants.tsv").write_text("participant_id\nsub-01\n")
+
+    def digests():
+        plan = make_plan(run_settings(raw, tmp_path / "out", {"derivatives": {}}))
+        return {j.scan.session: j.identity.digest() for j in plan.jobs}
+
+    before = digests()
+    assert set(before) == {"m00", "m12"}
+    saved(
+        raw / "sub-01" / f"ses-{changed}" / "anat",
+        2 * legs(),
+        name=f"ses-{changed}_acq-wholebody_chunk-1_T2w",
+    )
+    after = digests()
+    assert {session for session in before if before[session] != after[session]} == expected
 
 
 def test_echoes_beside_an_image_of_their_name_leave_it_its_labels():

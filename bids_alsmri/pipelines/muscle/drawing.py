@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _MEASURE = "relative_t2"
 # share of the 99th percentile from which a voxel is body
 _BODY_SHARE = 0.12
+# figures show volumes in ml, tables in mm3
+_ML_PER_MM3 = 1e-3
 
 
 def draw_muscles(table: pd.DataFrame) -> Figure:
@@ -37,8 +39,9 @@ def draw_muscles(table: pd.DataFrame) -> Figure:
     measure, unit = (
         (_MEASURE, "relative T2 signal")
         if (table["measure"] == _MEASURE).any()
-        else ("volume", "volume (mm3)")
+        else ("volume", "volume (ml)")
     )
+    scale = _ML_PER_MM3 if measure == "volume" else 1.0
     own = table[(table["measure"] == measure) & (table["region"] != SUMMARY)]
     keys = list(zip(own["region"], own["side"], strict=True))
     spread = table[table["measure"] == f"{measure}_sd"].set_index(["region", "side"])["value"]
@@ -47,7 +50,7 @@ def draw_muscles(table: pd.DataFrame) -> Figure:
             "region": own["region"],
             "side": own["side"],
             "map": measure,
-            "mean": own["value"],
+            "mean": scale * own["value"],
             "sd": [spread.get(key, np.nan) for key in keys],
             "n": own["n"],
         }
@@ -117,10 +120,11 @@ def draw_readers(table: pd.DataFrame) -> Figure:
     )
     pairs = wide[[f"first{ending}", f"second{ending}"]].dropna().to_numpy(float)
     limits = table[table["region"] == "all"].set_index("measure")["value"]
-    label = "volume (mm3)" if ending else "relative T2 signal"
+    scale, label = (_ML_PER_MM3, "volume (ml)") if ending else (1.0, "relative T2 signal")
+    low, bias, high = (scale * limits[f"{name}{ending}"] for name in ("low", "bias", "high"))
     return draw_difference(
-        pairs,
-        (limits[f"low{ending}"], limits[f"bias{ending}"], limits[f"high{ending}"]),
+        scale * pairs,
+        (low, bias, high),
         label=label,
     )
 

@@ -19,6 +19,7 @@ from bids_alsmri.interfaces.node import (
     AlsInterface,
     NodeInputSpec,
     NodeOutputSpec,
+    SeriesSize,
     write_facts,
 )
 from bids_alsmri.interfaces.registration import write_linear
@@ -304,8 +305,15 @@ class FuseAtlases(AlsInterface):
 
     input_spec = FuseAtlasesInputSpec
     output_spec = FuseAtlasesOutputSpec
-    memory_gb = 2.0
+    memory_gb = 1.0
     memory_per_series = 30.0
+
+    def needed_gb(self, series: SeriesSize) -> float:
+        """Memory in GB, with that of the registrations that run at once."""
+        return super().needed_gb(series) + 0.6 * self._n_at_once()
+
+    def _n_at_once(self) -> int:
+        return max(1, int(self.inputs.n_threads) // int(self.inputs.registration_threads))
 
     def _run_interface(self, runtime: Any) -> Any:
         vocabulary = read_vocabulary(optional_path(self.inputs.region_list))
@@ -323,7 +331,7 @@ class FuseAtlases(AlsInterface):
                 self.inputs.fusion,
                 seed=self.inputs.seed,
                 n_threads=self.inputs.registration_threads,
-                n_at_once=max(1, self.inputs.n_threads // self.inputs.registration_threads),
+                n_at_once=self._n_at_once(),
             ),
             bias={**self.inputs.bias, "n_threads": self.inputs.n_threads},
             leaves_one_out=self.inputs.leaves_one_out,

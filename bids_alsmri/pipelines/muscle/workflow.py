@@ -155,7 +155,11 @@ def fuse(graph: Graph, cfg: MuscleSettings, sites: Sites, drawn: Steps) -> Steps
                 title=station.title,
                 leaves_one_out=cfg.atlas_leave_one_out,
                 registration_threads=cfg.atlas_threads,
-                n_threads=max(graph.n_threads, cfg.atlas_threads),
+                # no result depends on it: as many registrations at once as there are processes
+                n_threads=min(
+                    max(graph.n_procs, graph.n_threads, cfg.atlas_threads),
+                    len(atlases) * cfg.atlas_threads,
+                ),
             ),
             image=sites.image_of(station),
             atlas_images=[image for image, _ in atlases],
