@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -174,11 +175,22 @@ class Sites:
         for labels in sorted(folder.rglob(f"*{_LABEL_END}.nii.gz")):
             name = parse_name(labels.name)
             image = images.get(labels.name.replace(f"{_LABEL_END}.nii.gz", end))
-            if image is None or name is None or name.entities.get("sub") == self.scan.participant:
+            if image is None or name is None:
                 continue
-            if all(name.entities.get(k) == station.entities.get(k) for k in ("acq", "chunk")):
+            is_alike = all(
+                name.entities.get(k) == station.entities.get(k) for k in ("acq", "chunk")
+            )
+            if is_alike and not self._is_own(image, station):
                 found.append((image, labels))
         return found
+
+    def _is_own(self, image: Path, station: Station) -> bool:
+        """Whether an image is the participant's: people of two datasets may share a label."""
+        own = self.image_of(station)
+        folder = next((f for f in own.parents if f.name == f"sub-{self.scan.participant}"), None)
+        if folder is not None and folder.resolve() in image.resolve().parents:
+            return True
+        return filecmp.cmp(own, image, shallow=False)
 
     def sources(
         self,
