@@ -817,7 +817,8 @@ def draw_body_chart(
     with fixed_style():
         figure = plain_figure(height_in=6.0)
         for number, (label, values) in enumerate(panels):
-            left = 0.02 + 0.48 * number
+            # one alone stands in the middle
+            left = 0.02 + 0.48 * number + (0.24 if len(panels) == 1 else 0.0)
             axes = figure.add_axes((left, 0.05, 0.36, 0.93))
             axes.add_collection(
                 PatchCollection(

@@ -305,12 +305,12 @@ class FuseAtlases(AlsInterface):
 
     input_spec = FuseAtlasesInputSpec
     output_spec = FuseAtlasesOutputSpec
-    memory_gb = 1.0
+    memory_gb = 0.6
     memory_per_series = 30.0
 
     def needed_gb(self, series: SeriesSize) -> float:
         """Memory in GB, with that of the registrations that run at once."""
-        return super().needed_gb(series) + 0.6 * self._n_at_once()
+        return super().needed_gb(series) + 0.5 * self._n_at_once()
 
     def _n_at_once(self) -> int:
         return max(1, int(self.inputs.n_threads) // int(self.inputs.registration_threads))
