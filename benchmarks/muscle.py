@@ -153,13 +153,12 @@ def visits(folder: Path, people: int, t2w_mm: float) -> None:
     processed(raw, raw.with_name("best"))
     table = compared(raw, raw.with_name("best"), "relative_t2_eroded")
     table[["sub", "ses"]] = table["scan"].str.extract(r"(sub-\w+)/ses-(\w+)/")
-    wide = table.pivot_table(index=["sub", "region", "side"], columns="ses")
+    both = ["true", "value"]
+    wide = table.pivot_table(both, index=["sub", "region", "side"], columns="ses")
     print("| visit | planted change (%) | found change (%) | largest difference (points) |")
     print("|---|---|---|---|")
     for visit in ("m04", "m12"):
-        change = {
-            name: 100 * (wide[name][visit] / wide[name]["m00"] - 1) for name in ("true", "value")
-        }
+        change = {name: 100 * (wide[name][visit] / wide[name]["m00"] - 1) for name in both}
         gap = (change["value"] - change["true"]).abs().max()
         means = " | ".join(f"{change[name].mean():+.1f}" for name in ("true", "value"))
         print(f"| {visit} | {means} | {gap:.1f} |")
