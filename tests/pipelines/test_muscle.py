@@ -858,6 +858,30 @@ def test_slices_show_every_muscle_at_half_of_its_area_or_more():
     assert drawing.covering_slices(np.zeros((3, 3, 3), int)) == []
 
 
+def test_maps_are_drawn_in_their_units_at_their_places(tmp_path):
+    # seconds, and no value in the left half
+    t2 = np.zeros((8, 3, 6), np.float32)
+    t2[4:] = 0.04
+    fat = np.zeros((8, 3, 6), np.float32)
+    lower = AFFINE.copy()
+    lower[2, 3] = -24.0
+    paths = [
+        str(saved(tmp_path, values, affine, name))
+        for values, affine, name in ((t2, AFFINE, "t2"), (t2, lower, "low"), (fat, AFFINE, "fat"))
+    ]
+    figure = drawing.draw_maps(paths, ["t2", "t2", "fat"])
+    columns = {figure.axes[n + 1].get_xlabel(): figure.axes[n] for n in (0, 2)}
+    high, low = columns["T2 (ms)"].images
+    assert_allclose(high.get_array()[:, 4:], 40.0)
+    assert np.ma.getmaskarray(high.get_array())[:, :4].all()
+    # edges of the voxels, x and z, in mm
+    assert_allclose(high.get_extent(), (-40.0, -8.0, -2.0, 22.0))
+    assert_allclose(low.get_extent(), (-40.0, -8.0, -26.0, -2.0))
+    (none,) = columns["fat fraction by signal"].images
+    assert_allclose(none.get_array(), 0.0)
+    assert none.norm.vmax == 1.0
+
+
 @pytest.mark.parametrize(
     ("session", "first"), [("m04", None), ("m12", "m04"), ("m100", "m04"), (None, None)]
 )

@@ -11,7 +11,13 @@ import pandas as pd
 
 from bids_alsmri.interfaces.images import canonical, voxel_edges_mm
 from bids_alsmri.pipelines.muscle.measures import SUMMARY
-from bids_alsmri.reports.figures import draw_body_chart, draw_difference, draw_planes, draw_regions
+from bids_alsmri.reports.figures import (
+    draw_body_chart,
+    draw_difference,
+    draw_map_columns,
+    draw_planes,
+    draw_regions,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -168,6 +174,54 @@ def draw_overview(images: Sequence[str], titles: Sequence[str], labels: Sequence
         extent = _extent(affine, data.shape, 0, 2, edges)
         panels.append((data[:, at].T, extent, marked[:, at].T, title))
     return draw_planes(panels, is_stitched=True)
+
+
+# by kind: label, factor to its unit, and the values of the scale's ends; None for the brightest
+MAPS: Mapping[str, tuple[str, float, float | None]] = {
+    "relative": ("relative T2 signal", 1.0, None),
+    "adc": ("ADC ($10^{-3}$ mm$^2$/s)", 1e3, 3.0),
+    "fat": ("fat fraction by signal", 1.0, 1.0),
+    "dixon": ("fat fraction (Dixon)", 1.0, 1.0),
+    "t2": ("T2 (ms)", 1e3, None),
+}
+# 0 is a value of these, and none of the others
+_FRACTIONS = ("fat", "dixon")
+# of the values of a map, which noise outside the body has little of
+_BRIGHTEST_PERCENT = 99.0
+
+
+def draw_maps(maps: Sequence[str], kinds: Sequence[str]) -> Figure:
+    """Coronal slices through the maps of all stations, one column for each kind.
+
+    Parameters
+    ----------
+    maps : sequence of str
+        Maps of stations; 0 or NaN where there is no value.
+    kinds : sequence of str
+        Of each, a key of `MAPS`.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        Columns in the order of `MAPS`.
+    """
+    columns = []
+    for kind, (label, factor, highest) in MAPS.items():
+        planes, values = [], []
+        for path in [p for p, own in zip(maps, kinds, strict=True) if own == kind]:
+            data, affine = _read(path)
+            is_known = np.isfinite(data) & ((data > 0) | (kind in _FRACTIONS))
+            data = np.where(is_known, factor * data, np.nan)
+            weight = np.isfinite(data).sum(axis=(0, 2)) + np.finfo(np.float32).tiny
+            at = int(np.round(np.average(np.arange(len(weight)), weights=weight)))
+            extent = _extent(affine, data.shape, 0, 2, voxel_edges_mm(affine))
+            planes.append((data[:, at].T, extent))
+            values.append(data[np.isfinite(data)])
+        if planes:
+            found = np.concatenate(values)
+            top = highest or (np.percentile(found, _BRIGHTEST_PERCENT) if len(found) else 1.0)
+            columns.append((label, (0.0, float(top)), planes))
+    return draw_map_columns(columns)
 
 
 # of a muscle's largest area that a slice must show of it, and panels of the figure

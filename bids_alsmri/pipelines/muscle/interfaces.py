@@ -833,6 +833,29 @@ class DrawOverview(AlsInterface):
         return self.give(runtime, {"figure": figure})
 
 
+class DrawMapsInputSpec(NodeInputSpec):
+    """Inputs of :class:`DrawMaps`."""
+
+    maps = InputMultiObject(File(exists=True), mandatory=True, desc="maps of stations")
+    kinds = traits.List(traits.Str(), mandatory=True, desc="what each shows")
+
+
+class DrawMaps(AlsInterface):
+    """Draw coronal slices through maps, side by side."""
+
+    input_spec = DrawMapsInputSpec
+    output_spec = FigureOutputSpec
+    memory_gb = 0.5
+    memory_per_series = 15.0
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from bids_alsmri.reports.figures import save_figure
+
+        figure = self.file(runtime, "maps.svg")
+        save_figure(drawing.draw_maps(self.inputs.maps, self.inputs.kinds), figure)
+        return self.give(runtime, {"figure": figure})
+
+
 class DrawSlicesInputSpec(DrawStationsInputSpec):
     """Inputs of :class:`DrawSlices`."""
 
