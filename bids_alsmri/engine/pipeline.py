@@ -12,9 +12,26 @@ from types import MappingProxyType, ModuleType
 from typing import Any
 
 from bids_alsmri import pipelines
+from bids_alsmri.bids.query import Scan
 from bids_alsmri.bids.spec import IoSpec, load_io_spec
 from bids_alsmri.errors import SettingsError
 from bids_alsmri.options import SettingsModel
+
+
+def nothing_beside(scan: Scan) -> list[Path]:
+    """Images of other scans that a report shows: none.
+
+    Parameters
+    ----------
+    scan : Scan
+        Any.
+
+    Returns
+    -------
+    list of Path
+        Empty.
+    """
+    return []
 
 
 @dataclass(frozen=True)
@@ -53,6 +70,8 @@ class Pipeline:
     visit_scores : str
         Function that makes scores of each visit of the same, in the same form: a table with
         participant_id, session_id, score and value, in units of 1. Empty for none.
+    beside : callable
+        From a scan to images of others that its report shows beside its own.
     """
 
     name: str
@@ -67,6 +86,7 @@ class Pipeline:
     atlas_grid_mm: str = ""
     group_tables: str = ""
     visit_scores: str = ""
+    beside: Callable[[Scan], list[Path]] = nothing_beside
 
     @property
     def folder(self) -> Path:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from bids_alsmri.engine.pipeline import Pipeline
 from bids_alsmri.options import SettingsModel, setting
+from bids_alsmri.pipelines.muscle.sites import images_of_first_visit
 
 
 class MuscleSettings(SettingsModel):
@@ -458,4 +459,5 @@ PIPELINE = Pipeline(
     drawn=("labels", "labels_table", "bone"),
     group_tables="cohort:composite_tables",
     visit_scores="cohort:onset_scores",
+    beside=images_of_first_visit,
 )
