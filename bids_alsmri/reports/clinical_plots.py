@@ -19,6 +19,7 @@ from bids_alsmri.reports.sheets import (
     VERMILION,
     fixed_style,
     plain_figure,
+    write_head,
 )
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def _draw_intervals(
     height_in = _HEAD_IN + _FOOT_IN + _ROW_IN * (len(rows) + 1)
     with fixed_style():
         figure = plain_figure(height_in)
-        _head(figure, title, text)
+        write_head(figure, title, text)
         axes = figure.add_axes(
             (_LEFT, _FOOT_IN / height_in, _WIDTH, 1 - (_HEAD_IN + _FOOT_IN) / height_in)
         )
@@ -244,7 +245,7 @@ def draw_courses(courses: Sequence[Course], *, title: str) -> Figure:
     looks: dict[str, tuple[str, str]] = {}
     with fixed_style():
         figure = plain_figure(height_in)
-        _head(figure, title, "Lines: patients. Dashed: means of those seen.")
+        write_head(figure, title, "Lines: patients. Dashed: means of those seen.")
         for number, course in enumerate(courses):
             row, column = divmod(number, 2)
             bottom = height_in - _HEAD_IN - 0.1 - 3.3 * (row + 1) + 0.55
@@ -355,7 +356,7 @@ def draw_visits(counts: pd.DataFrame) -> Figure:
     height_in = _HEAD_IN + 1.75 * len(groups)
     with fixed_style():
         figure = plain_figure(height_in)
-        _head(figure, "Participants over visits", "Boxes: seen at the visit. Below: not seen.")
+        write_head(figure, "Participants over visits", "Boxes: seen at the visit. Below: not seen.")
         axes = figure.add_axes((0, 0, 1, 1 - _HEAD_IN / height_in))
         axes.set(xlim=(-0.75, max(n_visits, 3) - 0.4), ylim=(len(groups) - 0.42, -0.58))
         axes.axis("off")
@@ -435,7 +436,7 @@ def draw_profile(rows: pd.DataFrame, *, title: str, visits: Sequence[Hashable]) 
     most = 8.0
     with fixed_style():
         figure = plain_figure(height_in)
-        _head(figure, title, "Standard deviations from controls, adjusted for age and sex.")
+        write_head(figure, title, "Standard deviations from controls, adjusted for age and sex.")
         axes = figure.add_axes(
             (_LEFT, _FOOT_IN / height_in, _WIDTH, 1 - (_HEAD_IN + _FOOT_IN) / height_in)
         )
@@ -486,15 +487,3 @@ def _name_extremes(
                     va="center",
                     ha="left" if side > 0 else "right",
                 )
-
-
-def _head(figure: Figure, title: str, text: str) -> None:
-    height_in = figure.get_size_inches()[1]
-    for words, down_in, size, weight, color in (
-        (title, 0.22, 12, "bold", _DARK),
-        (text, 0.47, 9.5, "normal", _SOFT),
-    ):
-        figure.text(
-            0.006, 1 - down_in / height_in, words, fontsize=size, fontweight=weight, color=color,
-            va="center", parse_math=False,
-        )  # fmt: skip

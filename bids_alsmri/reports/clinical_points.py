@@ -20,6 +20,7 @@ from bids_alsmri.reports.sheets import (
     VERMILION,
     fixed_style,
     plain_figure,
+    write_head,
 )
 
 if TYPE_CHECKING:
@@ -269,7 +270,7 @@ def draw_roc(curves: Sequence[Curve], readers: Sequence[Curve], *, title: str) -
     height_in = 6.0
     with fixed_style():
         figure = plain_figure(height_in)
-        _head(figure, title, "Area under each curve with its 95 % interval. Marks: readers.")
+        write_head(figure, title, "Area under each curve with its 95 % interval. Marks: readers.")
         width_in = float(figure.get_size_inches()[0])
         side_in = height_in - _HEAD_IN - 0.65
         axes = figure.add_axes((0.08, 0.6 / height_in, side_in / width_in, side_in / height_in))
@@ -302,7 +303,7 @@ def _panels(items: Sequence[_T], draw: Callable[[Axes, _T], None], title: str, t
     height_in = _HEAD_IN + n_rows * row_in + 0.1
     with fixed_style():
         figure = plain_figure(height_in)
-        _head(figure, title, text)
+        write_head(figure, title, text)
         for number, item in enumerate(items):
             row, column = divmod(number, _COLUMNS)
             bottom = height_in - _HEAD_IN - row_in * (row + 1) + 0.62
@@ -327,16 +328,4 @@ def _name_panel(axes: Axes, title: str, text: str) -> None:
         axes.text(
             0, height, textwrap.shorten(words, 44, placeholder=" …"), transform=axes.transAxes,
             fontweight=weight, color=color, fontsize=size, va="center", parse_math=False,
-        )  # fmt: skip
-
-
-def _head(figure: Figure, title: str, text: str) -> None:
-    height_in = figure.get_size_inches()[1]
-    for words, down_in, size, weight, color in (
-        (title, 0.22, 12, "bold", _DARK),
-        (text, 0.47, 9.5, "normal", _SOFT),
-    ):
-        figure.text(
-            0.006, 1 - down_in / height_in, words, fontsize=size, fontweight=weight, color=color,
-            va="center", parse_math=False,
         )  # fmt: skip
