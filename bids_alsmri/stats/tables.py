@@ -805,8 +805,12 @@ class _Maker:
             ).p
             row["against"] = ""
             if best is not None:
+                both = np.isfinite(y) & np.isfinite(best[1])
                 row["against"] = best[0]
-                row["difference"], row["p_against"] = compare_areas(y, best[1], ill)
+                if min((both & ill).sum(), (both & ~ill).sum()) < 2:
+                    row["note"] = "a group has fewer than 2 members with both measures"
+                else:
+                    row["difference"], row["p_against"] = compare_areas(y, best[1], ill)
             best = best or (name, y)
             found.append(row)
         return found

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 from bids_alsmri.errors import DataError, SettingsError
 from bids_alsmri.stats.comparison import compare_adjusted
 from bids_alsmri.stats.multiplicity import adjust_family
-from bids_alsmri.stats.tables import Cohort, make_table, read_specs
+from bids_alsmri.stats.tables import Cohort, TableSpec, make_table, read_specs
 
 VISITS, MONTHS = ("m0", "m4", "m12"), (0.0, 4.0, 12.0)
 MUSCLES = read_specs()["jenkins_table1"].measures[:-1]
@@ -210,3 +210,14 @@ def test_areas_are_those_of_delong_and_turn_falling_measures():
     # 7 of 9 pairs in the right order
     assert_allclose(found["area"], [7 / 9, 7 / 9])
     assert found["of"].tolist() == ["rises in patients", "falls in patients"]
+
+
+def test_areas_of_measures_that_nobody_has_both_of_are_not_compared():
+    frame = pd.DataFrame({"participant_id": [f"s{k}" for k in range(8)], "visit": "m0"})
+    frame["group"] = ["als", "hc"] * 4
+    frame["m1_signal"] = [1.0, 2.0, 3.0, 1.5, np.nan, np.nan, np.nan, np.nan]
+    frame["m1_thickness_mm"] = [np.nan, np.nan, np.nan, np.nan, 2.0, 3.0, 2.5, 3.5]
+    spec = TableSpec("t", "T", "own", "areas", measures=("m1_*",))
+    made = table(Cohort(frame, "als", "hc", ("m0",), (0.0,)), spec).frame
+    assert made["area"].notna().all()
+    assert "both measures" in made["note"].iloc[1]
