@@ -190,7 +190,9 @@ def plan_comparisons(
         demographics=demographics,
         warnings=(
             *_warnings_of_quality(tests),
-            *_warnings_of_flags(quality, flow),
+            *warnings_of_flags(
+                quality[quality["scan"].isin(flow.loc[flow["is_included"], "scan"])]
+            ),
             *(_warnings_of_variance(cfg) if modalities else ()),
         ),
     )
@@ -1011,11 +1013,22 @@ def _warnings_of_variance(cfg: GroupSettings) -> list[str]:
     ]
 
 
-def _warnings_of_flags(quality: pd.DataFrame, flow: pd.DataFrame) -> list[str]:
-    used = set(flow.loc[flow["is_included"], "scan"])
-    is_used = quality["is_flagged"] & quality["scan"].isin(used)
+def warnings_of_flags(quality: pd.DataFrame) -> list[str]:
+    """What to look at in scans that take part although a measure is out of its range.
+
+    Parameters
+    ----------
+    quality : DataFrame
+        Measures of the scans that take part, as of `quality_of`.
+
+    Returns
+    -------
+    list of str
+        One for each scan.
+    """
     found = []
-    for (modality, scan), part in quality[is_used].groupby(["modality", "scan"], sort=False):
+    flagged = quality[quality["is_flagged"].astype(bool)]
+    for (modality, scan), part in flagged.groupby(["modality", "scan"], sort=False):
         texts = "; ".join(_flag_text(row) for row in part.to_dict("records"))
         found.append(
             f"{scan} {modality} takes part with {texts}; look at its report, and leave it out with "

@@ -30,7 +30,7 @@ from bids_alsmri.comparisons.tables import (
 from bids_alsmri.engine.pipeline import registry
 from bids_alsmri.errors import AlsMriError
 from bids_alsmri.group_pictures import camel, figures_of, one_figure
-from bids_alsmri.group_planning import excluded_scans, visits_of
+from bids_alsmri.group_planning import excluded_scans, visits_of, warnings_of_flags
 from bids_alsmri.reports.clinical_plots import draw_profile, draw_responses, draw_visits
 from bids_alsmri.reports.page import Section
 from bids_alsmri.reports.publication import html_table, latex_table
@@ -143,6 +143,9 @@ def make_clinical(
     warnings = list(checked.warnings)
     excluded = excluded_scans(settings, plan, finished, [])
     warnings += [f"{scan} {name}: left out: {why}" for (name, scan), why in excluded.items()]
+    if not plan.modalities:
+        keys = zip(plan.quality["modality"], plan.quality["scan"], strict=True)
+        warnings += warnings_of_flags(plan.quality[[key not in excluded for key in keys]])
     counted = {
         name: [scan for scan in scans if (name, scan.label) not in excluded]
         for name, scans in finished.items()

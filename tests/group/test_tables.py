@@ -42,7 +42,9 @@ class Clinic:
         finished = find_finished(settings, [])
         return settings, make_clinical(settings, plan_comparisons(settings, finished, []), finished)
 
-    def finish(self, participant: str, rows: list[tuple[str, str, float]]) -> None:
+    def finish(
+        self, participant: str, rows: list[tuple[str, str, float]], snr: float = 60.0
+    ) -> None:
         """Table of regions of a finished scan, and its record."""
         name = f"{participant}_acq-sodium"
         table = Path(participant, "anat", f"{name}_desc-tissues_stats.tsv")
@@ -51,7 +53,7 @@ class Clinic:
         columns = ["region", "measure", "value"]
         frame = pd.DataFrame(rows, columns=columns).assign(unit="mmol/l")
         frame.to_csv(self.out / table, sep="\t", index=False)
-        measures = {"measure": "tube_snr", "value": [60.0], "unit": "1", "low": 20, "high": "n/a"}
+        measures = {"measure": "tube_snr", "value": [snr], "unit": "1", "low": 20, "high": "n/a"}
         pd.DataFrame(measures).to_csv(self.out / quality, sep="\t", index=False)
         record = Record(
             Identity("0", {}, {}, {}, {}), {"tissue_stats": str(table), "quality": str(quality)}
@@ -107,7 +109,7 @@ def test_a_plan_without_images_tells_the_groups_and_writes_nothing(clinic, capsy
 def test_tables_of_regions_alone_get_their_tables_and_page(clinic):
     people = pd.read_csv(clinic.raw / "participants.tsv", sep="\t")
     for number, who in enumerate(people["participant_id"]):
-        clinic.finish(who, [("wm", "tsc_mean", 40.0 + number)])
+        clinic.finish(who, [("wm", "tsc_mean", 40.0 + number)], snr=5.0 if number == 3 else 60.0)
     path = clinic.root / "exclusions.tsv"
     last = people["participant_id"].iloc[-1]
     path.write_text(f"participant_id\treason\n{last}\tmoved\n")
@@ -116,8 +118,10 @@ def test_tables_of_regions_alone_get_their_tables_and_page(clinic):
     # an excluded scan counts as missing, and is named
     assert (own["n_first"], own["n_second"], own["n_missing"]) == (11, 8, 1)
     assert any(last in text and "moved" in text for text in made.warnings)
+    (flagged,) = [text for text in made.warnings if "takes part with tube_snr 5" in text]
+    assert people["participant_id"].iloc[3] in flagged
     assert main(clinic.words("--exclusions", str(path))) == ExitCode.DONE
-    # the quality of scans that no comparison of maps has
+    # the quality of scans that no comparison of maps has; those out of range are told
     assert "Quality of sodium scans" in (clinic.out / "group.html").read_text("utf-8")
 
 
