@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -145,7 +145,8 @@ def make_clinical(
     warnings += [f"{scan} {name}: left out: {why}" for (name, scan), why in excluded.items()]
     if not plan.modalities:
         keys = zip(plan.quality["modality"], plan.quality["scan"], strict=True)
-        warnings += warnings_of_flags(plan.quality[[key not in excluded for key in keys]])
+        counts = np.array([key not in excluded for key in keys], bool)
+        warnings += warnings_of_flags(plan.quality[counts])
     counted = {
         name: [scan for scan in scans if (name, scan.label) not in excluded]
         for name, scans in finished.items()
@@ -160,6 +161,9 @@ def make_clinical(
         names=plan.names,
         time_column=cfg.time_column,
     )
+    if cfg.site_column in cohort.frame:
+        # permutations exchange within it
+        cohort = replace(cohort, frame=cohort.frame.assign(site=cohort.frame[cfg.site_column]))
     covariates = [name for name in ("age", "sex") if name in cohort.frame]
     cohort = with_atrophy(cohort, covariates=[*covariates, "height_cm", "weight_kg"])
     if cfg.harmonise_sites:

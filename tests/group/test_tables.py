@@ -160,6 +160,21 @@ def test_harmonisation_that_cannot_be_is_said(clinic):
     assert any("not harmonised" in text and "scanner" in text for text in made.warnings)
 
 
+def test_permutations_stay_within_a_site_of_any_name(clinic):
+    path = clinic.raw / "participants.tsv"
+    people = pd.read_csv(path, sep="\t", keep_default_na=False, dtype=str)
+    # each scanner has one group alone, so that no exchange within it is possible
+    people["scanner"] = people["group"]
+    people.to_csv(path, sep="\t", index=False)
+    tables = clinic.root / "tables.json"
+    tables.write_text(json.dumps({"tables": {"mine": TABLE}}))
+    words = ("--group-tables-file", str(tables))
+    for given, is_known in (((), True), (("--group-site-column", "scanner"), False)):
+        _, made = clinic.made(*words, *given)
+        own = next(one for one in made.tables if one.spec.name == "mine").frame.iloc[0]
+        assert pd.notna(own["p_best"]) == is_known
+
+
 def test_every_figure_of_the_page_is_drawn(clinic):
     settings, made = clinic.made()
     sections = list(clinical_sections(settings, made))
