@@ -24,7 +24,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 
 # coarser than the defaults, so that it ends within a quarter of an hour on two cores
 demo: setup
-	$(BIN)/python -m bids_alsmri.phantom $(DEMO)/raw --controls 3 --fast 3 --slow 3 --seed 1 \
+	$(BIN)/python -m bids_alsmri.phantom $(DEMO)/raw --controls 3 --fast 3 --slow 3 --seed 1 --clinical \
 	  --modalities anat,dwi,muscle --t1w-mm 3 --dwi-mm 3 --n-directions 12 $(DEMO_MUSCLE)
 	$(BIN)/bids_alsmri $(DEMO)/raw $(DEMO)/derivatives participant -w $(DEMO)/work \
 	  -d reader=$(DEMO)/raw/derivatives/reader1 \

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bids_alsmri.bids.query import parse_name, resolve_labels
 from bids_alsmri.bids.sink import sidecar_path, write_text
@@ -119,28 +119,9 @@ def _derive(
     collected: Mapping[str, list[tuple[Finished, pd.DataFrame]]],
 ) -> list[Path]:
     """Write what a pipeline makes of its tables of all participants and the clinical table."""
-    import pandas as pd
-
-    from bids_alsmri.bids.clinical import find_clinical_root, read_clinical_table
-
-    module, _, function = pipeline.group_tables.partition(":")
-    own = import_module(f"bids_alsmri.pipelines.{pipeline.name}.{module}")
-    make = getattr(own, function)
-    together = {
-        name: pd.concat(
-            [
-                table.assign(session_id=None if s.session is None else f"ses-{s.session}")
-                for s, table in tables
-            ]
-        )
-        for name, tables in collected.items()
-    }
-    try:
-        root = find_clinical_root(settings.bids_dir, settings.output_dir)
-        visits = _with_controls(settings, read_clinical_table(root))
-    except DataError as error:
-        log.warning("%s: tables that need participants.tsv do without it", error)
-        visits = pd.DataFrame({"participant_id": []})
+    own, make = _function_of(pipeline, pipeline.group_tables)
+    together = _together(collected)
+    visits = _visits(settings)
     paths = []
     for desc, table in make(together, visits).items():
         path = settings.output_dir / "group" / f"{pipeline.name}_desc-{desc}_stats.tsv"
@@ -150,6 +131,79 @@ def _derive(
         log.info("table: %s", path)
         paths.append(path)
     return paths
+
+
+def visit_scores(
+    settings: RunSettings, finished: Mapping[str, Sequence[Finished]], faults: list[str]
+) -> list[pd.DataFrame]:
+    """Scores that pipelines make of their tables of all participants and the clinical table.
+
+    Parameters
+    ----------
+    settings : RunSettings
+        What was asked for.
+    finished : mapping of sequence of Finished
+        Scans by pipeline that count.
+    faults : list of str
+        Takes what cannot be read.
+
+    Returns
+    -------
+    list of DataFrame
+        Of each pipeline that has any: participant_id, session_id, score and value, among others.
+    """
+    found = []
+    for name, scans in finished.items():
+        pipeline = registry()[name]
+        if not (pipeline.visit_scores and scans):
+            continue
+        specs = [s for s in pipeline.io_spec.outputs.values() if s.group and s.extension == ".tsv"]
+        tables = {s.name: read_tables(settings.output_dir, scans, s, faults) for s in specs}
+        _, make = _function_of(pipeline, pipeline.visit_scores)
+        together = _together({name: own for name, own in tables.items() if own})
+        found.append(make(together, _visits(settings)))
+    return found
+
+
+def _function_of(pipeline: Pipeline, reference: str) -> tuple[Any, Any]:
+    """Module and function that a pipeline names as ``module:function``."""
+    module, _, function = reference.partition(":")
+    own = import_module(f"bids_alsmri.pipelines.{pipeline.name}.{module}")
+    return own, getattr(own, function)
+
+
+def _together(
+    collected: Mapping[str, Sequence[tuple[Finished, pd.DataFrame]]],
+) -> dict[str, pd.DataFrame]:
+    """Tables of all scans by output, each row with its participant and session."""
+    import pandas as pd
+
+    return {
+        name: pd.concat(
+            [
+                table.assign(
+                    participant_id=f"sub-{s.participant}",
+                    session_id=None if s.session is None else f"ses-{s.session}",
+                )
+                for s, table in tables
+            ]
+        )
+        for name, tables in collected.items()
+    }
+
+
+def _visits(settings: RunSettings) -> pd.DataFrame:
+    """Clinical table, with whose visits are controls'; empty where there is none."""
+    import pandas as pd
+
+    from bids_alsmri.bids.clinical import find_clinical_root, read_clinical_table
+
+    try:
+        root = find_clinical_root(settings.bids_dir, settings.output_dir)
+        return _with_controls(settings, read_clinical_table(root))
+    except DataError as error:
+        log.warning("%s: tables that need participants.tsv do without it", error)
+        return pd.DataFrame({"participant_id": []})
 
 
 def _with_controls(settings: RunSettings, clinical: ClinicalTable) -> pd.DataFrame:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bids_alsmri.bids.sink import sidecar_path, write_text
-from bids_alsmri.collection import collect_tables, find_finished
+from bids_alsmri.collection import Finished, collect_tables, find_finished
 from bids_alsmri.comparisons.settings import group_settings
 from bids_alsmri.errors import DataError, ExitCode
 from bids_alsmri.settings import RunSettings
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from bids_alsmri.engine.runner import Outcome
     from bids_alsmri.group_graphs import GroupGraphs
     from bids_alsmri.group_planning import GroupPlan
+    from bids_alsmri.group_tables import ClinicalResults
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,8 @@ class GroupResult:
         Records and tables that could not be read.
     started : datetime
         In UTC.
+    clinical : ClinicalResults or None
+        Clinical tables; None where they were not asked for.
     """
 
     plan: GroupPlan
@@ -50,6 +54,7 @@ class GroupResult:
     outcomes: list[Outcome]
     faults: tuple[str, ...]
     started: datetime
+    clinical: ClinicalResults | None
 
 
 def run_group_level(settings: RunSettings, command_line: str, console: Console) -> ExitCode:
@@ -83,27 +88,41 @@ def run_group_level(settings: RunSettings, command_line: str, console: Console) 
     for fault in faults:
         log.error("%s", fault)
     if not tables:
-        nothing = (
-            f"{settings.output_dir}: no results of the participant level; run "
-            "'bids_alsmri BIDS_DIR OUTPUT_DIR participant' first"
-        )
-        raise DataError(
-            "\n".join(faults) or nothing,
-            exit_code=ExitCode.BAD_DATA if faults else ExitCode.NO_INPUT,
-        )
+        _require_clinical(settings, faults)
     code = ExitCode.SCANS_FAILED if faults else ExitCode.DONE
     if not group_settings(settings).compare:
         return code
-    from bids_alsmri.group_planning import have_tables_only, plan_comparisons
+    from bids_alsmri.group_planning import are_groups_known, have_tables_only, plan_comparisons
 
-    if have_tables_only(finished):
-        log.info("no maps that groups are compared on; the group level ends with its tables")
+    if have_tables_only(finished) and not are_groups_known(settings):
+        log.info("no maps and no groups to compare; the group level ends with its tables")
         return code
     plan = plan_comparisons(settings, finished, faults)
     if settings.plan:
         sys.stdout.write(describe(plan))
         return code
-    return max(code, _compare(settings, plan, faults, command_line, console))
+    return max(code, _compare(settings, plan, finished, faults, command_line, console))
+
+
+def _require_clinical(settings: RunSettings, faults: Sequence[str]) -> None:
+    """Without results of participants, go on only where clinical tables can be made alone."""
+    cfg = group_settings(settings)
+    nothing = (
+        f"{settings.output_dir}: no results of the participant level; run "
+        "'bids_alsmri BIDS_DIR OUTPUT_DIR participant' first"
+    )
+    if faults:
+        raise DataError("\n".join(faults), exit_code=ExitCode.BAD_DATA)
+    # where there are images, the participant level was forgotten, or OUTPUT_DIR is another
+    has_images = any(True for _ in settings.bids_dir.glob("sub-*/**/*.nii*"))
+    if not (cfg.compare and cfg.tables) or cfg.maps or has_images:
+        raise DataError(nothing, exit_code=ExitCode.NO_INPUT)
+    if not (settings.bids_dir / "participants.tsv").is_file():
+        raise DataError(
+            f"{nothing}, or add {settings.bids_dir / 'participants.tsv'} for clinical tables alone",
+            exit_code=ExitCode.NO_INPUT,
+        )
+    log.warning("%s for tables of images; clinical tables are made alone", nothing)
 
 
 def describe(plan: GroupPlan) -> str:
@@ -130,6 +149,10 @@ def describe(plan: GroupPlan) -> str:
         lines.append(
             f"{row['modality']}, {row['contrast']}: {n_in} of {n_all} in '{row['group']}'{why}"
         )
+    if not lines:
+        counts = plan.labels["group"].value_counts()
+        people = ", ".join(f"{n} in {group!r}" for group, n in counts.items())
+        lines = [f"clinical tables alone, no finished scan has maps: {people}"]
     return "\n".join([*lines, *plan.warnings]) + "\n"
 
 
@@ -139,12 +162,13 @@ _COUNTS = ("n_participants", "n_included")
 def _compare(
     settings: RunSettings,
     plan: GroupPlan,
+    finished: Mapping[str, Sequence[Finished]],
     faults: list[str],
     command_line: str,
     console: Console,
 ) -> ExitCode:
     from bids_alsmri.engine.runner import Keeper, new_workflow, require_resources, run
-    from bids_alsmri.group_graphs import build_graphs
+    from bids_alsmri.group_graphs import NO_GRAPHS, build_graphs
     from bids_alsmri.group_summary import write_group_report, write_tables
     from bids_alsmri.participant import describe_dataset, resources_of, steps_folder
 
@@ -156,17 +180,24 @@ def _compare(
         stop_on_first_crash=settings.stop_on_first_crash,
         name=f"{steps_folder(settings)}_group",
     )
-    graphs = build_graphs(settings, plan, workflow)
+    graphs = build_graphs(settings, plan, workflow) if plan.modalities else NO_GRAPHS
     resources = resources_of(settings)
-    require_resources(workflow, resources)
+    if graphs.all:
+        require_resources(workflow, resources)
     describe_dataset(settings)
     write_text(folder / "settings.json", settings.as_json(VERSION))
     write_tables(settings, plan)
+    clinical = None
+    if group_settings(settings).tables:
+        from bids_alsmri.group_tables import make_clinical, write_clinical
+
+        clinical = make_clinical(settings, plan, finished)
+        write_clinical(settings, clinical)
     for warning in plan.warnings:
         log.warning("%s", warning)
     keeper = Keeper(lambda graph: None, lambda outcome: None)
-    outcomes = run(workflow, graphs.all, resources, console, keeper)
-    result = GroupResult(plan, graphs, outcomes, tuple(faults), started)
+    outcomes = run(workflow, graphs.all, resources, console, keeper) if graphs.all else []
+    result = GroupResult(plan, graphs, outcomes, tuple(faults), started, clinical)
     forget_others(settings.output_dir, graphs)
     write_group_report(settings, result, folder, command_line)
     return _exit_code(outcomes)

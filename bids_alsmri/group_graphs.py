@@ -388,6 +388,10 @@ class GroupGraphs:
         return [*self.preparations, *self.regions, *tests, *overlaps, *across, *combined]
 
 
+# of a cohort without maps
+NO_GRAPHS = GroupGraphs((), (), (), ())
+
+
 def io_spec() -> IoSpec:
     """What the group level saves.
 

@@ -147,32 +147,34 @@ def plan_comparisons(
 
     cfg = group_settings(settings)
     names, modalities = names_of(cfg), compared_modalities(finished, cfg.maps)
-    if not modalities:
+    if not modalities and (cfg.maps or not cfg.tables):
         raise DataError(
             f"{settings.output_dir}: holds no finished scan with maps that groups are compared on; "
-            "run the participant level first, or give --no-group-compare to collect tables only"
+            "run the participant level first, leave out --group-maps and --no-group-tables to make "
+            "clinical tables alone, or give --no-group-compare to collect tables only"
         )
     _require_known_covariates(cfg, modalities)
     root = find_clinical_root(settings.bids_dir, settings.output_dir)
-    seen = {
-        (f"sub-{scan.participant}", None if scan.session is None else f"ses-{scan.session}")
-        for name in modalities
-        for scan in finished[name]
-    }
-    clinical = read_clinical_table(root, visits=seen)
+    # without maps the visits are those of all tables of regions
+    sources = modalities or tuple(finished)
+    clinical = read_clinical_table(root, visits=visits_of(finished, sources))
     if not cfg.given_progression_counts and cfg.progression_column in clinical.visits:
         visits = clinical.visits.drop(columns=cfg.progression_column)
         clinical = replace(clinical, visits=visits)
     _require_what_was_named(cfg, clinical)
     labels = label_participants(clinical, names, rule_of(cfg))
     contrasts = contrasts_asked(cfg, names)
-    quality = quality_of(settings, finished, modalities, faults)
+    if not modalities:
+        _require_both_groups(clinical, labels, names)
+        contrasts = tuple(one for one in contrasts if _has_members(labels, one))
+    quality = quality_of(settings, finished, sources, faults)
     flow, comparisons = _comparisons(
         settings, clinical, labels, contrasts, modalities, finished, quality
     )
-    require_atlases(settings)
+    if modalities:
+        require_atlases(settings)
     tests = compare_quality(quality, flow, contrasts)
-    demographics = _demographics(cfg, clinical, labels, contrasts, flow)
+    demographics = _demographics(cfg, clinical, labels, contrasts, flow if modalities else None)
     return GroupPlan(
         names=names,
         clinical=clinical,
@@ -182,16 +184,60 @@ def plan_comparisons(
         comparisons=comparisons,
         finished={name: finished[name] for name in modalities},
         # those asked for have told their faults before
-        anatomical=tuple(finished_of(settings, "anatomical", [])),
+        anatomical=tuple(finished_of(settings, "anatomical", [])) if modalities else (),
         quality=quality,
         quality_tests=tests,
         demographics=demographics,
         warnings=(
             *_warnings_of_quality(tests),
-            *_warnings_of_flags(quality, flow),
-            *_warnings_of_variance(cfg),
+            *warnings_of_flags(
+                quality[quality["scan"].isin(flow.loc[flow["is_included"], "scan"])]
+            ),
+            *(_warnings_of_variance(cfg) if modalities else ()),
         ),
     )
+
+
+def visits_of(
+    finished: Mapping[str, Sequence[Finished]], names: Sequence[str]
+) -> set[tuple[str, str | None]]:
+    """Visits at which participants were scanned.
+
+    Parameters
+    ----------
+    finished : mapping of sequence of Finished
+        Scans by pipeline.
+    names : sequence of str
+        Pipelines.
+
+    Returns
+    -------
+    set of (str, str or None)
+        Participant and session, with ``sub-`` and ``ses-``.
+    """
+    return {
+        (f"sub-{scan.participant}", None if scan.session is None else f"ses-{scan.session}")
+        for name in names
+        for scan in finished[name]
+    }
+
+
+def _require_both_groups(clinical: ClinicalTable, labels: pd.DataFrame, names: CohortNames) -> None:
+    """Without maps nothing else looks whether there is anybody to compare."""
+    counts = labels["group"].value_counts()
+    absent = [label for label in (names.patient, names.control) if not counts.get(label, 0)]
+    if len(absent) == 2:
+        found = ", ".join(str(label) for label in counts.index) or "none"
+        raise DataError(
+            f"{clinical.file_of(names.group)}: nobody is labelled {absent[0]!r} or {absent[1]!r} "
+            f"in column {names.group}; found {found}; correct the column, or name the labels with "
+            "--group-patient-label and --group-control-label"
+        )
+
+
+def _has_members(labels: pd.DataFrame, contrast: Contrast) -> bool:
+    found = {*labels["group"], *labels["progression"], NO_CHANGE}
+    return set(contrast.groups) <= found
 
 
 def _require_known_covariates(cfg: GroupSettings, modalities: Sequence[str]) -> None:
@@ -387,7 +433,8 @@ def compared_modalities(
     found = {
         name: {s.compared["map"] for s in registry()[name].io_spec.outputs.values() if s.compared}
         for name, scans in finished.items()
-        if scans and is_compared(registry()[name])
+        if any(not _without_maps(scan, registry()[name]) for scan in scans)
+        and is_compared(registry()[name])
     }
     asked = tuple(name for name, own in found.items() if own & set(maps))
     return asked or tuple(found)
@@ -408,6 +455,33 @@ def have_tables_only(finished: Mapping[str, Sequence[Finished]]) -> bool:
     """
     own = [registry()[name] for name, scans in finished.items() if scans]
     return any(p.group_tables for p in own) and not any(is_compared(p) for p in own)
+
+
+def are_groups_known(settings: RunSettings) -> bool:
+    """Whether a table of participants tells who is a patient.
+
+    Parameters
+    ----------
+    settings : RunSettings
+        What was asked for.
+
+    Returns
+    -------
+    bool
+        Whether there is a clinical table with the column of groups.
+
+    Raises
+    ------
+    DataError
+        If the table is there and faulty.
+    """
+    from bids_alsmri.bids.clinical import find_clinical_root, read_clinical_table
+
+    try:
+        root = find_clinical_root(settings.bids_dir, settings.output_dir)
+    except DataError:
+        return False
+    return group_settings(settings).group_column in read_clinical_table(root).visits
 
 
 def is_compared(pipeline: Pipeline) -> bool:
@@ -454,7 +528,9 @@ def quality_of(
 
     rows: list[dict[str, object]] = []
     for name in modalities:
-        spec = registry()[name].io_spec.outputs[QUALITY]
+        spec = registry()[name].io_spec.outputs.get(QUALITY)
+        if spec is None:
+            continue
         for scan, table in read_tables(settings.output_dir, finished[name], spec, faults):
             for row in table.to_dict("records"):
                 value, low, high = (float(row[column]) for column in ("value", "low", "high"))
@@ -474,7 +550,9 @@ def quality_of(
                     }
                 )
     columns = ["modality", "participant_id", "session_id", "scan", "measure", "value", "unit"]
-    return pd.DataFrame(rows, columns=[*columns, "low", "high", "is_flagged"])
+    table = pd.DataFrame(rows, columns=[*columns, "low", "high", "is_flagged"])
+    # of no row the type would be that of text, which chooses columns
+    return table.astype({"is_flagged": bool})
 
 
 def _comparisons(
@@ -492,6 +570,13 @@ def _comparisons(
 
     cfg = group_settings(settings)
     names = names_of(cfg)
+    if not modalities:
+        # nobody takes part in a comparison of maps; the table has its columns
+        empty = participation(
+            clinical, labels, [], pd.DataFrame(), names=names, contrasts=contrasts, modalities=[],
+            covariates=[], once_per_participant=True,
+        )  # fmt: skip
+        return empty, ()
     states = scan_states(settings, clinical, finished, modalities)
     exclusions = _exclusions(settings, clinical, states, quality)
     measures = _measures_of(quality, modalities, cfg.quality_covariates)
@@ -686,7 +771,11 @@ def _exclusions(
             asked,
             participants={*clinical.participants, *(state.participant_id for state in states)},
             sessions=sessions | {s.session_id for s in states if s.session_id is not None},
-            modalities=[name for name, pipeline in registry().items() if is_compared(pipeline)],
+            modalities=[
+                name
+                for name, pipeline in registry().items()
+                if is_compared(pipeline) or any(s.group for s in pipeline.io_spec.outputs.values())
+            ],
         )
         parts.append(asked)
     parts.append(read_quality_labels(settings.bids_dir, excluding=EXCLUDING, keeping=KEEPING))
@@ -694,6 +783,54 @@ def _exclusions(
         images = {(s.modality, s.label): s.images for s in states}
         parts.append(_flagged(quality, images))
     return pd.concat(parts, ignore_index=True)
+
+
+def excluded_scans(
+    settings: RunSettings,
+    plan: GroupPlan,
+    finished: Mapping[str, Sequence[Finished]],
+    faults: list[str],
+) -> dict[tuple[str, str], str]:
+    """Scans whose tables do not count, because they were excluded.
+
+    Parameters
+    ----------
+    settings : RunSettings
+        Name the exclusions.
+    plan : GroupPlan
+        Gives the participants.
+    finished : mapping of sequence of Finished
+        Scans of all pipelines, those without maps among them.
+    faults : list of str
+        Takes what cannot be read.
+
+    Returns
+    -------
+    dict of str
+        Reason by pipeline and name of the scan.
+
+    Raises
+    ------
+    DataError
+        If exclusions name what does not exist.
+    """
+    from bids_alsmri.comparisons.cohort import ScanState, why_excluded
+
+    states = [
+        ScanState(
+            participant_id=f"sub-{scan.participant}",
+            session_id=None if scan.session is None else f"ses-{scan.session}",
+            modality=name,
+            label=scan.label,
+            images=scan.images,
+        )
+        for name, scans in finished.items()
+        for scan in scans
+    ]
+    quality = quality_of(settings, finished, tuple(finished), faults)
+    exclusions = _exclusions(settings, plan.clinical, states, quality)
+    reasons = {(s.modality, s.label): why_excluded(s, exclusions) for s in states}
+    return {scan: reason for scan, reason in reasons.items() if reason}
 
 
 def _flagged(
@@ -812,7 +949,7 @@ def compare_quality(
     """
     import pandas as pd
 
-    from bids_alsmri.comparisons.demographics import compare_numbers
+    from bids_alsmri.stats.comparison import compare_numbers
 
     rows = []
     included = flow[flow["is_included"]]
@@ -876,11 +1013,22 @@ def _warnings_of_variance(cfg: GroupSettings) -> list[str]:
     ]
 
 
-def _warnings_of_flags(quality: pd.DataFrame, flow: pd.DataFrame) -> list[str]:
-    used = set(flow.loc[flow["is_included"], "scan"])
-    is_used = quality["is_flagged"] & quality["scan"].isin(used)
+def warnings_of_flags(quality: pd.DataFrame) -> list[str]:
+    """What to look at in scans that take part although a measure is out of its range.
+
+    Parameters
+    ----------
+    quality : DataFrame
+        Measures of the scans that take part, as of `quality_of`.
+
+    Returns
+    -------
+    list of str
+        One for each scan.
+    """
     found = []
-    for (modality, scan), part in quality[is_used].groupby(["modality", "scan"], sort=False):
+    flagged = quality[quality["is_flagged"].astype(bool)]
+    for (modality, scan), part in flagged.groupby(["modality", "scan"], sort=False):
         texts = "; ".join(_flag_text(row) for row in part.to_dict("records"))
         found.append(
             f"{scan} {modality} takes part with {texts}; look at its report, and leave it out with "
@@ -894,7 +1042,7 @@ def _demographics(
     clinical: ClinicalTable,
     labels: pd.DataFrame,
     contrasts: Sequence[Contrast],
-    flow: pd.DataFrame,
+    flow: pd.DataFrame | None,
 ) -> Demographics:
     from bids_alsmri.comparisons.demographics import Variable, baseline, describe
 
@@ -909,6 +1057,8 @@ def _demographics(
             )
         if column in people or cfg.describe != usual:
             variables.append(Variable(column, cast("Any", test)))
+    if flow is None:
+        return describe(clinical, people, variables, contrasts)
     taking_part = set(flow.loc[flow["is_included"], "participant_id"])
     members = people[people["participant_id"].isin(taking_part)]
     return describe(clinical, members, variables, contrasts)

@@ -32,6 +32,7 @@ from bids_alsmri.group_graphs import (
     fa_target,
 )
 from bids_alsmri.group_planning import rule_of
+from bids_alsmri.group_tables import clinical_sections
 from bids_alsmri.reports.figures import save_figure
 from bids_alsmri.reports.group_plots import GroupPanel, draw_groups, draw_participation
 from bids_alsmri.reports.page import (
@@ -45,6 +46,7 @@ from bids_alsmri.reports.page import (
     StepTime,
     write_page,
 )
+from bids_alsmri.reports.publication import html_table, latex_table
 from bids_alsmri.reports.tables import Finding, Side, Table
 from bids_alsmri.settings import GROUP, RunSettings
 from bids_alsmri.stats.combination import MEANING
@@ -123,7 +125,7 @@ def write_tables(settings: RunSettings, plan: GroupPlan) -> list[Path]:
     Returns
     -------
     list of Path
-        Tables, each with a sidecar that explains its columns.
+        Tables, each with a sidecar that explains its columns; the demographics as HTML and LaTeX.
     """
     names = {
         "labels": "Group and progression of each participant, with the rule and its value",
@@ -144,7 +146,21 @@ def write_tables(settings: RunSettings, plan: GroupPlan) -> list[Path]:
         "qualityTests": plan.quality_tests,
     }
     shown = group_settings(settings).model_dump(mode="json")
-    return [write_table(settings, name, tables[name], text, shown) for name, text in names.items()]
+    paths = [write_table(settings, name, tables[name], text, shown) for name, text in names.items()]
+    return [*paths, *_print_demographics(settings, plan)]
+
+
+def _print_demographics(settings: RunSettings, plan: GroupPlan) -> list[Path]:
+    """The groups as a table for a manuscript."""
+    cells, title = format_table(plan.demographics, decimals=1), "Demographics"
+    stem = settings.output_dir / "group" / "desc-demographics_stats"
+    pages = {
+        ".html": html_table(cells, title=title, notes=[]),
+        ".tex": latex_table(cells, title=title, label="demographics", notes=[]),
+    }
+    for ending, text in pages.items():
+        write_text(stem.with_suffix(ending), text)
+    return [stem.with_suffix(ending) for ending in pages]
 
 
 def write_table(
@@ -276,6 +292,8 @@ class _Report:
             ),
             "has_tracts": any("skeleton" in s or "vba" in s for s in self.analyses()),
             "fa_target": fa_target(self.settings) is not None,
+            "has_maps": bool(self.plan.modalities),
+            "has_clinical": self.result.clinical is not None,
         }
         path = Path(str(comparisons_path[0])) / "methods.md"
         return render_methods(path, "comparisons", cfg, facts)
@@ -298,6 +316,8 @@ class _Report:
     def sections(self) -> Iterator[Section]:
         yield self.cohort()
         yield self.quality()
+        if self.result.clinical is not None:
+            yield from clinical_sections(self.settings, self.result.clinical)
         for graph in self.result.graphs.preparations:
             yield self.section(
                 graph,
@@ -366,7 +386,6 @@ class _Report:
 
     def cohort(self) -> Section:
         plan, counts = self.plan, count_participation(self.plan.flow)
-        figure = self.drawn("participation", draw_participation(counts))
         out = plan.flow[~plan.flow["is_included"]].drop(columns="is_included")
         demographics = format_table(plan.demographics, decimals=1)
         folder = "group/desc-{}_stats.tsv"
@@ -375,14 +394,7 @@ class _Report:
             scan="Participants",
             status="done",
             notes=(*self.result.faults, f"Progression: {rule_of(self.cfg).text}."),
-            figures=(
-                Figure(
-                    "Who takes part",
-                    "Participants of each group, by modality and contrast: those who take part "
-                    "and, by reason, those who do not.",
-                    (figure,),
-                ),
-            ),
+            figures=tuple(self.participation(counts)),
             tables=(
                 Table(
                     "Demographics",
@@ -395,7 +407,7 @@ class _Report:
                     "Who does not take part",
                     "One row per modality, contrast and scan that is left out, and why.",
                     out,
-                    empty="Everybody takes part.",
+                    empty="Everybody takes part." if len(counts) else "No maps are compared.",
                     path=folder.format("participation"),
                 ),
                 Table(
@@ -406,6 +418,15 @@ class _Report:
                 ),
             ),
         )
+
+    def participation(self, counts: pd.DataFrame) -> Iterator[Figure]:
+        if len(counts):
+            yield Figure(
+                "Who takes part",
+                "Participants of each group, by modality and contrast: those who take part and, by "
+                "reason, those who do not.",
+                (self.drawn("participation", draw_participation(counts)),),
+            )
 
     def quality(self) -> Section:
         tests = self.plan.quality_tests
@@ -438,20 +459,10 @@ class _Report:
         )
 
     def quality_figures(self) -> Iterator[Figure]:
-        plan = self.plan
-        included = plan.flow[plan.flow["is_included"]]
-        names = plan.names
-        for modality, table in plan.quality.groupby("modality", sort=False):
-            own = included[included["modality"] == modality]
-            groups = {
-                group: set(own.loc[own["group"] == group, "scan"])
-                for group in (names.control, names.slow, names.fast)
-            }
-            if not all(groups.values()):
-                groups = {
-                    group: set(own.loc[own["group"] == group, "scan"])
-                    for group in (names.control, names.patient)
-                }
+        for modality, table in self.plan.quality.groupby("modality", sort=False):
+            groups = self.scans_of_groups(str(modality), table)
+            if not groups:
+                continue
             panels = []
             for measure, part in table.groupby("measure", sort=False):
                 row = part.iloc[0]
@@ -465,13 +476,12 @@ class _Report:
                         {
                             group: part.loc[part["scan"].isin(scans), "value"].to_numpy(float)
                             for group, scans in groups.items()
-                            if scans
                         },
                         line=ends[0] if ends else None,
                         line_label="sensible range" if ends else "",
                     )
                 )
-            if panels and panels[0].values:
+            if panels:
                 path = self.drawn(
                     f"{modality}Quality", draw_groups(panels, title=f"Quality of {modality} scans")
                 )
@@ -481,6 +491,26 @@ class _Report:
                     "of the sensible range.",
                     (path,),
                 )
+
+    def scans_of_groups(self, modality: str, table: pd.DataFrame) -> dict[str, set[str]]:
+        """Scans that take part in comparisons of a modality, or all of one without maps."""
+        plan, names = self.plan, self.plan.names
+        own = plan.flow[plan.flow["is_included"] & (plan.flow["modality"] == modality)]
+        if modality not in plan.modalities:
+            people = plan.labels.set_index("participant_id")
+            parts = [
+                table.assign(group=table["participant_id"].map(people[column]))
+                for column in ("group", "progression")
+            ]
+            own = pd.concat(parts)
+        found = {
+            group: set(own.loc[own["group"] == group, "scan"])
+            for group in (names.control, names.slow, names.fast, names.patient)
+        }
+        shown: tuple[str, ...] = (names.control, names.slow, names.fast)
+        if not all(found[group] for group in shown):
+            shown = (names.control, names.patient)
+        return {group: found[group] for group in shown if found[group]}
 
     def comparison(self, test: MapTest) -> Section:
         tables = []

@@ -124,7 +124,13 @@ def check_folders(settings: RunSettings) -> None:
     RunError
         If the output folder cannot be written.
     """
-    check_raw(settings.bids_dir, skip_validation=settings.skip_bids_validation)
+    # clinical tables of the group level need no images
+    is_table = settings.level == "group" and (settings.bids_dir / "participants.tsv").is_file()
+    check_raw(
+        settings.bids_dir,
+        skip_validation=settings.skip_bids_validation,
+        needs_folders=not is_table,
+    )
     check_derivatives(settings.derivatives)
     check_output_dir(settings.bids_dir, settings.output_dir)
     raw, output, work = (

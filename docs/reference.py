@@ -341,6 +341,8 @@ def _group_methods() -> str:
         "has_combinations": True,
         "has_changes": False,
         "has_groups": True,
+        "has_maps": True,
+        "has_clinical": True,
         "has_volumes": True,
         "volumes": "TSC",
         "has_sampled": True,

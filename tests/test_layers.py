@@ -73,6 +73,8 @@ TOP = {
     "group_planning",
     "group_graphs",
     "group_summary",
+    "group_pictures",
+    "group_tables",
     "group",
     "cli",
     "descriptor",

@@ -58,7 +58,9 @@ whose names follow BIDS proposals that are not part of the standard yet.
 """
 
 
-def check_raw(bids_dir: Path, *, skip_validation: bool) -> dict[str, Any]:
+def check_raw(
+    bids_dir: Path, *, skip_validation: bool, needs_folders: bool = True
+) -> dict[str, Any]:
     """Description of a raw dataset, once the dataset is found usable.
 
     Parameters
@@ -67,6 +69,9 @@ def check_raw(bids_dir: Path, *, skip_validation: bool) -> dict[str, Any]:
         Root of the dataset.
     skip_validation : bool
         Whether to accept a dataset whose description is missing or wrong.
+    needs_folders : bool
+        Whether a dataset without a folder of any participant is refused; one of tables alone has
+        none.
 
     Returns
     -------
@@ -105,7 +110,7 @@ def check_raw(bids_dir: Path, *, skip_validation: bool) -> dict[str, Any]:
         if not skip_validation:
             raise
     participants = list_participants(bids_dir)
-    if not participants:
+    if not participants and needs_folders:
         raise DataError(
             f"{bids_dir}: has no folder sub-<label>; expected one per participant; give the root "
             "of the dataset as BIDS_DIR",

@@ -693,7 +693,7 @@ def participation(
     """
     _require_columns(clinical, covariates)
     rows_of_labels = {row["participant_id"]: row for row in labels.to_dict("records")}
-    why_excluded = {scan: _why_excluded(scan, exclusions) for scan in scans}
+    reasons = {scan: why_excluded(scan, exclusions) for scan in scans}
     strangers = {scan.participant_id for scan in scans} - rows_of_labels.keys()
     rows = []
     for modality in modalities:
@@ -706,7 +706,7 @@ def participation(
                 is_taken = False
                 for session, scan in _visits_and_scans(clinical, who, own):
                     reason, detail = _why_out(
-                        clinical, who, session, scan, unknown, covariates, why_excluded
+                        clinical, who, session, scan, unknown, covariates, reasons
                     )
                     if not reason and once_per_participant and is_taken:
                         reason = REPEATED
@@ -761,13 +761,13 @@ def _why_out(
     scan: ScanState | None,
     unknown: str,
     covariates: Sequence[str],
-    why_excluded: Mapping[ScanState, str],
+    reasons: Mapping[ScanState, str],
 ) -> tuple[str, str]:
     """Reason and detail, empty where a scan can take part."""
     if scan is None:
         return NO_SCAN, ""
-    if why_excluded[scan]:
-        return EXCLUDED, why_excluded[scan]
+    if reasons[scan]:
+        return EXCLUDED, reasons[scan]
     if scan.failure:
         return FAILED, scan.failure
     if unknown or scan.lacking:
@@ -781,8 +781,28 @@ def _why_out(
     return (MISSING_COVARIATE, "; ".join(lacking)) if lacking else ("", "")
 
 
-def _why_excluded(scan: ScanState, exclusions: pd.DataFrame) -> str:
-    """Reasons and where they stand; empty where a scan is not excluded."""
+def why_excluded(scan: ScanState, exclusions: pd.DataFrame) -> str:
+    """Why a scan is excluded, and where that stands.
+
+    Parameters
+    ----------
+    scan : ScanState
+        Any.
+    exclusions : DataFrame
+        As of `read_exclusions` and `read_quality_labels`.
+
+    Returns
+    -------
+    str
+        Reasons with their sources; empty where the scan is not excluded.
+
+    Examples
+    --------
+    >>> row = {"participant_id": "sub-01", "session_id": None, "modality": "sodium", "image": None,
+    ...     "reason": "moved", "source": "exclusions.tsv"}
+    >>> why_excluded(ScanState("sub-01", None, "sodium", "sub-01"), pd.DataFrame([row]))
+    'moved (exclusions.tsv)'
+    """
     found = []
     for row in exclusions.to_dict("records"):
         image = cell_label(row["image"])

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
-from scipy import special
-from scipy import stats as scipy_stats
 
 from bids_alsmri.bids.clinical import ClinicalTable, natural_key
 from bids_alsmri.comparisons.cohort import Contrast, cell_label, cell_number
-from bids_alsmri.errors import DataError, NumericsError, SettingsError
-
-NumberTest = Literal["t", "welch", "mann-whitney", "kruskal-wallis"]
-CountTest = Literal["fisher", "chi-squared"]
-
-_MAX_TABLES = 500_000  # that an exact test lists
-_MAX_EXACT_RANKS = 8  # participants of the smaller group
-_SAME_PROBABILITY = 1e-7  # relative: tables as probable as the one observed
+from bids_alsmri.errors import DataError, SettingsError
+from bids_alsmri.stats.comparison import (
+    CountTest,
+    NumberTest,
+    TestResult,
+    compare_counts,
+    compare_numbers,
+)
 
 
 @dataclass(frozen=True)
@@ -63,35 +58,6 @@ class Variable:
     def is_count(self) -> bool:
         """Whether labels are counted."""
         return self.test in get_args(CountTest)
-
-
-@dataclass(frozen=True)
-class TestResult:
-    """Comparison of two groups.
-
-    Parameters
-    ----------
-    test : str
-        Full name.
-    statistic, dof : float
-        NaN where the test has none.
-    p : float
-        Two-sided, uncorrected; NaN where it cannot be computed.
-    n_first, n_second : int
-        Values that went into it.
-    note : str
-        Why there is no p-value, or what weakens it.
-    """
-
-    __test__ = False  # no test case, whatever its name says to pytest
-
-    test: str
-    statistic: float
-    dof: float
-    p: float
-    n_first: int
-    n_second: int
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -304,163 +270,6 @@ def _share(labels: Sequence[str], level: str) -> dict[str, object]:
     count = list(labels).count(level)
     percent = 100.0 * count / len(labels) if labels else np.nan
     return {"level": level, "n": len(labels), "count": count, "percent": percent}
-
-
-def compare_numbers(first: ArrayLike, second: ArrayLike, test: str) -> TestResult:
-    """Two-sided comparison of the numbers of two groups.
-
-    Parameters
-    ----------
-    first, second : (n,) and (m,) array
-        Finite.
-    test : {"t", "welch", "mann-whitney", "kruskal-wallis"}
-        Student's t with equal variances; Welch's without; ranks.
-
-    Returns
-    -------
-    TestResult
-        Without p-value and with a note where a group has fewer than 2 values, or these do not
-        vary. The statistic of ``mann-whitney`` is U of the first group.
-
-    Raises
-    ------
-    NumericsError
-        If there is no such test.
-
-    Notes
-    -----
-    Mann-Whitney is exact where the smaller group has at most 8 values and there are no ties, else
-    normal with corrections for ties and continuity. Kruskal-Wallis of two groups is the same
-    without the correction for continuity.
-
-    Examples
-    --------
-    >>> compare_numbers([1, 2, 3], [4, 5, 6], "mann-whitney").p
-    0.1
-    """
-    if test not in get_args(NumberTest):
-        raise NumericsError(f"test is '{test}'; expected one of {', '.join(get_args(NumberTest))}")
-    a, b = np.asarray(first, float), np.asarray(second, float)
-    both = np.concatenate([a, b])
-    has_ties = len(np.unique(both)) < len(both)
-    is_exact = min(len(a), len(b)) <= _MAX_EXACT_RANKS and not has_ties
-    name = {
-        "t": "Student's t",
-        "welch": "Welch's t",
-        "mann-whitney": f"Mann-Whitney U ({'exact' if is_exact else 'normal approximation'})",
-        "kruskal-wallis": "Kruskal-Wallis H",
-    }[test]
-    note = _why_no_test(a, b, test)
-    if note:
-        return TestResult(name, np.nan, np.nan, np.nan, len(a), len(b), note)
-    dof = np.nan
-    if test in ("t", "welch"):
-        with warnings.catch_warnings():
-            # one group may be constant, such as controls who all have the full score
-            warnings.filterwarnings("ignore", "Precision loss occurred", RuntimeWarning)
-            found = scipy_stats.ttest_ind(a, b, equal_var=test == "t")
-        dof = found.df
-    elif test == "mann-whitney":
-        method = "exact" if is_exact else "asymptotic"
-        found = scipy_stats.mannwhitneyu(a, b, method=method)
-    else:
-        found = scipy_stats.kruskal(a, b)
-        dof = 1.0
-    return TestResult(name, float(found.statistic), float(dof), float(found.pvalue), len(a), len(b))
-
-
-def _why_no_test(a: NDArray[np.float64], b: NDArray[np.float64], test: str) -> str:
-    if min(len(a), len(b)) < 2:
-        return f"{len(a)} and {len(b)} values; at least 2 in each group are needed"
-    if test in ("t", "welch") and np.ptp(a) == 0 and np.ptp(b) == 0:
-        return "values do not vary within the groups"
-    if np.ptp(np.concatenate([a, b])) == 0:
-        return "all values are the same"
-    return ""
-
-
-def compare_counts(counts: ArrayLike, test: str) -> TestResult:
-    r"""Comparison of how often labels occur in two groups.
-
-    Parameters
-    ----------
-    counts : (k, 2) array of int
-        Labels in rows, groups in columns; labels that nobody has are left out.
-    test : {"fisher", "chi-squared"}
-        Exact, or Pearson's without the correction for continuity.
-
-    Returns
-    -------
-    TestResult
-        Without p-value and with a note where a group is empty or all have the same label. A note
-        says where a count expected by ``chi-squared`` is below 5, and where ``fisher`` would have
-        to list more than 500000 tables: chi-squared takes its place then, and the name says so.
-
-    Raises
-    ------
-    NumericsError
-        If there is no such test.
-
-    Notes
-    -----
-    The exact p-value is the probability of all tables with the same margins that are at most as
-    probable as the one observed (for more than two labels: Freeman and Halton 1951,
-    doi:10.1093/biomet/38.1-2.141). It has no statistic.
-
-    Examples
-    --------
-    >>> round(compare_counts([[9, 11], [20, 13]], "fisher").p, 3)
-    0.394
-    """
-    if test not in get_args(CountTest):
-        raise NumericsError(f"test is '{test}'; expected one of {', '.join(get_args(CountTest))}")
-    table = np.asarray(counts, int).reshape(-1, 2)
-    table = table[table.sum(axis=1) > 0]
-    n_first, n_second = (int(n) for n in table.sum(axis=0))
-    name = {"fisher": "Fisher's exact", "chi-squared": "Pearson's chi-squared"}[test]
-    if min(n_first, n_second) == 0 or len(table) < 2:
-        note = "a group has no values" if min(n_first, n_second) == 0 else "all have the same label"
-        return TestResult(name, np.nan, np.nan, np.nan, n_first, n_second, note)
-    n_tables = math.prod(int(n) + 1 for n in table[:-1].sum(axis=1))
-    if test == "fisher" and n_tables <= _MAX_TABLES:
-        p = _exact_probability(table)
-        return TestResult(name, np.nan, np.nan, p, n_first, n_second)
-    found = scipy_stats.chi2_contingency(table, correction=False)
-    notes = ["too many tables for Fisher's exact test"] if test == "fisher" else []
-    if found.expected_freq.min() < 5:
-        notes.append("a count below 5 is expected")
-    return TestResult(
-        "Pearson's chi-squared",
-        float(found.statistic),
-        float(found.dof),
-        float(found.pvalue),
-        n_first,
-        n_second,
-        "; ".join(notes),
-    )
-
-
-def _exact_probability(table: NDArray[np.int_]) -> float:
-    """Probability of tables with the same margins that are at most as probable as this one."""
-    totals = table.sum(axis=1)
-    # first group's count of each label but the last, which the group's size leaves
-    free = np.indices([n + 1 for n in totals[:-1]]).reshape(len(totals) - 1, -1)
-    last = table[:, 0].sum() - free.sum(axis=0)
-    is_possible = (last >= 0) & (last <= totals[-1])
-    first = np.vstack([free, last])[:, is_possible]
-    log_ways = _log_choose(totals[:, np.newaxis], first).sum(axis=0)
-    log_all = _log_choose(totals.sum(), table[:, 0].sum())
-    log_own = _log_choose(totals, table[:, 0]).sum()
-    as_extreme = log_ways <= log_own + _SAME_PROBABILITY
-    return float(min(1.0, np.exp(log_ways[as_extreme] - log_all).sum()))
-
-
-def _log_choose(n: ArrayLike, k: ArrayLike) -> NDArray[np.float64]:
-    n, k = np.asarray(n, float), np.asarray(k, float)
-    log_ways: NDArray[np.float64] = (
-        special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - k + 1)
-    )
-    return log_ways
 
 
 def format_table(demographics: Demographics, *, decimals: int) -> pd.DataFrame:

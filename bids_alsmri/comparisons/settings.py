@@ -138,6 +138,41 @@ class GroupSettings(SettingsModel):
         "left out.",
     )
 
+    # ---- clinical tables
+
+    tables: bool = setting(
+        True,
+        stage="run",
+        help="Make the clinical tables of the papers of what is there: clinical columns and the "
+        "participants' tables of regions.",
+    )
+    tables_file: Path | None = setting(
+        None,
+        stage="run",
+        flags=("--group-tables-file",),
+        help="JSON with further tables, in the form of the package's stats/reference.json.",
+    )
+    tables_permutations: int = setting(
+        1000,
+        stage="run",
+        unit="1",
+        ge=20,
+        le=1000000,
+        source=CONVENTION,
+        help="Permutations of each test of the clinical tables, the observed one among them.",
+    )
+    harmonise_sites: bool = setting(
+        False,
+        stage="run",
+        source="johnson2007",
+        help="Take differences between sites, as controls show them, out of the measures of the "
+        "clinical tables (ComBat). Refused, and said, where a site has fewer than 10 controls or "
+        "sites cannot be told from visits.",
+    )
+    site_column: str = setting(
+        "site", stage="run", help="Column of participants.tsv that names the site."
+    )
+
     # ---- on which maps
 
     analyses: tuple[str, ...] = setting(

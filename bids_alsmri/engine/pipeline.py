@@ -67,6 +67,9 @@ class Pipeline:
         Function that makes further tables of the group level from its collected ones and the
         clinical table, as ``module:function`` of its folder; ``sidecar_of`` of that module tells
         what their columns are. Empty for none.
+    visit_scores : str
+        Function that makes scores of each visit of the same, in the same form: a table with
+        participant_id, session_id, score and value, in units of 1. Empty for none.
     beside : callable
         From a scan to images of others that its report shows beside its own.
     """
@@ -82,6 +85,7 @@ class Pipeline:
     without_needs: str = ""
     atlas_grid_mm: str = ""
     group_tables: str = ""
+    visit_scores: str = ""
     beside: Callable[[Scan], list[Path]] = nothing_beside
 
     @property

@@ -97,30 +97,87 @@ def control_scores(
     norm = usable[np.sort(np.unique(who[usable], return_index=True)[1])]
     expected, z = np.full(len(given), np.nan), np.full(len(given), np.nan)
     counts = np.zeros(len(given), dtype=np.int64)
-    for one in np.unique(who):
-        rows = np.flatnonzero(who == one)
-        others = norm[who[norm] != one]
-        counts[rows] = len(others)
-        told = rows[known[rows]]
-        if len(others) and len(told):
-            expected[told], z[told] = _against(
-                given[others], adjusted[others], given[told], adjusted[told]
+    # those whom no fit holds share one; each control has a fit without itself
+    if not len(norm):
+        return ControlScores(expected, z, counts)
+    apart = ~np.isin(who, who[norm])
+    counts[apart], counts[~apart] = len(norm), len(norm) - 1
+    own = np.flatnonzero(~apart & known)
+    order = np.argsort(who[norm])
+    place = order[np.searchsorted(who[norm], who[own], sorter=order)]
+    expected[own], z[own], is_told = _without_itself(
+        given[norm], adjusted[norm], given[own], adjusted[own], place
+    )
+    rest = [(np.delete(norm, k), own[place == k]) for k in np.unique(place[~is_told])]
+    for others, rows in [(norm, np.flatnonzero(apart & known)), *rest]:
+        if len(others) and len(rows):
+            expected[rows], z[rows] = _against(
+                given[others], adjusted[others], given[rows], adjusted[rows]
             )
     return ControlScores(expected, z, counts)
+
+
+def _without_itself(
+    norm: _Array,
+    norm_covariates: _Array,
+    values: _Array,
+    covariates: _Array,
+    place: NDArray[np.int64],
+) -> tuple[_Array, _Array, NDArray[np.bool_]]:
+    """Scores of controls by all others at once, and whether they could be told so.
+
+    `place` tells which of the norm each value's person is. A fit without one row follows from that
+    of all (Cook and Weisberg 1982, Residuals and Influence in Regression, 2.2); not where the row
+    alone tells a coefficient, or makes all of the spread.
+    """
+    nothing = np.full(len(values), np.nan)
+    told = np.zeros(len(values), dtype=bool)
+    design, asked = _designs(norm_covariates, covariates)
+    n, p = design.shape
+    if n - 1 - p < _FEWEST_FREE or np.linalg.matrix_rank(design) < p:
+        return nothing, nothing, told
+    inverse = np.linalg.pinv(design)
+    weights, covariance = inverse @ norm, inverse @ inverse.T
+    residual = norm - design @ weights
+    own_share = 1.0 - np.einsum("ij,ji->i", design, inverse)
+    squares = float(residual @ residual)
+    left = squares - residual**2 / np.maximum(own_share, 1e-300)
+    told = ((own_share > 1e-8) & (left > 1e-6 * squares))[place]
+    at = place[told]
+    pull = (asked[told] * (design @ covariance)[at]).sum(axis=1) / own_share[at]
+    expected, z = nothing.copy(), nothing.copy()
+    expected[told] = asked[told] @ weights - pull * residual[at]
+    leverage = ((asked[told] @ inverse) ** 2).sum(axis=1) + pull**2 * own_share[at]
+    free = n - 1 - p
+    t = (values[told] - expected[told]) / np.sqrt(left[at] / free * (1.0 + leverage))
+    z[told] = _normal_deviate(t, free)
+    is_flat = ~(left[at] / free > 1e-24 * max(float(np.mean(norm**2)), 1e-300))
+    z[np.flatnonzero(told)[is_flat]] = np.nan
+    return expected, z, told
+
+
+def _designs(norm_covariates: _Array, covariates: _Array) -> tuple[_Array, _Array]:
+    """Intercept and scaled covariates of the norm, and of those who are set against it."""
+    # covariates that controls do not differ in tell nothing, and cannot be adjusted for
+    spread = np.ptp(norm_covariates, axis=0)
+    kept = spread > 1e-9 * np.maximum(np.abs(norm_covariates).max(axis=0), 1e-300)
+    centre = norm_covariates[:, kept].mean(axis=0)
+    first, second = (
+        np.column_stack([np.ones(len(part)), (part[:, kept] - centre) / spread[kept]])
+        for part in (norm_covariates, covariates)
+    )
+    return first, second
+
+
+def _normal_deviate(t: _Array, free: int) -> _Array:
+    return np.asarray(np.sign(t) * stats.norm.isf(stats.t.sf(np.abs(t), free)))
 
 
 def _against(
     norm: _Array, norm_covariates: _Array, values: _Array, covariates: _Array
 ) -> tuple[_Array, _Array]:
     """Expected values and normal deviates of values, by controls that are not among them."""
-    # covariates that controls do not differ in tell nothing, and cannot be adjusted for
-    spread = np.ptp(norm_covariates, axis=0)
-    kept = spread > 1e-9 * np.maximum(np.abs(norm_covariates).max(axis=0), 1e-300)
-    centre = norm_covariates[:, kept].mean(axis=0)
-    design, asked = (
-        np.column_stack([np.ones(len(part)), (part[:, kept] - centre) / spread[kept]])
-        for part in (norm_covariates, covariates)
-    )
+    design, asked = _designs(norm_covariates, covariates)
     free = len(norm) - int(np.linalg.matrix_rank(design))
     nothing = np.full(len(values), np.nan)
     if free < _FEWEST_FREE:
@@ -134,4 +191,4 @@ def _against(
         return expected, nothing
     leverage = ((asked @ inverse) ** 2).sum(axis=1)
     t = (values - expected) / np.sqrt(variance * (1.0 + leverage))
-    return expected, np.sign(t) * stats.norm.isf(stats.t.sf(np.abs(t), free))
+    return expected, _normal_deviate(t, free)

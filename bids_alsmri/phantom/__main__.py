@@ -47,6 +47,16 @@ def build_parser() -> argparse.ArgumentParser:
     who.add_argument(
         "--grey-loss", type=float, default=d.grey_loss, help="share of grey matter patients lack"
     )
+    who.add_argument(
+        "--clinical",
+        action="store_true",
+        help="write clinical tables too (phenotype: strength, motor units, scores, readers)",
+    )
+    who.add_argument(
+        "--clinical-only",
+        action="store_true",
+        help="write clinical tables and no images; later sessions lack some of the patients",
+    )
     add("--modalities", default=",".join(d.modalities), help="comma-separated")
     m = MapSettings()
     maps = parser.add_argument_group("maps in place of scans")
@@ -303,6 +313,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(ExitCode.USAGE) if end.code else int(ExitCode.DONE)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     # Imported late: --help answers without scipy and nibabel.
+    from bids_alsmri.phantom.clinical import write_clinical_dataset, write_phenotype
     from bids_alsmri.phantom.cohort import draw_cohort, kinds_of
     from bids_alsmri.phantom.dataset import write_cohort
     from bids_alsmri.phantom.map_cohort import write_map_cohort
@@ -311,12 +322,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = settings_from(arguments)
         kinds = kinds_of(arguments.participants, arguments.controls, arguments.fast, arguments.slow)
         participants = draw_cohort(kinds, settings.seed)
-        if arguments.maps_only is None:
+        sessions, seed = settings.sessions, settings.seed
+        if arguments.clinical_only:
+            write_clinical_dataset(arguments.out, participants, sessions=sessions, seed=seed)
+        elif arguments.maps_only is None:
             write_cohort(arguments.out, participants, settings)
         else:
             write_map_cohort(
                 arguments.out, arguments.maps_only, participants, map_settings_from(arguments)
             )
+        if arguments.clinical and not arguments.clinical_only:
+            write_phenotype(arguments.out, participants, sessions=sessions, seed=seed)
     except AlsMriError as error:
         logging.getLogger(__name__).error("%s", error)
         return int(error.exit_code)

@@ -7,7 +7,7 @@ No pyplot: figures are objects without global state.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -853,6 +853,10 @@ _SILHOUETTE = (
 def draw_body_chart(
     panels: Sequence[tuple[str, Mapping[tuple[str, str], float]]],
     places: Mapping[str, Sequence[float]],
+    *,
+    marked: Sequence[Collection[tuple[str, str]]] = (),
+    is_difference: bool = False,
+    title: str = "",
 ) -> Figure:
     """Muscles of a body as it stands before the reader's back, coloured by what they measure.
 
@@ -863,6 +867,12 @@ def draw_body_chart(
     places : mapping of sequence of float
         Of each region: distance from the midline, height, width and height of its ellipse, in
         shares of the body's height; a distance of 0 is in the middle.
+    marked : sequence of collection
+        Regions and sides with an asterisk, for each panel; none where there are fewer.
+    is_difference : bool
+        Whether colours are about zero, red above and blue below.
+    title : str
+        Above the bodies; none where empty.
 
     Returns
     -------
@@ -884,10 +894,13 @@ def draw_body_chart(
 
     with fixed_style():
         figure = plain_figure(height_in=6.0)
+        if title:
+            figure.text(0.02, 0.965, title, fontweight="bold", parse_math=False)
         for number, (label, values) in enumerate(panels):
             # one alone stands in the middle
             left = 0.02 + 0.48 * number + (0.24 if len(panels) == 1 else 0.0)
-            axes = figure.add_axes((left, 0.05, 0.36, 0.93))
+            axes = figure.add_axes((left, 0.05, 0.36, 0.89 if title else 0.93))
+            stars = marked[number] if number < len(marked) else ()
             axes.add_collection(
                 PatchCollection(
                     [
@@ -900,25 +913,34 @@ def draw_body_chart(
                 )
             )
             known = [v for v in values.values() if np.isfinite(v)]
-            scale = Normalize(min(known, default=0.0), max(known, default=1.0) or 1.0)
+            top = max(known, default=1.0) or 1.0
+            scale, colours = Normalize(min(known, default=0.0), top), "viridis"
+            if is_difference:
+                top = max(map(abs, known), default=1.0) or 1.0
+                scale, colours = Normalize(-top, top), "RdBu_r"
             for region, (away, height, width, tall) in places.items():
                 for side, sign in (
                     (("n/a", 0.0),) if away == 0 else (("left", -1.0), ("right", 1.0))
                 ):
                     value = values.get((region, side), np.nan)
-                    colour = colormaps["viridis"](scale(value)) if np.isfinite(value) else "#d0d7de"
+                    colour = colormaps[colours](scale(value)) if np.isfinite(value) else "#d0d7de"
                     axes.add_patch(
                         Ellipse(
                             (sign * away, height), width, tall, facecolor=colour,
                             edgecolor="#57606a", linewidth=0.6,
                         )
                     )  # fmt: skip
+                    if (region, side) in stars:
+                        axes.text(
+                            sign * away, height - 0.004, "*", ha="center", va="center",
+                            fontsize=12, fontweight="bold", color="#1f2328",
+                        )  # fmt: skip
             axes.set(xlim=(-0.24, 0.24), ylim=(0, 1), aspect="equal")
             axes.axis("off")
             for side, x in (("L", -0.22), ("R", 0.22)):
                 axes.text(x, 0.95, side, ha="center", color="#57606a")
             bar = figure.add_axes((left + 0.37, 0.25, 0.015, 0.5))
-            figure.colorbar(ScalarMappable(scale, "viridis"), cax=bar, label=label)
+            figure.colorbar(ScalarMappable(scale, colours), cax=bar, label=label)
         figure.text(0.02, 0.01, CONVENTION, color="#57606a")
     return figure
 

@@ -379,6 +379,19 @@ def plain_figure(height_in: float) -> Figure:
     return figure
 
 
+def write_head(figure: Figure, title: str, text: str) -> None:
+    """Title and a line below it, at the same place in figures of any height."""
+    height_in = figure.get_size_inches()[1]
+    for words, down_in, size, weight, color in (
+        (title, 0.22, 12, "bold", "#1b1f24"),
+        (text, 0.47, 9.5, "normal", "#57606a"),
+    ):
+        figure.text(
+            0.006, 1 - down_in / height_in, words, fontsize=size, fontweight=weight, color=color,
+            va="center", parse_math=False,
+        )  # fmt: skip
+
+
 def sheet(
     rows: Sequence[Sequence[Panel]],
     view: View,

@@ -30,7 +30,11 @@ pytestmark = pytest.mark.slow
 
 OPTIONS = options_of(GroupSettings)
 # the others are tested in what a run does with them; other labels are merely allowed
-ELSEWHERE = ("compare", "exclude_flagged", "other_labels")
+ELSEWHERE = (
+    *("compare", "exclude_flagged", "other_labels"),
+    # tests/group/test_tables.py
+    *("tables", "tables_file", "tables_permutations", "harmonise_sites", "site_column"),
+)
 NUMERIC = [option for option in OPTIONS if option.name not in ELSEWHERE]
 # where another value is more than the next number or the other choice
 OTHER = {
@@ -191,6 +195,8 @@ def test_methods_text_resolves_for_every_setting(built, tmp_path):
         "has_combinations": True,
         "has_changes": True,
         "has_groups": True,
+        "has_maps": True,
+        "has_clinical": True,
     }
     texts = [
         render_methods(path, "comparisons", usual, {**facts, "fa_target": True, "covariates": ""})

@@ -281,7 +281,7 @@ def test_mirrored_atlas_is_refused_before_anything_is_computed(cohort, test_data
 
 def test_run_without_any_scan_of_maps_says_so(cohort):
     shutil.rmtree(cohort.out / "logs" / "scans")
-    settings = cohort.settings()
+    settings = cohort.settings("--no-group-tables")
     with pytest.raises(AlsMriError, match="no finished scan with maps"):
         plan_comparisons(settings, {}, [])
 

@@ -80,3 +80,20 @@ def test_what_is_not_known_has_no_score():
 def test_covariates_of_other_length_are_refused():
     with pytest.raises(NumericsError, match="covariates has 2 rows but values has 3"):
         control_scores([1.0, 2.0, 3.0], np.zeros((2, 1)), [0, 1, 2], [True] * 3)
+
+
+@pytest.mark.parametrize("sexes", [[0, 1] * 9, [1] + [0] * 17], ids=["both", "one man"])
+def test_a_control_is_scored_as_a_patient_whom_no_fit_holds(sexes):
+    rng = np.random.default_rng(5)
+    who = [*range(14), 0, 1, 20, 21]  # two controls come twice
+    x = np.column_stack([rng.normal(60, 9, 18), sexes])
+    y = rng.normal(1, 1, 18) + 0.02 * x[:, 0]
+    is_control = np.arange(18) < 16
+    y[3] = np.nan
+    found = control_scores(y, x, who, is_control)
+    for one in range(14):
+        other = control_scores(y, x, who, is_control & (np.array(who) != one))
+        rows = np.array(who) == one
+        assert_allclose(found.expected[rows], other.expected[rows], rtol=1e-9)
+        assert_allclose(found.z[rows], other.z[rows], rtol=1e-7)
+        assert found.n_controls[rows].tolist() == other.n_controls[rows].tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -33,11 +34,11 @@ MUSCLES: Mapping[str, str] = {
     "upper limb": "first dorsal interosseous",
     "lower limb": "tibialis anterior",
 }
-# words of participants.tsv by the region that they mean
+# what words of participants.tsv begin with, or hold after another, by the region that they mean
 _SITES = {
-    "bulbar": "bulbar", "upper limb": "upper limb", "upper_limb": "upper limb", "ul": "upper limb",
-    "arm": "upper limb", "lower limb": "lower limb", "lower_limb": "lower limb",
-    "ll": "lower limb", "leg": "lower limb",
+    "bulbar": "bulbar", "ul": "upper limb", "upper": "upper limb", "arm": "upper limb",
+    "hand": "upper limb", "ll": "lower limb", "lower": "lower limb", "leg": "lower limb",
+    "foot": "lower limb",
 }  # fmt: skip
 _COLUMNS = (
     *("participant_id", "session_id", "onset_site", "onset_side", "score", "value", "n_muscles"),
@@ -148,10 +149,7 @@ def composite_tables(
 
     Notes
     -----
-    Summary mean: over all muscles of Jenkins 2020. Region of onset: their mean over the muscles of
-    that region, of the side of onset where limbs are meant, of both sides where it is bulbar.
-    Muscle of onset: tongue, first dorsal interosseous or tibialis anterior. Where the side of a
-    limb onset is not known, the score is that of both sides, and ``sides`` says so.
+    Composites are those of `onset_scores`.
 
     Examples
     --------
@@ -166,15 +164,7 @@ def composite_tables(
     """
     if "muscles" not in tables:
         return {}
-    signal = tables["muscles"]
-    signal = signal[signal["measure"] == _MEASURE]
-    people = visits.drop_duplicates("participant_id").set_index("participant_id")
-    rows: list[dict[str, object]] = []
-    for (participant, session), own in signal.groupby(
-        ["participant_id", "session_id"], sort=False, dropna=False
-    ):
-        rows += _scores(own, _onset(people, str(participant)), str(participant), session)
-    found = {"composites": pd.DataFrame(rows, columns=list(_COLUMNS))}
+    found = {"composites": onset_scores(tables, visits)}
     scores = deviations(tables["muscles"], visits)
     if len(scores):
         found["zscores"] = scores
@@ -182,6 +172,39 @@ def composite_tables(
     if len(read):
         found["readings"] = read
     return found
+
+
+def onset_scores(tables: Mapping[str, pd.DataFrame], visits: pd.DataFrame) -> pd.DataFrame:
+    """Mean relative T2 signal of all muscles, and of those where the disease began.
+
+    Parameters
+    ----------
+    tables, visits
+        As of `composite_tables`.
+
+    Returns
+    -------
+    DataFrame
+        One row for each visit and score: participant_id, session_id, onset_site, onset_side, score,
+        value, n_muscles, n_muscles_due and sides.
+
+    Notes
+    -----
+    Summary mean: over all muscles of Jenkins 2020. Region of onset: their mean over the muscles of
+    that region, of the side of onset where limbs are meant, of both sides where it is bulbar.
+    Muscle of onset: tongue, first dorsal interosseous or tibialis anterior. Where the side of a
+    limb onset is not known, the score is that of both sides, and ``sides`` says so.
+    """
+    rows: list[dict[str, object]] = []
+    if "muscles" in tables:
+        signal = tables["muscles"]
+        signal = signal[signal["measure"] == _MEASURE]
+        people = visits.drop_duplicates("participant_id").set_index("participant_id")
+        for (participant, session), own in signal.groupby(
+            ["participant_id", "session_id"], sort=False, dropna=False
+        ):
+            rows += _scores(own, _onset(people, str(participant)), str(participant), session)
+    return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 
 def deviations(muscles: pd.DataFrame, visits: pd.DataFrame) -> pd.DataFrame:
@@ -384,7 +407,10 @@ def _onset(people: pd.DataFrame, participant: str) -> tuple[str, str]:
         return str(value).strip().lower() if isinstance(value, str) else ""
 
     side = {"l": "left", "r": "right"}.get(of("onset_side"), of("onset_side"))
-    return _SITES.get(of("onset_site"), ""), side if side in ("left", "right") else ""
+    words = [w for w in re.split(r"[^a-z]+", of("onset_site")) if w in _SITES]
+    # more regions than one are none to choose muscles by
+    sites = {_SITES[word] for word in words}
+    return sites.pop() if len(sites) == 1 else "", side if side in ("left", "right") else ""
 
 
 def _scores(

@@ -458,5 +458,6 @@ PIPELINE = Pipeline(
     group_by=kept_apart,
     drawn=("labels", "labels_table", "bone"),
     group_tables="cohort:composite_tables",
+    visit_scores="cohort:onset_scores",
     beside=images_of_first_visit,
 )
