@@ -17,7 +17,12 @@ RUN --mount=type=secret,id=aptsources,target=/etc/apt/sources.list.d/debian.sour
     && apt-get install -y --no-install-recommends python3 \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log
 
-# Wheels of the dependencies: made again only when their versions change
+FROM base AS requirements
+COPY setup.cfg containers/list_requirements.py /
+RUN python3 /list_requirements.py /setup.cfg > /requirements.txt
+
+# Wheels of the dependencies: made again only when they or their versions change, and not with
+# whatever else stands in setup.cfg
 FROM base AS wheels
 # hadolint ignore=DL3008
 RUN --mount=type=secret,id=aptsources,target=/etc/apt/sources.list.d/debian.sources \
@@ -26,12 +31,11 @@ RUN --mount=type=secret,id=aptsources,target=/etc/apt/sources.list.d/debian.sour
     && rm -rf /var/lib/apt/lists/* \
     && python3 -m venv /opt/venv
 WORKDIR /build
-COPY constraints.txt setup.cfg ./
-COPY containers/list_requirements.py containers/
+COPY constraints.txt ./
+COPY --from=requirements /requirements.txt ./
 RUN --mount=type=secret,id=pipconf,target=/etc/pip.conf \
     --mount=type=secret,id=ca,target=/run/build-ca.crt \
-    python3 containers/list_requirements.py setup.cfg > requirements.txt \
-    && /opt/venv/bin/pip wheel --no-cache-dir --use-pep517 --wheel-dir /wheels \
+    /opt/venv/bin/pip wheel --no-cache-dir --use-pep517 --wheel-dir /wheels \
        --constraint constraints.txt --requirement requirements.txt
 
 FROM wheels AS dependencies
@@ -39,7 +43,7 @@ RUN /opt/venv/bin/pip install --no-cache-dir --no-index --find-links /wheels \
     --requirement requirements.txt
 
 FROM wheels AS app
-COPY pyproject.toml README.md LICENSE ./
+COPY setup.cfg pyproject.toml README.md LICENSE ./
 COPY bids_alsmri bids_alsmri
 RUN --mount=type=secret,id=pipconf,target=/etc/pip.conf \
     --mount=type=secret,id=ca,target=/run/build-ca.crt \

@@ -4,7 +4,7 @@ VENV ?= .venv
 DEMO ?= demo
 BIN := $(VENV)/bin
 
-.PHONY: demo test setup lint release-check clean
+.PHONY: demo test setup lint image-check release-check clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.installed
@@ -38,6 +38,10 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# the image of this tree, built where the store holds none, under docker's and Apptainer's limits
+image-check: setup
+	ALSMRI_REQUIRE=container $(BIN)/python -m pytest -m "container or slurm" tests/containers
 
 # the wheel, in an environment of its own and from a folder without the source, runs the demo
 release-check:

@@ -62,7 +62,7 @@ TEMPLATE = "MNI152NLin2009aSym"
 SEED = 11
 SNR = 20.0
 BIAS = 0.2
-N_SENSITIVITY_HEADS = 2
+N_SENSITIVITY_HEADS = 1
 FWHM_PER_SD = float(np.sqrt(8 * np.log(2)))
 SMOOTHING_MM = 8.0
 # true share of voxels that count as a tissue, and planted change that counts as the tract
@@ -99,33 +99,20 @@ SPREADS = {
     "20 % too wide": "--sodium-point-spread-scale 1.2",
     "fitted to the image": "--sodium-point-spread fitted",
 }
-# Assumption, what it is changed to, options.
+# Assumption, what it is changed to, options. Answers are nearly linear: one side tells the other.
 ASSUMPTIONS = (
     ("T1 of tubes, 45.6 ms", "36.5", "--sodium-tube-t1-ms 36.5"),
-    ("T1 of tubes, 45.6 ms", "54.7", "--sodium-tube-t1-ms 54.7"),
     ("T1 of grey and white matter, 39 ms", "31", "--sodium-wm-t1-ms 31 --sodium-gm-t1-ms 31"),
-    ("T1 of grey and white matter, 39 ms", "47", "--sodium-wm-t1-ms 47 --sodium-gm-t1-ms 47"),
     ("T1 of fluid, 63 ms", "50", "--sodium-csf-t1-ms 50"),
-    ("T1 of fluid, 63 ms", "76", "--sodium-csf-t1-ms 76"),
     ("share of the short component, 0.6", "0.5", "--sodium-short-fraction 0.5"),
-    ("share of the short component, 0.6", "0.7", "--sodium-short-fraction 0.7"),
     (
         "T2* of grey and white matter",
         "- 20 %",
         "--sodium-wm-t2-ms 2.7 18.8 --sodium-gm-t2-ms 3.1 21",
     ),
-    (
-        "T2* of grey and white matter",
-        "+ 20 %",
-        "--sodium-wm-t2-ms 4.1 28.2 --sodium-gm-t2-ms 4.7 31.6",
-    ),
     ("T2* of fluid, 56 ms", "45", "--sodium-csf-t2-ms 45"),
-    ("T2* of fluid, 56 ms", "67", "--sodium-csf-t2-ms 67"),
     ("T2* of tubes, 4.3 ms", "3.4", "--sodium-tube-t2-ms 3.4 3.4"),
-    ("T2* of tubes, 4.3 ms", "5.2", "--sodium-tube-t2-ms 5.2 5.2"),
     ("duration of the readout, 20 ms", "16", "--sodium-readout-ms 16"),
-    ("duration of the readout, 20 ms", "24", "--sodium-readout-ms 24"),
-    ("linear share of the readout, 0.2", "0.1", "--sodium-readout-linear-share 0.1"),
     ("linear share of the readout, 0.2", "0.4", "--sodium-readout-linear-share 0.4"),
     ("width of the point spread", "- 20 %", SPREADS["20 % too narrow"]),
     ("width of the point spread", "+ 20 %", SPREADS["20 % too wide"]),
@@ -133,7 +120,6 @@ ASSUMPTIONS = (
     ("denoising", "off", "--sodium-denoising off"),
     ("denoising", "half as strong", "--sodium-denoising-strength 0.5"),
     ("denoising", "twice as strong", "--sodium-denoising-strength 2"),
-    ("distance from tubes' walls, 0.5 FWHM", "0.75", "--sodium-tube-erosion-fwhm 0.75"),
     ("distance from tubes' walls, 0.5 FWHM", "1", "--sodium-tube-erosion-fwhm 1"),
     ("blur in tubes", "not corrected", "--no-sodium-tube-recovery"),
     ("shares of tissue by brightness", "probabilities", "--sodium-tissue-shares probability"),
@@ -143,6 +129,12 @@ ASSUMPTIONS = (
         "21 of 37 degrees C",
         "--sodium-temperature-correction",
     ),
+)
+# Registration and denoising that take a fifth of the time: many assumptions change the outlines of
+# tubes, and so repeat both.
+COARSE = (
+    "--sodium-start-shrink-factors 6 4 --sodium-rigid-shrink-factors 4 3 "
+    "--sodium-denoising-block-radius 2"
 )
 BIASES = {"not corrected": "off", "estimated from the image": "smooth"}
 REGIONS = {"wm": "WM", "gm": "GM", "csf_ventricular": "CSF", "csf_sulcal": "CSF"}
@@ -633,17 +625,18 @@ def sensitivity(bench: Bench) -> None:
     """Print how corrected sodium changes with every assumption."""
     labels = bench.labels[:N_SENSITIVITY_HEADS]
     run(bench, "base", BEST, bench.labels)
-    for _, _, options in ASSUMPTIONS:
-        run(bench, "base", options, labels)
+    for _, _, options in (("", "", ""), *ASSUMPTIONS):
+        run(bench, "base", f"{COARSE} {options}", labels)
     for method in ("map", *BIASES.values()):
-        run(bench, "bias", f"--sodium-receive-bias {method}", labels)
+        run(bench, "bias", f"{COARSE} --sodium-receive-bias {method}", labels)
     header("assumption", "changed to", *(f"{name} %" for name in COLUMNS))
     for text, value, options in ASSUMPTIONS:
-        row(text, value, *region_changes(bench, "base", (BEST, options), labels))
+        pair = (f"{COARSE} ", f"{COARSE} {options}")
+        row(text, value, *region_changes(bench, "base", pair, labels))
     for text, method in BIASES.items():
-        pair = ("--sodium-receive-bias map", f"--sodium-receive-bias {method}")
+        first, second = (f"{COARSE} --sodium-receive-bias {name}" for name in ("map", method))
         name = f"receive field of up to {100 * BIAS:.0f} % corrected by its map"
-        row(name, text, *region_changes(bench, "bias", pair, labels))
+        row(name, text, *region_changes(bench, "bias", (first, second), labels))
     for axis, values in shifted_regions(bench, labels).items():
         row("registration", f"{SHIFT_MM:g} mm {axis}", *values)
 

@@ -20,6 +20,29 @@ EXIT_TEXTS = {
     ExitCode.NO_INPUT: "The input is absent, not fetched, or holds no usable scan.",
     ExitCode.CANNOT_WRITE: "The output cannot be written.",
 }
+# for bosh test, in a folder that holds a dataset called raw
+TESTS = [
+    {
+        "name": "plan of a dataset",
+        "invocation": {
+            "bids_dir": "raw",
+            "output_dir": "planned",
+            "analysis_level": "participant",
+            "plan": True,
+        },
+        "assertions": {"exit-code": int(ExitCode.DONE)},
+    },
+    {
+        "name": "participant that is not there",
+        "invocation": {
+            "bids_dir": "raw",
+            "output_dir": "none",
+            "analysis_level": "participant",
+            "participant_label": ["nobody"],
+        },
+        "assertions": {"exit-code": int(ExitCode.NOTHING_MATCHED)},
+    },
+]
 
 
 def make_descriptor() -> dict[str, Any]:
@@ -39,9 +62,11 @@ def make_descriptor() -> dict[str, Any]:
     for options in pipeline_options().values():
         flags += options
     inputs = [_positional(name) for name in POSITIONALS]
-    # Boutiques' rules for BIDS apps want the output folder as a name and as a file
+    # Boutiques' rules for BIDS apps want the output folder as a name and as a file, of which only
+    # the name is there before the run
     is_folder = {"id": "output_dir_folder", "name": "output dir folder", "type": "File"}
-    inputs.append({**_positional("output_dir"), **is_folder, "optional": True})
+    unused = {"description": "Not used; give output_dir.", "optional": True}
+    inputs.append({**_positional("output_dir"), **is_folder, **unused})
     inputs += [entry for option in flags for entry in boutiques_inputs(option)]
     keys = " ".join(dict.fromkeys(str(entry["value-key"]) for entry in inputs))
     return {
@@ -51,16 +76,10 @@ def make_descriptor() -> dict[str, Any]:
         "schema-version": "0.5",
         "author": "The bids_alsmri developers",
         "command-line": f"mkdir -p [OUTPUT_DIR]; bids_alsmri {keys}",
+        "container-image": {"type": "docker", "image": f"bids_alsmri:{VERSION}"},
         "inputs": inputs,
-        "groups": [
-            {
-                "id": "output_dir_group",
-                "name": "Output folder",
-                "members": ["output_dir", "output_dir_folder"],
-                "mutually-exclusive": True,
-                "one-is-required": True,
-            }
-        ],
+        # where two inputs share a key, Boutiques' check fails without any group
+        "groups": [{"id": "unused", "name": "Not used", "members": ["output_dir_folder"]}],
         "output-files": [
             {
                 "id": "results",
@@ -72,6 +91,7 @@ def make_descriptor() -> dict[str, Any]:
         ],
         "error-codes": [{"code": int(c), "description": text} for c, text in EXIT_TEXTS.items()],
         "suggested-resources": {"cpu-cores": 2, "ram": 4, "walltime-estimate": 1800},
+        "tests": TESTS,
         "tags": {"domain": ["neuroinformatics", "bids-app"]},
     }
 
@@ -82,7 +102,7 @@ def _positional(name: str) -> dict[str, Any]:
         "name": name.replace("_", " "),
         "description": POSITIONALS[name],
         "type": "String",
-        "optional": name == "output_dir",
+        "optional": False,
         "value-key": f"[{name.upper()}]",
     }
     if name == "bids_dir":

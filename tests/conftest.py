@@ -29,9 +29,8 @@ class FolderScheduling(LoadFileScheduling):
     """Hands the tests of a file to one worker, and of a folder that shares a dear run likewise."""
 
     def _split_scope(self, nodeid: str) -> str:
-        shared = next(
-            (f for f in ("tests/pipelines/", "tests/data/", "tests/group/") if f in nodeid), ""
-        )
+        folders = ("tests/pipelines/", "tests/data/", "tests/group/", "tests/containers/")
+        shared = next((f for f in folders if f in nodeid), "")
         return shared or str(super()._split_scope(nodeid))
 
 

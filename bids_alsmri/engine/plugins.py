@@ -1,4 +1,4 @@
-"""nipype's MultiProc plugin, made to outlive a killed worker and to leave none behind."""
+"""nipype's plugins; MultiProc is made to outlive a killed worker and to leave none behind."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from nipype.pipeline import plugins
 from nipype.pipeline.plugins.base import GraphPluginBase
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, run_node
 
+from bids_alsmri.engine.slurm import SteadySlurmPlugin, name_user
 from bids_alsmri.errors import RunError
 
 # their words repeat what our lines say
@@ -208,6 +209,9 @@ def make_plugin(name: str, arguments: Mapping[str, Any], callback: Callback) -> 
     silence_nipype()
     if name == "MultiProc":
         return SteadyMultiProcPlugin(arguments, callback)
+    if name == "SLURM":
+        return SteadySlurmPlugin(arguments, callback)
+    name_user()
     plugin = getattr(plugins, f"{name}Plugin")(plugin_args=dict(arguments))
     plugin._status_callback = callback
     return plugin

@@ -23,6 +23,7 @@ from bids_alsmri.bids.sink import sidecar_path, write_text
 from bids_alsmri.engine.graph import Graph
 from bids_alsmri.engine.plugins import make_plugin, tells_status
 from bids_alsmri.engine.progress import Reporter, step_of
+from bids_alsmri.engine.slurm import missing_commands
 from bids_alsmri.errors import AlsMriError, ExitCode, RunError, SettingsError, StopRequest
 from bids_alsmri.interfaces.outputs import SaveDerivative
 
@@ -215,13 +216,21 @@ def require_resources(workflow: pe.Workflow, resources: Resources) -> None:
     Raises
     ------
     SettingsError
-        If the plugin file cannot be used.
+        If the plugin file cannot be used, or a command of its scheduler is absent.
     RunError
         If a step needs more memory than `resources` allow, with exit code 64.
     """
     if resources.plugin_file is not None:
         # memory is the scheduler's to give
-        read_plugin_file(resources.plugin_file)
+        name, _ = read_plugin_file(resources.plugin_file)
+        missing = missing_commands(name)
+        if missing:
+            raise SettingsError(
+                f"--nipype-plugin-file {resources.plugin_file}: plugin {name} calls "
+                f"{', '.join(missing)}, which is not there; run it where jobs are submitted. An "
+                "image has no scheduler inside: submit one job per participant (hpc/submit.sh), or "
+                "leave the plugin out"
+            )
         return
     for node in workflow._graph.nodes():
         if node.mem_gb > resources.memory_gb:

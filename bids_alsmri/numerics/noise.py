@@ -32,6 +32,7 @@ _RIM_TOLERANCE = 0.2
 _FEWEST_FACES, _MOST_PADDING = 5, 0.1
 _LARGEST_RATIO = 40.0  # signal over noise from which the floor is its square root law to 1e-7
 _NORMAL_MAD = 1.4826  # standard deviation over median absolute deviation of a normal variable
+_LEAST_GAIN = 2e-3  # of the log-likelihood of a voxel, for more than one channel
 _MEAN_OF_SIX = np.zeros((3, 3, 3))
 for _place in ((0, 1, 1), (2, 1, 1), (1, 0, 1), (1, 2, 1), (1, 1, 0), (1, 1, 2)):
     _MEAN_OF_SIX[_place] = 1.0 / 6.0
@@ -93,7 +94,8 @@ def noise_of_air(image: ArrayLike) -> Noise:
     Squares of noise magnitudes follow a gamma distribution, :math:`m^2 / 2 \sigma^2 \sim
     \Gamma(n)` (Constantinides 1997, doi:10.1002/mrm.1910380524). Its two parameters are fitted by
     maximum likelihood to the values up to the peak of the histogram, where hardly a voxel holds
-    signal. Air that was blanked is known by the rim of what is left, which is dark throughout
+    signal; one channel is taken unless more foretell the values better. Whole numbers count as
+    rounded. Air that was blanked is known by the rim of what is left, which is dark throughout
     instead of noisy and does not reach the faces of the image.
 
     Examples
@@ -113,7 +115,7 @@ def noise_of_air(image: ArrayLike) -> Noise:
             f"least {_FEWEST_AIR_VOXELS}: give a magnitude image with its air"
         )
     peak = _histogram_peak(values[is_filled])
-    limit = _LIMIT * peak
+    limit = _between_values(values, _LIMIT * peak)
     dark = values[is_filled & (values < limit)]
     if len(dark) < _FEWEST_AIR_VOXELS:
         raise NumericsError(
@@ -334,9 +336,16 @@ def denoise(
 def _histogram_peak(values: _Array) -> float:
     """Most frequent value, on a scale that fits the darker half of the voxels."""
     counts, edges = np.histogram(values, _N_BINS, range=(0.0, 4.0 * float(np.median(values))))
-    smooth = ndimage.gaussian_filter1d(counts.astype(np.float64), 2.0)
+    # integers fall into every second or third bin, which beats where the smoothing is too narrow
+    smooth = ndimage.gaussian_filter1d(counts.astype(np.float64), 6.0)
     peak = int(np.argmax(smooth))
     return float(0.5 * (edges[peak] + edges[peak + 1]))
+
+
+def _between_values(values: _Array, limit: float) -> float:
+    """Limit half way between the values beside it: whole numbers stand for what rounds to them."""
+    below, above = values[values < limit], values[values >= limit]
+    return 0.5 * float(below.max() + above.min()) if len(below) and len(above) else limit
 
 
 def _faces_reached(is_filled: _Mask) -> int:
@@ -367,5 +376,10 @@ def _fit_truncated_gamma(dark: _Array, limit: float) -> tuple[float, float]:
         optimize.minimize(loss, np.log([n, max(n - 0.5, 0.3)]), method="L-BFGS-B", bounds=bounds)
         for n in (1.0, 4.0, 16.0)
     ]
-    n, rate = np.exp(min(fits, key=lambda fit: float(fit.fun)).x)
+    best = min(fits, key=lambda fit: float(fit.fun))
+    # one channel unless the values tell of more: ripples of the head in the air push the level by a
+    # tenth along that valley
+    single = optimize.minimize_scalar(lambda rate: loss(np.array([0.0, rate])), bounds=bounds[1])
+    is_single = float(single.fun) - float(best.fun) < _LEAST_GAIN
+    n, rate = np.exp([0.0, single.x] if is_single else best.x)
     return float(limit / np.sqrt(2.0 * rate)), float(n)

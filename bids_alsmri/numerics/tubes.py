@@ -33,11 +33,14 @@ _LARGEST_HEAD_SHARE = 0.3  # share of a tube that may lie in the closed outline 
 _LEAST_FIT = 0.6  # share of the local variance a blurred cylinder must explain; artefacts take 0.2
 _HEAD_CLOSING_MM = 25.0  # fills orbits, nose and ears, and leaves what stands off the head
 WIDTH_SCALES = (0.6, 1.8)  # how far the spread in a tube may differ from the one given
+_MODEL_ERROR, _WIDTH_ERROR = 0.01, 0.2  # of the plateau, by rings of the head; of the width
 _OWN_BLUR = 1.0  # distance in widths beyond which a tube's own blur has ended
 # in the rings of the spread, reaching so many widths, at least this share of the tube is head
 _RING_REACH, _RING_SHARE = 3.0, 0.12
 _HEAD_SHARE = 0.4  # of the median signal of all that is not air: less is no head
+_NORMAL_MAD = 1.4826  # standard deviation over median absolute deviation of a normal variable
 _HEAD_SD = 5.0  # of smoothed noise: the darkest that counts as head
+_SEEN_SD = 4.0  # the same of the spread that is seen in the air, rings of the head among it
 _FIT_REACH = 1.2  # widths around a part in which a cylinder is fitted
 _FEWEST_VOXELS = 8
 _LOG_RADIUS = 0.7  # how far the fit may go from the radius of the part: to half and to double
@@ -182,7 +185,10 @@ def find_tubes(
        not) and outside the head: its foreground without the parts, closed by a ball of 25 mm.
     3. A cylinder under the point spread is fitted to the image around each by least squares,
        :math:`\sqrt{s^2 + b^2}` with the noise floor b, since half maximum makes narrow tubes too
-       narrow by :math:`\sigma^2 / D`. The signal may change linearly along the axis.
+       narrow by :math:`\sigma^2 / D`. The signal may change linearly along the axis. The width
+       of the point spread is fitted too, held near the one given: a factor of 1.2 counts as much
+       as an error of 1 % of the plateau everywhere, since in tubes under two widths it and the
+       diameter look alike.
 
     Examples
     --------
@@ -488,7 +494,13 @@ def _head_without(parts: Sequence[_Candidate], scene: _Scene) -> _Head:
     power = ndimage.gaussian_filter(scene.values**2, smoothing) - floor**2 - sd**2
     # spread of squared noise, over the voxels that the Gaussian averages
     n_averaged = float(np.prod(np.maximum(2.0 * np.sqrt(np.pi) * smoothing, 1.0)))
-    least = np.full(power.shape, _HEAD_SD * sd * np.sqrt((4 * floor**2 + 2 * sd**2) / n_averaged))
+    darkest = _HEAD_SD * sd * np.sqrt((4 * floor**2 + 2 * sd**2) / n_averaged)
+    if (power < 0.0).any():
+        # voxels finer than what was sampled share their noise, which the Gaussian does not average;
+        # by the median, since arrays make noise uneven
+        seen = _NORMAL_MAD * float(-np.median(power[power < 0.0]))
+        darkest = max(darkest, _SEEN_SD * seen)
+    least = np.full(power.shape, darkest)
     is_some = power > least
     if is_some.any():
         # blur and rings around the head are faint beside the head
@@ -675,8 +687,13 @@ def _fit_cylinder(
     """Least squares, and the share of variance explained."""
     far = np.array([*[1.0] * 6, _LOG_RADIUS, np.log(WIDTH_SCALES[1])])
     near = np.array([*[-1.0] * 6, -_LOG_RADIUS, np.log(WIDTH_SCALES[0])])
+    # in narrow tubes a wide spread and a small diameter look alike: what the protocol says of the
+    # width counts as much as an error of the model all over the tube
+    doubt = _MODEL_ERROR * float(data.max()) * np.sqrt(len(data)) / _WIDTH_ERROR
     fit = optimize.least_squares(
-        lambda parameters: _model(parameters, points, data, start, scene, shapes).residual,
+        lambda parameters: np.append(
+            _model(parameters, points, data, start, scene, shapes).residual, doubt * parameters[7]
+        ),
         np.zeros(8),
         bounds=(near, far),
         max_nfev=_MOST_STEPS,

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pwd
 import shutil
 import subprocess
-from collections.abc import Callable
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from bids_alsmri.phantom.__main__ import main as simulate
 
+if TYPE_CHECKING:
+    from scheduler import Slurm
+
 PROJECT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(Path(__file__).parent))
 TOOLS = PROJECT.parent / "shared" / "tools"
 INPUTS = ("Dockerfile", ".dockerignore", "constraints.txt", "setup.cfg", "pyproject.toml")
 FOLDERS = ("bids_alsmri", "containers")
@@ -52,8 +61,7 @@ def content_hash() -> str:
     return digest.hexdigest()[:12]
 
 
-@pytest.fixture(scope="session")
-def image() -> str:
+def find_image() -> str:
     """Name of the image: that of ALSMRI_IMAGE, or of the present tree."""
     if shutil.which("podman") is None:
         pytest.skip("podman is not installed")
@@ -73,12 +81,104 @@ def image() -> str:
 
 
 @pytest.fixture(scope="session")
-def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Raw dataset of one participant, who has a head of 4 mm voxels."""
-    root = tmp_path_factory.mktemp("container") / "raw"
-    words = ["--fast", "1", "--seed", "5", "--modalities", "anat", "--t1w-mm", "4"]
-    assert simulate([str(root), *words]) == 0
-    return root
+def leisure() -> None:
+    """Leave out what takes minutes and is no part of the usual checks."""
+    if "container" not in os.environ.get("ALSMRI_REQUIRE", "").split():
+        pytest.skip("takes minutes; make image-check runs it")
+
+
+@pytest.fixture(scope="session")
+def image() -> str:
+    """Name of the image."""
+    return find_image()
+
+
+@dataclass(frozen=True)
+class Apptainer:
+    """Apptainer as a normal user calls it, and a folder that this user may write to."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def __call__(self, *words: object) -> subprocess.CompletedProcess[str]:
+        command = ["apptainer", *map(str, words)]
+        return subprocess.run(
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True
+        )
+
+
+@pytest.fixture(scope="session")
+def apptainer() -> Iterator[Apptainer]:
+    """Apptainer without privileges, also where root runs the tests."""
+    program = shutil.which("apptainer")
+    if program is None:
+        pytest.skip("apptainer is not installed")
+    # not below pytest's folders, which are closed to others
+    with tempfile.TemporaryDirectory(prefix="apptainer-") as name:
+        folder, programs = Path(name), Path(name) / "bin"
+        folder.chmod(0o755)
+        programs.mkdir()
+        if os.getuid() == 0:
+            normal = (user for user in pwd.getpwall() if 1000 <= user.pw_uid < 60000)
+            users = [user for user in normal if Path(user.pw_dir).is_dir()]
+            if not users:
+                pytest.skip("apptainer is for normal users, and there is none here")
+            user = users[-1]
+            become = f"setpriv --reuid={user.pw_uid} --regid={user.pw_gid} --init-groups"
+            for each in ("apptainer", "singularity"):
+                (programs / each).write_text(
+                    f'#!/bin/sh\nexec env HOME={user.pw_dir} {become} {program} "$@"\n'
+                )
+                (programs / each).chmod(0o755)
+            os.chown(folder, user.pw_uid, user.pw_gid)
+        path = os.pathsep.join([str(programs), os.environ["PATH"]])
+        yield Apptainer(folder, {**environment(), "PATH": path})
+
+
+@pytest.fixture
+def open_folder(apptainer: Apptainer) -> Path:
+    """Folder of one test, in which everyone may write."""
+    folder = Path(tempfile.mkdtemp(dir=apptainer.folder))
+    folder.chmod(0o777)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sif(apptainer: Apptainer) -> Path:
+    """Image of Apptainer: that of ALSMRI_SIF, or made of the container image."""
+    if "ALSMRI_SIF" in os.environ:
+        return Path(os.environ["ALSMRI_SIF"])
+    archive = apptainer.folder / "bids_alsmri.tar"
+    assert podman("save", "-q", "-o", archive, find_image()).returncode == 0
+    archive.chmod(0o644)
+    shutil.copy(PROJECT / "Singularity.def", apptainer.folder)
+    done = apptainer("build", "bids_alsmri.sif", "Singularity.def")
+    assert done.returncode == 0, done.stderr
+    archive.unlink()
+    return apptainer.folder / "bids_alsmri.sif"
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[Slurm]:
+    """A real SLURM of one node."""
+    from scheduler import running_slurm
+
+    # paths of sockets hold 107 bytes
+    with (
+        tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True) as folder,
+        running_slurm(Path(folder)) as own,
+    ):
+        yield own
+
+
+@pytest.fixture(scope="session")
+def raw() -> Iterator[Path]:
+    """Raw dataset of one participant, who has a head of 4 mm voxels; all users may read it."""
+    with tempfile.TemporaryDirectory(prefix="raw-") as folder:
+        Path(folder).chmod(0o755)
+        words = ["--fast", "1", "--seed", "5", "--modalities", "anat", "--t1w-mm", "4"]
+        assert simulate([f"{folder}/raw", *words]) == 0
+        yield Path(folder) / "raw"
 
 
 @pytest.fixture
@@ -129,3 +229,9 @@ def locked() -> list[str]:
 def cheap() -> tuple[str, ...]:
     """Options of a short participant level."""
     return CHEAP
+
+
+@pytest.fixture(scope="session")
+def podman_environment() -> dict[str, str]:
+    """What podman needs here."""
+    return environment()

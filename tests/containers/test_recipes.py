@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
 import shutil
 import subprocess
@@ -40,7 +41,29 @@ def test_image_is_made_from_listed_files_only():
             assert (PROJECT / rule[1:]).exists(), rule
 
 
-@pytest.mark.container
+def test_wheels_are_made_again_only_for_other_requirements(dockerfile):
+    stages = dict(re.findall(r"^FROM \S+ AS (\w+)\n(.*?)(?=^FROM|\Z)", dockerfile, re.M | re.S))
+    copied = re.findall(r"^COPY (.+) \./$", stages["wheels"], re.MULTILINE)
+    assert copied == ["constraints.txt", "--from=requirements /requirements.txt"]
+
+
+@pytest.mark.parametrize(("architecture", "code"), [("amd64", 0), ("arm64", 1)])
+def test_build_for_another_architecture_ends_with_what_to_do(
+    dockerfile, tmp_path, architecture, code
+):
+    (check,) = re.findall(r"^RUN (test .*?exit 1; })$", dockerfile, re.MULTILINE | re.DOTALL)
+    (tmp_path / "dpkg").write_text(f"#!/bin/sh\necho {architecture}\n")
+    (tmp_path / "dpkg").chmod(0o755)
+    done = subprocess.run(
+        ["sh", "-c", check],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code
+    assert ("--platform linux/amd64" in done.stderr) == bool(code)
+
+
 def test_linter_finds_nothing_in_the_dockerfile():
     linter = shutil.which("hadolint")
     if linter is None:

@@ -130,3 +130,24 @@ def test_absent_place_is_told_before_anything_is_submitted(cluster, name, told):
     assert done.returncode == 66
     assert told in done.stderr
     assert cluster.calls == []
+
+
+def test_node_of_another_architecture_is_told(cluster):
+    (cluster.folder / "bin" / "uname").write_text("#!/bin/sh\necho aarch64\n")
+    (cluster.folder / "bin" / "uname").chmod(0o755)
+    (cluster.folder / "image.sif").touch()
+    with (cluster.folder / "settings.sh").open("a") as settings:
+        settings.write(f"IMAGE={cluster.folder}/image.sif\n")
+    cluster.state.mkdir(parents=True)
+    (cluster.folder / "list").write_text("01\n")
+    task = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_JOB_ID": "7", "SLURM_MEM_PER_NODE": "100"}
+    path = f"{cluster.folder}/bin:{os.environ['PATH']}"
+    script = (HPC / "participant.sbatch", HPC, cluster.folder / "settings.sh")
+    done = subprocess.run(
+        ["bash", *script, cluster.folder / "list"],
+        env={**os.environ, **task, "SLURM_CPUS_PER_TASK": "1", "PATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 64
+    assert "this node is aarch64, and the image is for x86_64" in done.stderr

@@ -163,7 +163,7 @@ def mapped(test_data, tmp_path_factory):
     description = {"Name": "7T", "BIDSVersion": "1.10.0"}
     (folder / "raw" / "dataset_description.json").write_text(json.dumps(description))
     quick = ["--sodium-denoising-block-radius", "2", "--sodium-start-shrink-factors", "6", "4"]
-    quick += ["--sodium-rigid-shrink-factors", "4", "3", "--n-procs", "1", "--omp-nthreads", "1"]
+    quick += ["--n-procs", "1", "--omp-nthreads", "1"]
     asked = ["--sodium-reference-tubes", "2", "--sodium-tube-concentrations-mmol-l", "50"]
     asked += ["--sodium-point-spread", "fitted"]
     call = [sys.executable, "-m", "bids_alsmri", folder / "raw", folder / "out", "participant"]

@@ -26,8 +26,12 @@ OPTIONS = [*run_options(), *itertools.chain(*pipeline_options().values())]
 # written by others of the project, for developers
 ELSEWHERE = {"architecture.md", "benchmarks.md"}
 PAGES = [page for page in sorted(DOCS.glob("*.md")) if page.name not in ELSEWHERE]
-# of pip
-FOREIGN_FLAGS = {"--constraint"}
+# of pip, docker, Apptainer, SLURM and Boutiques
+FOREIGN_FLAGS = {
+    *("--constraint", "--rm", "--network", "--read-only", "--memory", "--cpus", "--platform"),
+    *("--build-arg", "--containall", "--status", "--format", "--partition", "--time", "--mem"),
+    *("--cpus-per-task", "--no-container", "--force-apptainer", "--imagepath"),
+}
 
 
 class Page(HTMLParser):

@@ -303,7 +303,7 @@ def test_full_disk_has_its_own_exit_code(runs, monkeypatch):
     assert error.value.exit_code == ExitCode.CANNOT_WRITE
 
 
-def test_want_of_memory_is_told_before_anything_runs(runs):
+def test_want_of_memory_is_told_before_anything_runs(runs, monkeypatch):
     class Heavy(Scale):
         memory_gb = 6.5
 
@@ -316,7 +316,33 @@ def test_want_of_memory_is_told_before_anything_runs(runs):
     # with a scheduler the memory is the scheduler's to give
     slurm = runs.folder / "slurm.json"
     slurm.write_text('{"plugin": "SLURM"}')
+    for name in ("sbatch", "squeue", "scancel"):
+        (runs.folder / name).touch(0o755)
+    monkeypatch.setenv("PATH", str(runs.folder))
     require_resources(graph.workflow, Resources(1, 4.0, slurm, False))
+
+
+@pytest.mark.parametrize("text", ["[--mem=4G, -c2]", "'--comment=\"half'"])
+def test_options_of_sbatch_that_are_no_text_are_told(runs, monkeypatch, text):
+    path = runs.folder / "plugin.yml"
+    path.write_text(f"plugin: SLURM\nplugin_args:\n  sbatch_args: {text}\n")
+    for name in ("sbatch", "squeue", "scancel"):
+        (runs.folder / name).touch(0o755)
+    monkeypatch.setenv("PATH", str(runs.folder))
+    graph = runs.chain(runs.workflow(), "01", "1 2 3")
+    with pytest.raises(SettingsError, match=r"sbatch_args is .*; give one text"):
+        runs.run(graph, resources=Resources(1, 4.0, path, False))
+
+
+@pytest.mark.parametrize(("plugin", "told"), [("SLURM", "sbatch"), ("PBS", "qsub")])
+def test_absent_scheduler_is_told_before_anything_runs(runs, monkeypatch, plugin, told):
+    path = runs.folder / "plugin.yml"
+    path.write_text(f"plugin: {plugin}\n")
+    monkeypatch.setenv("PATH", str(runs.folder))
+    graph = runs.chain(runs.workflow(), "01", "1 2 3")
+    with pytest.raises(SettingsError, match=rf"{told}.* not there; run it where jobs are submitt"):
+        runs.run(graph, resources=Resources(1, 4.0, path, False))
+    assert not (runs.folder / "journal").exists()
 
 
 @pytest.mark.slow

@@ -18,6 +18,8 @@ from bids_alsmri.interfaces.anatomy import (
     extract_brain,
     segment_tissues,
 )
+from bids_alsmri.interfaces.base import write_image
+from bids_alsmri.interfaces.images import Coarsen
 from bids_alsmri.interfaces.registration import (
     Stage,
     apply_transforms,
@@ -448,6 +450,28 @@ def test_bias_correction_keeps_brain_and_head_as_bright_as_they_are_to_each_othe
     assert np.nanmean(ratio[brain]) == pytest.approx(1.0, abs=0.02)
     # the phantom's field changes by 20 % over a quarter of the head
     assert np.nanmean(ratio[around & ~brain]) == pytest.approx(np.nanmean(ratio[rim]), rel=0.05)
+
+
+def test_coarser_voxels_hold_what_lies_there(tmp_path):
+    affine = np.diag([-1.0, 1.0, 4.0, 1.0])
+    affine[:3, 3] = (20.0, -30.0, 5.0)
+    x, y, z = np.indices((40, 36, 10))
+    write_image((100.0 - x + 2 * y + 8 * z).astype(np.float32), affine, tmp_path / "fine.nii.gz")
+    node = Coarsen(voxel_mm=2.0, image=str(tmp_path / "fine.nii.gz"))
+    found = nib.load(node.run(cwd=tmp_path).outputs.image)
+    # a slice is thicker than that already
+    assert found.header.get_zooms() == pytest.approx((2.0, 2.0, 4.0))
+    inner = np.stack(np.meshgrid(*[np.arange(4, n - 4) for n in found.shape[:2]], [4]), -1)
+    world = inner.reshape(-1, 3) @ found.affine[:3, :3].T + found.affine[:3, 3]
+    fine = (world - affine[:3, 3]) / np.diag(affine)[:3]
+    expected = 100.0 - fine[:, 0] + 2 * fine[:, 1] + 8 * fine[:, 2]
+    assert_allclose(found.get_fdata()[tuple(inner.reshape(-1, 3).T)], expected, atol=0.02)
+
+
+def test_image_of_coarse_voxels_is_handed_on_as_it_is(tmp_path):
+    write_image(np.ones((6, 6, 6)), np.diag([3.0, 3.0, 3.0, 1.0]), tmp_path / "t1w.nii.gz")
+    node = Coarsen(voxel_mm=2.0, image=str(tmp_path / "t1w.nii.gz"))
+    assert node.run(cwd=tmp_path).outputs.image == str(tmp_path / "t1w.nii.gz")
 
 
 @pytest.mark.slow

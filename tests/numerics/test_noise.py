@@ -42,6 +42,26 @@ def magnitude(signal, *, sigma, n_channels, seed=0, is_radial=False):
     return np.sqrt(squares)
 
 
+def zero_filled(signal, *, sigma, seed):
+    """Magnitude, in whole numbers, of half of k-space along each axis, on twice as fine a grid."""
+    rng = np.random.default_rng(seed)
+    k = np.fft.fftfreq(len(signal))
+    inside = k[:, None, None] ** 2 + k[None, :, None] ** 2 + k**2 < 0.25**2
+    noise = rng.normal(size=signal.shape) + 1j * rng.normal(size=signal.shape)
+    noise = np.fft.fftn(noise) / np.sqrt(inside.mean())
+    return np.rint(np.abs(np.fft.ifftn(inside * (np.fft.fftn(signal) + sigma * noise))))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("sigma", [15.0, 21.0, 27.0])
+def test_noise_of_an_interpolated_image_in_whole_numbers_is_that_of_one_channel(sigma, seed):
+    # rings of the head lie over the air, as in real images
+    found = noise_of_air(zero_filled(20.0 * head(64), sigma=sigma, seed=seed))
+    assert found.n_channels == 1.0
+    # rings add to it
+    assert_allclose(found.sigma, sigma, rtol=0.05)
+
+
 @pytest.mark.parametrize("n_channels", [1, 4, 16])
 def test_floor_and_spread_of_air_are_those_of_a_chi_variable(n_channels):
     air = magnitude(np.zeros((40, 40, 40)), sigma=1.5, n_channels=n_channels)

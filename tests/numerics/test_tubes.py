@@ -7,7 +7,12 @@ import pytest
 from numpy.testing import assert_allclose
 
 from bids_alsmri.errors import NumericsError
-from bids_alsmri.numerics.pointspread import RadialReadout, radial_point_spread
+from bids_alsmri.numerics.pointspread import (
+    RadialReadout,
+    blur,
+    radial_point_spread,
+    scaled_point_spread,
+)
 from bids_alsmri.numerics.relaxation import Relaxation
 from bids_alsmri.numerics.tubes import find_tubes, measure_tubes, tube_cores
 
@@ -150,9 +155,47 @@ def test_tubes_are_found_where_and_as_wide_as_they_are(seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(6, 56))
-def test_tubes_of_fifty_more_scans_are_found(seed):
+@pytest.mark.parametrize("seed", range(6, 20))
+def test_tubes_of_more_scans_are_found(seed):
     require_recovered(*varied_tubes(seed))
+
+
+def test_noise_that_neighbours_share_is_no_head():
+    # twice as many voxels along each axis as k-space holds
+    rng, spread = np.random.default_rng(4), 3.0
+    places = [(-100, -40, 10), (100, 45, 15)]
+    fine = HEAD + sum(100 * cylinder(place, (0, 0, 1), 20, 60) for place in places)
+    k = np.fft.fftfreq(N_FINE, FINE_MM)
+    inside = k[:, None, None] ** 2 + k[None, :, None] ** 2 + k**2 < (0.5 / NOMINAL_MM) ** 2
+    noise = rng.normal(size=fine.shape) + 1j * rng.normal(size=fine.shape)
+    noise = spread * np.fft.fftn(noise) / np.sqrt(inside.mean())
+    image = np.abs(np.fft.ifftn(inside * (np.fft.fftn(fine) + noise)))
+    affine = np.diag([FINE_MM, FINE_MM, FINE_MM, 1.0])
+    affine[:3, 3] = AFFINE[:3, 3]
+    found = find_tubes(image, affine, **rayleigh(spread), **ARGUMENTS)
+    assert_allclose([one.centre_mm for one in found.tubes], places, atol=0.5)
+    assert_allclose([one.diameter_mm for one in found.tubes], 20, atol=0.2)
+    # the closed outline adds hollows: ears and orbits
+    assert found.head_mask.mean() == pytest.approx((HEAD > 5).mean(), rel=0.2)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_tube_as_narrow_as_one_and_a_half_widths_is_as_wide_as_it_is(seed):
+    wide = scaled_point_spread(SPHERE, 11.0 / SPHERE.fwhm_mm)
+    rng, grid = np.random.default_rng(seed), np.indices((40, 40, 40)) * 5.0
+    angle = np.deg2rad(rng.uniform(0, 30))
+    axis = np.array([np.sin(angle), 0, np.cos(angle)])
+    offset = grid - 97.5 - rng.uniform(-2.5, 2.5, size=3)[:, None, None, None]
+    along = np.tensordot(axis, offset, 1)
+    across = np.sqrt((offset**2).sum(axis=0) - along**2)
+    wall = np.clip((8.2 - across) / 5 + 0.5, 0, 1) * np.clip((40 - np.abs(along)) / 5 + 0.5, 0, 1)
+    # what the head's rings do to a tube
+    ripple = 0.02 * 900 * np.cos(2 * np.pi * across / 11 + rng.uniform(0, 6))
+    clean = blur(900 * wall, [5, 5, 5], wide) + ripple * (across < 20) * (np.abs(along) < 50)
+    image = np.abs(clean + 28 * (rng.normal(size=clean.shape) + 1j * rng.normal(size=clean.shape)))
+    arguments = {**ARGUMENTS, "point_spread": wide}
+    (one,) = find_tubes(image, np.diag([5, 5, 5, 1]), **rayleigh(28), **arguments).tubes
+    assert_allclose(one.diameter_mm, 16.4, atol=1.0)
 
 
 def test_eyes_are_no_tubes():

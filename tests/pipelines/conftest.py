@@ -6,6 +6,7 @@ import gzip
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 
 from bids_alsmri.engine.graph import Graph
@@ -85,6 +87,28 @@ class App:
             self.command(raw, out, *words), capture_output=True, text=True, cwd=out.parent
         )
 
+    def watch(
+        self, raw: Path, out: Path, *words: object
+    ) -> tuple[subprocess.CompletedProcess[str], list[int]]:
+        """Run, and count the threads that are at work in its workers, five times a second."""
+        command, counts, has_ended = self.command(raw, out, *words), [], threading.Event()
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=out.parent
+        ) as run:
+
+            def count() -> None:
+                while not has_ended.wait(0.2):
+                    counts.append(working_threads(run.pid))
+
+            watcher = threading.Thread(target=count)
+            watcher.start()
+            try:
+                told, errors = run.communicate()
+            finally:
+                has_ended.set()
+                watcher.join()
+        return subprocess.CompletedProcess(command, run.returncode, told, errors), counts
+
     def start(self, raw: Path, out: Path, *words: object) -> subprocess.Popen[bytes]:
         """Begin a run in a process group of its own."""
         return subprocess.Popen(
@@ -94,6 +118,24 @@ class App:
             cwd=out.parent,
             start_new_session=True,
         )
+
+
+def working_threads(pid: int) -> int:
+    """Threads below a process that run or wait for a core; those that sleep do not count."""
+    n_working = 0
+    try:
+        workers = psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return 0
+    for worker in workers:
+        for path in Path(f"/proc/{worker.pid}/task").glob("*/stat"):
+            try:
+                # the name before the state may hold blanks
+                state = path.read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                continue
+            n_working += state == "R"
+    return n_working
 
 
 @pytest.fixture(scope="session")
@@ -111,6 +153,7 @@ class Finished:
     log: str
     code: int
     seconds: float
+    n_threads: list[int]
 
     def folder(self, participant: str) -> Path:
         return self.out / f"sub-{participant}"
@@ -193,10 +236,10 @@ def finished(app: App, cohort: Path, tmp_path_factory: pytest.TempPathFactory) -
     folder = tmp_path_factory.mktemp("finished")
     out, work = folder / "out", folder / "work"
     start = time.monotonic()
-    done = app.run(cohort, out, "-w", work, "--n-procs", 2)
+    done, n_threads = app.watch(cohort, out, "-w", work, "--n-procs", 2)
     seconds = time.monotonic() - start
     assert done.returncode == 0, done.stderr
-    return Finished(cohort, out, work, done.stderr, done.returncode, seconds)
+    return Finished(cohort, out, work, done.stderr, done.returncode, seconds, n_threads)
 
 
 @pytest.fixture

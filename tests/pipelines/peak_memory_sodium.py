@@ -16,6 +16,7 @@ import numpy as np
 from bids_alsmri.engine.pipeline import registry
 from bids_alsmri.interfaces.atlases import PrepareAtlases
 from bids_alsmri.interfaces.base import largest_series, write_image
+from bids_alsmri.interfaces.images import Coarsen
 from bids_alsmri.interfaces.node import AlsInterface, needed_gb
 from bids_alsmri.interfaces.registration import write_linear
 from bids_alsmri.options import resolve
@@ -165,6 +166,7 @@ def all_nodes(folder: Path) -> dict[str, tuple[AlsInterface, dict[str, Path]]]:
                 **{name: anatomy[name] for name in ("to_anatomy", "brain", "wm", "csf")},
             },
         ),
+        "Coarsen": (Coarsen(voxel_mm=2.0), {"image": tissues["t1w"]}),
         "Tsc": (workflow.to_concentration(cfg), {**signal, **anatomy}),
         "Pvc": (
             workflow.correct_partial_volume(cfg),

@@ -375,6 +375,15 @@ class SodiumSettings(SettingsModel):
         source="scalp and skull hold the surface of the brain in place",
         help="Rim around the brain that takes part in the registration.",
     )
+    registration_voxel_mm: float = setting(
+        2.0,
+        unit="mm",
+        ge=0.5,
+        le=5,
+        source="benchmarks/sodium.py",
+        help="Voxel size of the T1w that the sodium image is registered to; finer ones take "
+        "longer, and the sodium image is no sharper.",
+    )
     start_iterations: tuple[int, ...] = setting(
         (100, 50),
         unit="1",

@@ -8,7 +8,13 @@ from bids_alsmri.bids.query import Scan
 from bids_alsmri.engine.graph import Graph, Step
 from bids_alsmri.interfaces.atlases import PrepareAtlases
 from bids_alsmri.interfaces.drawing import DrawMap, DrawPair
-from bids_alsmri.interfaces.images import DilateMask, MaskImage, QualityTable, Register
+from bids_alsmri.interfaces.images import (
+    Coarsen,
+    DilateMask,
+    MaskImage,
+    QualityTable,
+    Register,
+)
 from bids_alsmri.interfaces.templates import LoadTemplate
 from bids_alsmri.pipelines.sodium.interfaces import (
     Calibrate,
@@ -121,8 +127,18 @@ def correct_receive(graph: Graph, cfg: SodiumSettings, quiet: Step, tubes: Step)
             image=even.bias,
             mask=tubes.head,
         )
+        pair = graph.step(
+            "draw_evened",
+            DrawPair(label="head"),
+            fixed=quiet.image,
+            moved=even.image,
+            outline=tubes.head,
+            mask=tubes.head,
+        )
         graph.save("receive_bias", even.bias)
         graph.figure("receive_bias", picture.figure)
+        graph.figure("evened", pair.before, part="before")
+        graph.figure("evened", pair.after, part="after")
     return even
 
 
@@ -143,13 +159,14 @@ def align_to_t1w(graph: Graph, cfg: SodiumSettings, even: Step, tubes: Step, hea
     t1w = graph.from_pipeline("anatomical", "preproc")
     brain = graph.from_pipeline("anatomical", "brain_mask")
     rim = graph.step("rim", DilateMask(radius_mm=cfg.anatomy_rim_mm), mask=brain)
+    coarse = graph.step("coarsen_t1w", Coarsen(voxel_mm=cfg.registration_voxel_mm), image=t1w)
     start = graph.step(
-        "start_to_anatomy", register(cfg, cfg.start_stages), fixed=t1w, moving=head.image
+        "start_to_anatomy", register(cfg, cfg.start_stages), fixed=coarse.image, moving=head.image
     )
     found = graph.step(
         "register_to_anatomy",
         register(cfg, cfg.rigid_stages),
-        fixed=t1w,
+        fixed=coarse.image,
         moving=head.image,
         fixed_mask=rim.mask,
         initial=start.forward,
