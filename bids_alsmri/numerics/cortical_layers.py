@@ -101,7 +101,9 @@ def fit_layers(
     profiles: ArrayLike,
     depth_mm: ArrayLike,
     *,
-    blur_mm: float,
+    blurs_mm: ArrayLike,
+    line_gaps_mm: ArrayLike,
+    line_mm: float,
     smallest_layer_mm: float,
     step_mm: float,
     significance: float,
@@ -118,9 +120,14 @@ def fit_layers(
         image's blur. They begin in the superficial layer and end in white matter.
     depth_mm : (T,) array_like
         Where along the profile each sample lies, in mm, rising.
-    blur_mm : float
-        Standard deviation of the blur across borders, in mm, not negative: point spread,
+    blurs_mm : (S,) array_like
+        Standard deviations of the blur across borders that are tried, in mm, 0 to 5: point spread,
         partial volume and what profiles are out of step.
+    line_gaps_mm : (L,) array_like
+        How far beneath the deep layer the dark line of the U-fibres may begin, in mm, 0 to 5; empty
+        for no line.
+    line_mm : float
+        Width of that line, in mm, positive.
     smallest_layer_mm : float
         Least thickness of each of the three parts, in mm, positive.
     step_mm : float
@@ -147,11 +154,15 @@ def fit_layers(
 
     Notes
     -----
-    :math:`f(t) = S + (D - S)\,\Phi((t - t_1)/\sigma) + (W - D)\,\Phi((t - t_2)/\sigma)`, least
-    squares over all pairs of borders; for each pair the three signals follow in closed form
-    (variable projection, Golub and Pereyra 1973, doi:10.1137/0710036).
+    :math:`f(t) = S + (D - S)\Phi((t - t_1)/\sigma) + (W - D)\Phi((t - t_2)/\sigma) - U \ell(t)`
+    with the line :math:`\ell(t) = \Phi((t - t_2 - g)/\sigma) - \Phi((t - t_2 - g - w)/\sigma)` and
+    :math:`U \ge 0`, least squares over all pairs of borders, blurs and gaps; for each the four
+    signals follow in closed form
+    (variable projection, Golub and Pereyra 1973, doi:10.1137/0710036). Without the line of the
+    U-fibres, which is as dark at 7T as the deep layer, the fit would take it for that layer's end.
 
-    Wherever borders are searched for, some are found. How many there are is settled between the
+    The deep layer is the one that is darker than the layer above it. Wherever borders are searched
+    for, some are found. How many there are is settled between the
     halves of the profiles: a curve with more borders, fitted to the mean of one half, must foretell
     the profiles of the other half better (one-sided t test), in both directions. With one border
     what lies beneath counts as the deep layer's signal, and its thickness is missing; there is no
@@ -164,8 +175,9 @@ def fit_layers(
     >>> rng = np.random.default_rng(0)
     >>> profiles = one + rng.normal(0.0, 1.0, (40, one.size))
     >>> fit = fit_layers(
-    ...     profiles, depth_mm, blur_mm=0.05, smallest_layer_mm=0.5, step_mm=0.1,
-    ...     significance=0.05, confidence=0.95, n_bootstrap=100, rng=rng,
+    ...     profiles, depth_mm, blurs_mm=[0.05, 0.2], line_gaps_mm=[0.5], line_mm=0.5,
+    ...     smallest_layer_mm=0.5, step_mm=0.1, significance=0.05, confidence=0.95,
+    ...     n_bootstrap=100, rng=rng,
     ... )
     >>> round(fit.deep_mm, 1), fit.reason
     (2.0, '')
@@ -181,18 +193,25 @@ def fit_layers(
         raise NumericsError(f"{signal.shape[0]} profiles are too few; give 8 or more")
     if not np.all(np.diff(depth) > 0.0):
         raise NumericsError("depth_mm does not rise from sample to sample; sort the samples")
-    require_range("blur_mm", blur_mm, 0.0, 5.0, unit="mm")
+    blurs, gaps = as_float("blurs_mm", blurs_mm, ndim=1), as_float("line_gaps_mm", line_gaps_mm)
+    if blurs.size == 0:
+        raise NumericsError("blurs_mm is empty; give one blur or more, in mm")
+    for blur in blurs:
+        require_range("blurs_mm", float(blur), 0.0, 5.0, unit="mm")
+    for gap in gaps.ravel():
+        require_range("line_gaps_mm", float(gap), 0.0, 5.0, unit="mm")
+    require_range("line_mm", line_mm, 0.0, 5.0, unit="mm", open_low=True)
     require_range("smallest_layer_mm", smallest_layer_mm, 0.0, 5.0, unit="mm", open_low=True)
     require_range("step_mm", step_mm, 0.0, 1.0, unit="mm", open_low=True)
     require_range("significance", significance, 0.0, 0.5, open_low=True)
     require_range("confidence", confidence, 0.5, 0.999)
     require_range("n_bootstrap", n_bootstrap, 20, 100_000)
-    models = _models(depth, blur_mm, smallest_layer_mm, step_mm)
+    models = _models(depth, blurs, gaps.ravel(), line_mm, smallest_layer_mm, step_mm)
     n_borders = _count_borders(signal, models, significance)
     model = models[max(n_borders, 1)]
     place, found = _best(signal.mean(axis=0)[None], model)
     levels, borders = np.full(3, np.nan), np.full(2, np.nan)
-    levels[: found.shape[1]] = found[0]
+    levels[: found.shape[1] - 1] = found[0, :-1]
     borders[: model.borders.shape[1]] = model.borders[place[0]]
 
     weights = rng.multinomial(len(signal), np.full(len(signal), 1 / len(signal)), n_bootstrap)
@@ -220,14 +239,28 @@ def fit_layers(
 
 @dataclass(frozen=True)
 class _Model:
-    """Places of B borders, (G, B) in mm, with designs and orthonormal bases (G, T, B + 1)."""
+    """Curves with B borders: (G, B) places in mm, (G, T, B + 2) designs and their bases.
+
+    The last column is a line in white matter; `line_sign` (G,) tells which sign of its share in the
+    basis makes it dark, 0 where there is none, and `drop` (G, B + 2) gives from the shares by how
+    much the deep layer is darker than the superficial one.
+    """
 
     borders: _Array
     designs: _Array
     bases: _Array
+    line_sign: _Array
+    drop: _Array
 
 
-def _models(depth: _Array, blur_mm: float, least_mm: float, step_mm: float) -> list[_Model]:
+def _models(
+    depth: _Array,
+    blurs_mm: _Array,
+    gaps_mm: _Array,
+    line_mm: float,
+    least_mm: float,
+    step_mm: float,
+) -> list[_Model]:
     # without, with one and with two borders
     grid = np.arange(depth[0] + least_mm, depth[-1] - least_mm + step_mm / 2.0, step_mm)
     first, second = (index.ravel() for index in np.meshgrid(grid, grid, indexing="ij"))
@@ -240,22 +273,78 @@ def _models(depth: _Array, blur_mm: float, least_mm: float, step_mm: float) -> l
         )
     models = []
     for borders in (np.empty((1, 0)), grid[:, None], pairs):
+        # with one border or none the line may lie anywhere beneath: else it would pass for a layer
+        lines = _line_places(borders, grid, gaps_mm)
         # a border without blur is one that is narrower than any sampling
-        into = ndtr((depth - borders[:, :, None]) / max(blur_mm, 1e-6))
-        ends = np.ones((len(borders), 1, depth.size))
-        into = np.concatenate([ends, into, 0.0 * ends], axis=1)
-        designs = -np.diff(into, axis=1).transpose(0, 2, 1)
-        models.append(_Model(borders, designs, np.linalg.qr(designs)[0]))
+        sets = [_designs(depth, borders, lines, max(b, 1e-6), line_mm) for b in blurs_mm]
+        designs = np.concatenate(sets)
+        n_lines = lines.shape[1]
+        bases, triangles = np.linalg.qr(designs)
+        last = triangles[:, -1, -1]
+        # a line beyond the profile's end, or one that borders can make, adds nothing
+        is_seen = np.abs(last) > 1e-6 * np.abs(triangles).max(axis=(1, 2))
+        places = np.tile(np.repeat(borders, n_lines, axis=0), (len(blurs_mm), 1))
+        sign = np.where(is_seen, -np.sign(last), 0.0)
+        models.append(_Model(places, designs, bases, sign, _drops(triangles, is_seen)))
     return models
 
 
+def _drops(triangles: _Array, is_seen: NDArray[np.bool_]) -> _Array:
+    n_levels = triangles.shape[1]
+    if n_levels < 3:
+        return np.zeros((len(triangles), n_levels))
+    safe = triangles.copy()
+    safe[~is_seen, -1, -1] = 1.0
+    first_less_second = np.zeros(n_levels)
+    first_less_second[:2] = 1.0, -1.0
+    wanted = np.broadcast_to(first_less_second[:, None], (len(safe), n_levels, 1))
+    return np.asarray(np.linalg.solve(safe.transpose(0, 2, 1), wanted)[..., 0], dtype=np.float64)
+
+
+def _line_places(borders: _Array, grid: _Array, gaps_mm: _Array) -> _Array:
+    # where lines begin, (places of borders, L); without gaps none begins within the profile
+    beyond = np.full((len(borders), 1), np.inf)
+    if gaps_mm.size == 0:
+        return beyond
+    if borders.shape[1] == 2:
+        return borders[:, -1:] + gaps_mm
+    coarse = grid[:: max(1, len(grid) // 10)]
+    lines = np.broadcast_to(coarse, (len(borders), len(coarse)))
+    if borders.shape[1] == 0:
+        return lines
+    return np.where(lines >= borders[:, -1:] + gaps_mm.min(), lines, np.inf)
+
+
+def _designs(
+    depth: _Array, borders: _Array, lines: _Array, blur_mm: float, line_mm: float
+) -> _Array:
+    into = ndtr((depth - borders[:, :, None]) / blur_mm)
+    ends = np.ones((len(borders), 1, depth.size))
+    into = np.concatenate([ends, into, 0.0 * ends], axis=1)
+    parts = -np.diff(into, axis=1).transpose(0, 2, 1)
+    ways = (depth - lines[:, :, None]) / blur_mm
+    line = ndtr(ways) - ndtr(ways - line_mm / blur_mm)
+    parts = np.repeat(parts, lines.shape[1], axis=0)
+    return np.concatenate([parts, line.reshape(-1, depth.size, 1)], axis=2)
+
+
 def _best(means: _Array, model: _Model) -> tuple[NDArray[np.intp], _Array]:
-    # the borders that explain most of each mean, and the signals between them
+    # the borders that explain most of each mean, and the signals between them and of the line
     n_places, n_samples, n_levels = model.bases.shape
     flat = model.bases.transpose(0, 2, 1).reshape(-1, n_samples)
-    explained = ((flat @ means.T) ** 2).reshape(n_places, n_levels, -1).sum(axis=1)
+    shares = (flat @ means.T).reshape(n_places, n_levels, -1)
+    # a line may be dark alone
+    shares[:, -1] = np.where(shares[:, -1] * model.line_sign[:, None] > 0.0, shares[:, -1], 0.0)
+    explained = (shares**2).sum(axis=1)
+    if n_levels > 2:
+        # what is sought is a layer that is darker than the one above it
+        is_darker = np.einsum("gk,gkm->gm", model.drop, shares) > 0.0
+        explained = np.where(is_darker, explained, -1.0)
     place = np.argmax(explained, axis=0)
-    levels = np.linalg.pinv(model.designs[place]) @ means[:, :, None]
+    designs = model.designs[place].copy()
+    is_dark = shares[place, -1, np.arange(len(place))] != 0.0
+    designs[:, :, -1] *= is_dark[:, None]
+    levels = np.linalg.pinv(designs) @ means[:, :, None]
     return place, levels[:, :, 0]
 
 

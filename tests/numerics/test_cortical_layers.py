@@ -10,7 +10,9 @@ from bids_alsmri.numerics.cortical_layers import fit_layers, tilt_deg
 
 DEPTH_MM = np.arange(0.0, 5.01, 0.25)
 SETTINGS = {
-    "blur_mm": 0.3,
+    "blurs_mm": [0.3],
+    "line_gaps_mm": [],
+    "line_mm": 0.5,
     "smallest_layer_mm": 0.4,
     "step_mm": 0.1,
     "significance": 0.05,
@@ -109,7 +111,7 @@ def test_length_in_the_slice_times_the_cosine_is_the_thickness(angle):
         (np.ones((4, 21)), {}, "4 profiles are too few"),
         (np.full((20, 21), np.nan), {}, "profiles holds 420 NaN"),
         (np.ones((20, 21)), {"smallest_layer_mm": 2.0}, "5 mm long, too short for three parts"),
-        (np.ones((20, 21)), {"blur_mm": -1.0}, "blur_mm is -1 mm"),
+        (np.ones((20, 21)), {"blurs_mm": [-1.0]}, "blurs_mm is -1 mm"),
         (np.ones((20, 21)), {"significance": 0.0}, "significance is 0"),
     ],
 )
