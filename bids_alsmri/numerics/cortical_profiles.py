@@ -25,6 +25,7 @@ _Mask = NDArray[np.bool_]
 # how far a step is followed into the cortex and out of it when the surface is sought, in mm:
 # sulci are narrow, and beyond them lies the other bank
 _STEP_INSIDE_MM, _STEP_OUTSIDE_MM, _STEP_MM = 1.2, 0.6, 0.1
+_RIDGE_MM = 0.15  # by so much the distance falls beyond the middle of a sulcus
 _QUARTILES_TO_SD = 1.349  # of a normal variable
 _MOST_SD = 3.0  # deviations beyond are veins, or the other bank
 
@@ -66,6 +67,8 @@ class Aligned:
         Tilt of each profile, in degrees.
     places : (P,) array of int
         Which of the given places they are.
+    shift_mm : float
+        Median distance of the surface in the image from that of the ribbon, in mm; NaN for none.
     n_tilted, n_touching, n_closed, n_bent : int
         Places left out: too oblique; white matter and fluid touch; no fluid seen at the surface;
         profile reaches another bank, or the end of the image.
@@ -77,6 +80,7 @@ class Aligned:
     outer_mm: _Array
     tilt_deg: _Array
     places: NDArray[np.intp]
+    shift_mm: float
     n_tilted: int
     n_touching: int
     n_closed: int
@@ -388,7 +392,8 @@ def align_profiles(
     Notes
     -----
     A ribbon from another scan is displaced by more than the borders of layers may be blurred by.
-    The outer surface, where the image itself has most contrast, puts profiles in step.
+    The outer surface, where the image itself has most contrast, puts profiles in step. It is sought
+    where the ribbon has it, or, in sulci that the other scan shows closed, where the banks meet.
     """
     images = as_float("maps", maps, ndim=4)
     white = as_float("white_distance_mm", white_distance_mm, ndim=3)
@@ -403,6 +408,8 @@ def align_profiles(
     stack = np.concatenate([images, white[None], outer[None]])
     sampled = sample_profiles(stack, places, distance, voxel_mm)
     expected = _first_crossing(sampled[-1], distance)
+    # another scan shows narrow sulci closed: the surface is then sought where the banks meet
+    expected = np.where(np.isnan(expected), _ridge(sampled[-2], distance), expected)
     is_upright = places.tilt_deg <= most_tilt_deg
     # where no surface is met, the sulcus is closed
     is_thick = ~(expected < least_cortex_mm)
@@ -434,6 +441,7 @@ def align_profiles(
         outer_mm=edge[kept],
         tilt_deg=places.tilt_deg[kept],
         places=kept,
+        shift_mm=float(np.median(np.abs((edge - expected)[kept]))) if len(kept) else np.nan,
         n_tilted=int(np.sum(~is_upright)),
         n_touching=int(np.sum(is_upright & ~is_thick)),
         n_closed=int(np.sum(is_upright & is_thick & ~is_open)),
@@ -457,6 +465,19 @@ def _first_crossing(outer_ways: _Array, distance: _Array) -> _Array:
     # outwards from white matter, where the surface is passed; NaN where it is not
     is_out = (outer_ways < 0.0) & (distance >= 0.0)
     found = np.where(is_out.any(axis=1), distance[np.argmax(is_out, axis=1)], np.nan)
+    return np.asarray(found, dtype=np.float64)
+
+
+def _ridge(white_ways: _Array, distance: _Array) -> _Array:
+    # outwards, where the distance from white matter begins to fall; NaN where it does not
+    outwards = np.where(distance >= 0.0, white_ways, np.nan)
+    highest = np.fmax.accumulate(outwards, axis=1)
+    with np.errstate(invalid="ignore"):
+        has_fallen = highest - outwards > _RIDGE_MM
+    end = np.argmax(has_fallen, axis=1)
+    before = np.arange(distance.size) <= end[:, None]
+    top = np.where(before & np.isfinite(outwards), outwards, -np.inf).argmax(axis=1)
+    found = np.where(has_fallen.any(axis=1), distance[top], np.nan)
     return np.asarray(found, dtype=np.float64)
 
 

@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 
 from bids_alsmri.errors import SettingsError
-from bids_alsmri.phantom import anat, diffusion, sodium
+from bids_alsmri.phantom import anat, cortex7t, diffusion, sodium
 from bids_alsmri.phantom.anatomy import Anatomy
 from bids_alsmri.phantom.cohort import stream
 from bids_alsmri.phantom.deformation import draw_deformation
@@ -46,6 +46,7 @@ MODALITIES: dict[str, Modality] = {
     "anat": anat.simulate,
     "dwi": diffusion.simulate,
     "sodium": sodium.simulate,
+    "cortex7t": cortex7t.simulate,
 }
 
 PARTICIPANT_COLUMNS: dict[str, dict[str, object]] = {
@@ -84,6 +85,10 @@ a density-adapted radial readout: a sphere of k-space, weighted by the decay of 
 concentrations of the tubes (SodiumReferenceConcentrations, mmol/L) are labelled by where the tubes
 stand. Patients have more sodium along corticospinal tract, motor cortex and callosum, fast
 progressors most.
+
+Slabs at 7T (acq-M1_MEGRE, where asked for with --modalities) show the same anatomy with a dark deep
+layer of the cortex, thinner in patients and darker in fast progressors, a receive bias and a
+transmit field that drops towards the back.
 
 The true maps, deformations, motion, distortion and disease effects are in derivatives/phantom,
 the settings in derivatives/phantom/settings.json.

@@ -26,7 +26,7 @@ ALIGNING = {
     "step_mm": 0.1,
     "reach_mm": 1.3,
     "blur_mm": 0.25,
-    "least_step": 0.12,
+    "least_step": 0.2,
     "evening_mm": 1.25,
     "most_bend_mm": 0.7,
 }

@@ -53,6 +53,14 @@ CHEAP: dict[str, dict[str, Any]] = {
         "start_shrink_factors": (4, 3),
         "rigid_shrink_factors": (3, 2),
     },
+    "cortex7t": {
+        "registration_voxel_mm": 3.0,
+        "rigid_iterations": (40, 20),
+        "rigid_shrink_factors": (2, 1),
+        "rigid_smoothing_mm": (3.0, 2.0),
+        "ribbon_mm": 1.5,
+        "n_bootstrap": 20,
+    },
 }
 # Gain of the second run over the first: scanners set the receiver for each run.
 RUN_GAIN = 1.25
@@ -169,13 +177,16 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Raw dataset of two participants; the truth lies in its derivatives.
 
     sub-01, a fast progressor, has a T1w and one diffusion series in two runs of different gain,
-    with two lost slices and more motion than is usual, and a sodium image. sub-02 has no T1w, and
-    its images are stored with other axes, another handedness and oblique; its sodium image comes
-    with a map of the coil, and with a proton image to which the head's T1w is renamed.
+    with two lost slices and more motion than is usual, a sodium image and a coarse slab at 7T.
+    sub-02 has no T1w, and its images are stored with other axes, another handedness and oblique;
+    its sodium image comes with a map of the coil, and with a proton image to which the head's T1w
+    is renamed.
     """
     folder = tmp_path_factory.mktemp("cohort")
     raw, other = folder / "raw", folder / "other"
     series = ["--dwi-mm", "4", "--n-directions", "14", "--n-b0", "2"]
+    series += ["--modalities", "anat,dwi,sodium,cortex7t", "--cortex7t-mm", "1.5"]
+    series += ["--cortex7t-slice-mm", "3", "--cortex7t-height-mm", "18"]
     moved = ["--max-motion-deg", "5", "--max-motion-mm", "2", "--dropout-slices", "2"]
     first = [str(raw), "--fast", "1", "--seed", "11", "--t1w-mm", "3", *series, *moved]
     assert simulate(first) == 0
