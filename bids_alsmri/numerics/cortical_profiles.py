@@ -60,7 +60,7 @@ class Aligned:
     profiles : (P, T) array
         Signal of each profile; deviations of more than three standard deviations are cut to that.
     others : (K, P, T) array
-        Further maps at the same places.
+        Further maps at the same places; NaN where they tell nothing.
     outer_mm : (P,) array
         Distance of the outer surface from the border of white matter that was given, in mm.
     tilt_deg : (P,) array
@@ -353,7 +353,7 @@ def align_profiles(
     Parameters
     ----------
     maps : (K, X, Y, Z) array_like
-        The image whose layers are sought, then further maps.
+        The image whose layers are sought, then further maps, NaN where they tell nothing.
     white_distance_mm, outer_distance_mm : (X, Y, Z) array_like
         Signed distances from white matter, positive outside it, and from the outer surface,
         positive beneath it, in mm.
@@ -430,7 +430,7 @@ def align_profiles(
     moved = np.stack([_resampled(values, distance, ways) for values in sampled])
     with np.errstate(invalid="ignore"):
         is_straight = (np.abs(moved[-2] - ways) <= most_bend_mm).all(axis=1)
-    is_straight &= np.isfinite(moved[:-2]).all(axis=(0, 2))
+    is_straight &= np.isfinite(moved[0]).all(axis=1)
     kept = np.flatnonzero(usable & is_straight)
     return Aligned(
         depth_mm=depth,
@@ -499,7 +499,8 @@ def _evened(edge: _Array, places: Places, edges_mm: _Array, radius_mm: float) ->
 def _without_outliers(profiles: _Array) -> _Array:
     if len(profiles) == 0:
         return profiles
-    low, middle, high = np.percentile(profiles, [25.0, 50.0, 75.0], axis=0)
+    known = np.where(np.isfinite(profiles).any(axis=0), profiles, 0.0)
+    low, middle, high = np.nanpercentile(known, [25.0, 50.0, 75.0], axis=0)
     most = _MOST_SD * (high - low) / _QUARTILES_TO_SD
     return np.clip(profiles, middle - most, middle + most)
 

@@ -103,11 +103,14 @@ def fit_decay(
     n_echoes = is_seen.sum(axis=0)
     signal = np.sqrt(np.maximum(flat**2 - 2.0 * sigma**2, 0.0)) * is_seen
     rate, start = _log_linear(signal, times_s)
-    is_told = (n_echoes >= 2) & np.isfinite(rate)
+    is_told = (n_echoes >= 2) & np.isfinite(rate) & np.isfinite(start)
     if times_s.size > 2:
-        rate[is_told], start[is_told] = _refined(
-            flat[:, is_told], times_s, sigma, rate[is_told], start[is_told]
-        )
+        # a voxel of noise may take steps to where nothing is finite
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            rate[is_told], start[is_told] = _refined(
+                flat[:, is_told], times_s, sigma, rate[is_told], start[is_told]
+            )
+        is_told &= np.isfinite(rate) & np.isfinite(start)
     shape = magnitude.shape[1:]
     return EchoDecay(
         r2s=np.where(is_told, rate, np.nan).reshape(shape),
@@ -151,7 +154,8 @@ def _log_linear(signal: _Array, times_s: _Array) -> tuple[_Array, _Array]:
     weight = signal**2
     logarithm = np.log(np.where(signal > 0.0, signal, 1.0))
     total = weight.sum(axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
+    # below the floor anything may come out; it is not told
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         mean_time = times_s @ weight / total
         mean_log = (weight * logarithm).sum(axis=0) / total
         away = times_s[:, None] - mean_time
@@ -172,9 +176,8 @@ def _refined(
         by_start, by_rate, error = slope * decay, -slope * signal * time, magnitude - model
         aa, ar, rr = (by_start**2).sum(0), (by_start * by_rate).sum(0), (by_rate**2).sum(0)
         ae, re = (by_start * error).sum(0), (by_rate * error).sum(0)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            determinant = aa * rr - ar**2
-            steps = (aa * re - ar * ae) / determinant, (rr * ae - ar * re) / determinant
+        determinant = aa * rr - ar**2
+        steps = (aa * re - ar * ae) / determinant, (rr * ae - ar * re) / determinant
         changes = []
         for step, value, least in zip(steps, (rate, start), (1.0, 0.0), strict=True):
             most = _LARGEST_STEP * np.maximum(np.abs(value), least)

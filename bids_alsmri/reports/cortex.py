@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 from bids_alsmri.reports.sheets import (
     BLUE,
     GREEN,
-    INK,
     ORANGE,
     PURPLE,
-    SKY,
     VERMILION,
     WIDTH_IN,
     check_same_shape,
@@ -29,7 +27,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 AREA_COLOURS = {"foot": GREEN, "leg": PURPLE, "hand": VERMILION, "face": ORANGE}
-OTHER_COLOUR = SKY
+OTHER_COLOUR = "#ffffff"  # the precuneus; the borders have yellow and blue
+TEXT_COLOUR = "#24292f"
 N_SLICES = 3
 N_COLUMNS = 3
 
@@ -91,7 +90,9 @@ def draw_ribbon(
     height = width * ratio + 0.45
     with fixed_style():
         figure = plain_figure(height_in=height)
-        shown = image[np.isfinite(image) & (outer_mm > -3.0)]
+        # fluid may be white throughout: layers differ by a few per cent
+        tissue = image[np.isfinite(image) & (outer_mm > 0.0)]
+        shown = tissue if tissue.size else image
         low, high = percentile(shown, 1.0), percentile(shown, 99.0)
         for column, index in enumerate(chosen):
             axes = figure.add_axes(
@@ -103,12 +104,14 @@ def draw_ribbon(
             ]
             _draw_slice(axes, parts, (low, high), names, ratio * turned[0] / turned[1])
             place = affine[:3, :3] @ np.array([*(np.array(image.shape[:2]) / 2), index])
-            axes.set_title(
-                f"z = {place[2] + affine[2, 3]:.0f} mm",
+            z_mm = float(place[2] + affine[2, 3])
+            axes.text(
+                0.03,
+                0.94,
+                f"z = {z_mm:.0f} mm",
                 fontsize=7,
-                loc="left",
                 color="white",
-                y=0.92,
+                transform=axes.transAxes,
             )
         for order, (text, colour) in enumerate(
             [
@@ -149,7 +152,7 @@ def draw_profiles(table: pd.DataFrame) -> Figure:
     with fixed_style():
         figure = plain_figure(height_in=height)
         if not regions:
-            figure.text(0.02, 0.5, "No area has profiles; the table says why.", color=INK)
+            figure.text(0.02, 0.5, "No area has profiles; the table says why.", color=TEXT_COLOUR)
         for index, region in enumerate(regions):
             row, column = divmod(index, N_COLUMNS)
             axes = figure.add_axes(
@@ -164,7 +167,7 @@ def draw_profiles(table: pd.DataFrame) -> Figure:
                 own = table[(table["region"] == region) & (table["side"] == side)]
                 if len(own):
                     _draw_profile(axes, own, colour, side)
-            axes.set_title(str(region), fontsize=9, loc="left", color=INK)
+            axes.set_title(str(region), fontsize=9, loc="left", color=TEXT_COLOUR)
             axes.set_xlabel("depth (mm)")
             if column == 0:
                 axes.set_ylabel("signal (1)")
@@ -243,4 +246,4 @@ def _shown_names(
 
 
 def _dark(colour: str) -> str:
-    return {"#ffd400": "#9a7d00", "#56b4e9": "#1f78b4"}.get(colour, colour)
+    return {"#ffd400": "#9a7d00", "#56b4e9": "#1f78b4", "#ffffff": TEXT_COLOUR}.get(colour, colour)

@@ -148,8 +148,9 @@ def test_further_maps_are_read_at_the_same_places():
         found.white_distance_mm, normals, mask, settings.voxel_mm, spacing_mm=1.0
     )
     image = contrast_echo(found.echoes, settings.echo_times_ms)
+    partly = np.where(np.arange(image.shape[0])[:, None, None] < 50, 2.0 * image, np.nan)
     aligned = align_profiles(
-        np.stack([image, 2.0 * image]),
+        np.stack([image, 2.0 * image, partly]),
         found.white_distance_mm,
         found.outer_distance_mm,
         places,
@@ -157,6 +158,9 @@ def test_further_maps_are_read_at_the_same_places():
         **ALIGNING,
     )
     assert_allclose(aligned.others[0], 2.0 * aligned.profiles)
+    # what one map lacks takes no profile from the others
+    lacking = np.isnan(aligned.others[1])
+    assert 0.1 < lacking.mean() < 0.9
 
 
 @pytest.mark.parametrize("gain", [1e-3, 1e4])

@@ -60,6 +60,14 @@ def test_voxel_with_one_echo_above_the_floor_is_missing():
     assert fit.n_echoes.tolist() == [1, 2]
 
 
+@pytest.mark.filterwarnings("error")
+def test_dark_voxels_are_missing_without_a_warning():
+    dark = np.array([[0.0, 1.0, 2.0, 5.0], [0.0, 0.0, 1e-3, 5.0]])
+    fit = fit_decay(dark, [100.0, 100.1], sigma=0.0, least_snr=3.0)
+    assert np.isnan(fit.r2s[:3]).all()
+    assert fit.start[3] == pytest.approx(5.0)
+
+
 @pytest.mark.parametrize("gain", [1e-3, 1e3])
 def test_rate_does_not_depend_on_the_gain(gain):
     rng = np.random.default_rng(3)

@@ -130,7 +130,7 @@ def table(fold, regions, **changes):
         least_profiles=settings.least_profiles,
         may_be_own=settings.reference == "nearest",
     )
-    found = pd.DataFrame(rows).set_index(["region", "side", "measure"])
+    found = pd.DataFrame(rows).set_index(["region", "side", "measure"]).sort_index()
     return found, results
 
 

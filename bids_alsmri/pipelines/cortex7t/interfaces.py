@@ -121,16 +121,18 @@ class JudgeEchoes(AlsInterface):
         return self.give(runtime, {"facts": facts})
 
 
+class StartFromScannerOutputSpec(NodeOutputSpec):
+    """Outputs of :class:`StartFromScanner`."""
+
+    transform = File(exists=True, desc="identity, ITK")
+
+
 class StartFromScanner(AlsInterface):
     """Transform that leaves images where the scanner puts them."""
 
     input_spec = NodeInputSpec
+    output_spec = StartFromScannerOutputSpec
     memory_gb = 0.1
-
-    class output_spec(NodeOutputSpec):
-        """Outputs of :class:`StartFromScanner`."""
-
-        transform = File(exists=True, desc="identity, ITK")
 
     def _run_interface(self, runtime: Any) -> Any:
         path = write_linear(np.eye(4), self.file(runtime, "start.txt"))
@@ -327,7 +329,8 @@ class MeasureAreas(AlsInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         image = read_image(Path(self.inputs.image), ndim=3)
-        maps = np.stack([image.data, read_image(Path(self.inputs.r2s), ndim=3).data])
+        rate = read_image(Path(self.inputs.r2s), ndim=3).data
+        maps = np.stack([image.data, np.where(rate > 0.0, rate, np.nan)])
         results = slab.measure_areas(
             maps,
             read_ribbon(Path(self.inputs.ribbon)),

@@ -29,7 +29,7 @@ class Cortex7tSettings(SettingsModel):
         help="Image that layers are sought in: all echoes combined, the first or the last.",
     )
     receive_fwhm_mm: float = setting(
-        20.0,
+        12.0,
         unit="mm",
         ge=0,
         le=100,

@@ -10,12 +10,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from bids_alsmri.errors import DataError, NumericsError
 from bids_alsmri.interfaces.base import ImageData, read_image
 from bids_alsmri.numerics.anatomy import sample_through
 from bids_alsmri.numerics.cortical_layers import LayerFit, fit_layers
-from bids_alsmri.numerics.cortical_profiles import Aligned, Places, align_profiles, place_profiles
+from bids_alsmri.numerics.cortical_profiles import (
+    Aligned,
+    Places,
+    align_profiles,
+    place_profiles,
+    surface_normals,
+)
 from bids_alsmri.numerics.noise import Noise, noise_of_air, noise_of_texture
 from bids_alsmri.numerics.pointspread import gaussian_point_spread
 from bids_alsmri.numerics.ribbon import layer_means, signed_distance
@@ -225,10 +232,6 @@ def find_ribbon(
     Ribbon
         Distances and normals.
     """
-    from scipy import ndimage
-
-    from bids_alsmri.numerics.cortical_profiles import surface_normals
-
     edges = np.linalg.norm(affine[:3, :3], axis=0)
     n_voxels = np.array(shape[:3])
     lattice_shape = np.ceil((n_voxels * edges + 2 * LATTICE_MARGIN_MM) / lattice_mm).astype(int)
@@ -314,8 +317,6 @@ def spread_labels(
     >>> spread_labels(np.array([[[3]], [[0]], [[0]]]), (1.0, 1.0, 1.0), 1.0).ravel().tolist()
     [3, 3, 0]
     """
-    from scipy import ndimage
-
     if not labels.any():
         return labels.astype(np.int16)
     away, nearest = ndimage.distance_transform_edt(
@@ -400,9 +401,7 @@ def measure_area(
     )
     if area.part in BACKWARD_PARTS:
         places = _facing_back(places, affine, edges)
-    aligned = align_profiles(
-        maps, ribbon.white_mm, ribbon.outer_mm, places, edges, **aligning
-    )  # fmt: skip
+    aligned = align_profiles(maps, ribbon.white_mm, ribbon.outer_mm, places, edges, **aligning)
     n_profiles, fit, reason = len(aligned.profiles), None, ""
     if len(places.start) == 0:
         reason = "the area is out of view, or no border of white matter crosses it"
