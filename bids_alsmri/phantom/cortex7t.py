@@ -36,11 +36,13 @@ SIGNAL_OF_CORTEX = 1000.0
 OTHER_R2S = 45.0
 LEAST_TISSUE = 0.75  # share of tissue from which a point belongs to the cortex
 # thickness (mm) and contrast of the deep layer: thinner in patients, darker the faster they decline
-# (Cosottini 2016, doi:10.3174/ajnr.A4562)
+# (Cosottini 2016, doi:10.3174/ajnr.A4562). Half of the 2.0 and 1.5 mm there: the template, as an
+# average of many heads, has a cortex of 2 to 2.5 mm between its borders, in which 2 mm would leave
+# no superficial layer.
 DEEP_LAYER: Mapping[str, tuple[float, float]] = {
-    "hc": (2.0, 0.08),
-    "slow": (1.5, 0.10),
-    "fast": (1.5, 0.13),
+    "hc": (1.0, 0.10),
+    "slow": (0.75, 0.11),
+    "fast": (0.75, 0.13),
 }
 
 
@@ -149,7 +151,7 @@ def cortex_of(participant: Participant, effect_scale: float) -> LayeredCortex:
     --------
     >>> from bids_alsmri.phantom.cohort import draw_cohort
     >>> cortex_of(draw_cohort(("fast",), seed=0)[0], 1.0).deep_mm
-    1.5
+    0.75
     """
     own, healthy = DEEP_LAYER[participant.kind], DEEP_LAYER["hc"]
     deep_mm, contrast = (h + effect_scale * (o - h) for o, h in zip(own, healthy, strict=True))

@@ -143,7 +143,7 @@ def draw_profiles(table: pd.DataFrame) -> Figure:
     >>> rows = {"region": "hand", "side": "left", "depth": [1.0, 2.0], "mean": [10.0, 9.0]}
     >>> table = pd.DataFrame({**rows, "error": 0.1, "deep_from": 1.5, "white_from": np.nan})
     >>> figure = draw_profiles(table)
-    >>> [axes.get_title() for axes in figure.axes]
+    >>> [axes.get_title(loc="left") for axes in figure.axes]
     ['hand']
     """
     regions = list(dict.fromkeys(table["region"]))

@@ -74,7 +74,7 @@ def test_ribbon_is_as_wrong_as_was_asked_for():
 def test_patients_have_a_thinner_deep_layer_and_fast_ones_a_darker():
     kinds = ("hc", "slow", "fast")
     hc, slow, fast = (cortex_of(draw_cohort((kind,), seed=0)[0], 1.0) for kind in kinds)
-    assert (hc.deep_mm, slow.deep_mm, fast.deep_mm) == (2.0, 1.5, 1.5)
+    assert (hc.deep_mm, slow.deep_mm, fast.deep_mm) == (1.0, 0.75, 0.75)
     assert hc.deep_contrast < slow.deep_contrast < fast.deep_contrast
     assert cortex_of(draw_cohort(("fast",), seed=0)[0], 0.0).deep_mm == hc.deep_mm
 
