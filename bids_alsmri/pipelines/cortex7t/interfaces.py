@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from nipype.interfaces.base import File, InputMultiObject, traits
 
+from bids_alsmri.interfaces.anatomy import correct_bias
 from bids_alsmri.interfaces.base import read_image, write_image
 from bids_alsmri.interfaces.drawing import FigureOutputSpec
 from bids_alsmri.interfaces.images import optional_path
@@ -137,6 +138,45 @@ class StartFromScanner(AlsInterface):
     def _run_interface(self, runtime: Any) -> Any:
         path = write_linear(np.eye(4), self.file(runtime, "start.txt"))
         return self.give(runtime, {"transform": path})
+
+
+class FlattenInputSpec(NodeInputSpec):
+    """Inputs of :class:`Flatten`."""
+
+    image = File(exists=True, mandatory=True, desc="slab")
+    shrink_factor = traits.Int(mandatory=True, desc="down-sampling")
+    iterations = traits.List(traits.Int(), mandatory=True, desc="per level")
+    convergence = traits.Float(mandatory=True, desc="change at which a level ends")
+    spline_mm = traits.Float(mandatory=True, desc="distance of control points, mm")
+    n_threads = traits.Int(mandatory=True, desc="ITK threads")
+
+
+class FlattenOutputSpec(NodeOutputSpec):
+    """Outputs of :class:`Flatten`."""
+
+    image = File(exists=True, desc="slab without receive bias, for the registration")
+
+
+class Flatten(AlsInterface):
+    """Take the receive bias off a slab by N4, which needs no tissues yet."""
+
+    input_spec = FlattenInputSpec
+    output_spec = FlattenOutputSpec
+    memory_gb = 0.5
+    memory_per_series = 5.0
+
+    def _run_interface(self, runtime: Any) -> Any:
+        path = correct_bias(
+            Path(self.inputs.image),
+            self.file(runtime, "flat.nii.gz"),
+            mask=None,
+            shrink_factor=self.inputs.shrink_factor,
+            iterations=tuple(self.inputs.iterations),
+            convergence=self.inputs.convergence,
+            spline_mm=self.inputs.spline_mm,
+            n_threads=self.inputs.n_threads,
+        )
+        return self.give(runtime, {"image": path})
 
 
 class FindRibbonInputSpec(NodeInputSpec):

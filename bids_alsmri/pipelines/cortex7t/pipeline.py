@@ -64,6 +64,36 @@ class Cortex7tSettings(SettingsModel):
         help="Least voxel edge of the slab in the registration; all else is measured on its own "
         "voxels.",
     )
+    bias_shrink_factor: int = setting(
+        2,
+        unit="1",
+        ge=1,
+        le=8,
+        source=CHOSEN,
+        help="Down-sampling for the bias correction before the registration.",
+    )
+    bias_iterations: tuple[int, ...] = setting(
+        (20, 20),
+        unit="1",
+        source=CHOSEN,
+        help="Most iterations of that correction at each level; it serves the registration alone.",
+    )
+    bias_convergence: float = setting(
+        1e-4,
+        unit="1",
+        gt=0,
+        le=0.1,
+        source=CHOSEN,
+        help="Change of the field at which a level of that correction ends.",
+    )
+    bias_spline_mm: float = setting(
+        200.0,
+        unit="mm",
+        ge=20,
+        le=400,
+        source=CHOSEN,
+        help="Distance of the field's control points at the first level.",
+    )
     rigid_iterations: tuple[int, ...] = setting(
         (100, 100, 50), unit="1", source=CHOSEN, help="Iterations per level of the registration."
     )

@@ -653,7 +653,7 @@ def labels_on_grid(path: Path, image: ImageData) -> NDArray[np.int32]:
             f"{path} has {drawn.data.shape} voxels and another grid than the slab with "
             f"{image.data.shape}; areas must be drawn on the slab"
         )
-    return np.rint(values).astype(np.int32)
+    return np.asarray(np.rint(values), dtype=np.int32)
 
 
 def measure_areas(

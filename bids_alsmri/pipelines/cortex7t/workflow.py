@@ -12,6 +12,7 @@ from bids_alsmri.pipelines.cortex7t.interfaces import (
     EvenOut,
     FindAreas,
     FindRibbon,
+    Flatten,
     JudgeEchoes,
     MeasureAreas,
     ReadEchoes,
@@ -73,6 +74,17 @@ def align(graph: Graph, cfg: Cortex7tSettings, read: Step) -> Ref:
         mask=graph.from_pipeline("anatomical", "brain_mask"),
     )
     coarse = graph.step("coarsen", Coarsen(voxel_mm=cfg.registration_voxel_mm), image=read.combined)
+    flat = graph.step(
+        "flatten",
+        Flatten(
+            shrink_factor=cfg.bias_shrink_factor,
+            iterations=list(cfg.bias_iterations),
+            convergence=cfg.bias_convergence,
+            spline_mm=cfg.bias_spline_mm,
+            n_threads=cfg.registration_threads,
+        ),
+        image=coarse.image,
+    )
     start = graph.step("start", StartFromScanner())
     found = graph.step(
         "register",
@@ -82,7 +94,7 @@ def align(graph: Graph, cfg: Cortex7tSettings, read: Step) -> Ref:
             n_threads=cfg.registration_threads,
         ),
         fixed=t1w,
-        moving=coarse.image,
+        moving=flat.image,
         fixed_mask=rim.mask,
         initial=start.transform,
     )
