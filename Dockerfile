@@ -77,12 +77,14 @@ RUN python3 -c "import templateflow.api" \
        done \
     && mkdir -m 1777 "$HOME"
 
+# copied and not bound: podman would take the layer of an earlier build for one of other wheels
+COPY --from=app /app /opt/app
+COPY containers/compile_kernels.py /opt/app/
+
 # kernels for any processor of this architecture, so that all give the same numbers
-RUN --mount=type=bind,from=app,source=/app,target=/app \
-    --mount=type=bind,source=containers,target=/containers \
-    pip install --no-cache-dir --no-index --no-deps /app/*.whl \
+RUN pip install --no-cache-dir --no-index --no-deps /opt/app/*.whl \
     && NUMBA_CACHE_DIR=/opt/numba MPLCONFIGDIR=/tmp/matplotlib \
-       python3 /containers/compile_kernels.py \
+       python3 /opt/app/compile_kernels.py \
     && rm -rf /tmp/matplotlib \
     && ln -s /opt/venv/bin/bids_alsmri /opt/venv/bin/bids_alsmri_phantom /usr/local/bin/ \
     && python3 -c "from bids_alsmri.version import VERSION; print(VERSION)" > /version

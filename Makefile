@@ -41,7 +41,8 @@ lint: setup
 
 # the image of this tree, built where the store holds none, under docker's and Apptainer's limits
 image-check: setup
-	ALSMRI_REQUIRE=container $(BIN)/python -m pytest -m "container or slurm" tests/containers
+	ALSMRI_REQUIRE="container leisure" $(BIN)/python -m pytest -m "container or slurm or leisure" tests/containers
+	$(BIN)/python tests/containers/recipes.py > tests/containers/checked_recipes.txt
 
 # the wheel, in an environment of its own and from a folder without the source, runs the demo
 release-check:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from bids_alsmri.bids.query import Scan, find_derivative, open_layout
 from bids_alsmri.bids.spec import InputSpec, OutputSpec, fill
+from bids_alsmri.bids.stations import drawn_key, find_of_station, list_stations
 from bids_alsmri.engine.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -86,6 +87,49 @@ def find_adopted(
         if found:
             return found
     return {}
+
+
+def find_drawn(
+    layouts: Mapping[str, BIDSLayout], pipeline: Pipeline, scan: Scan
+) -> dict[str, Path]:
+    """Files that people, or other programs, drew on the stations of a scan.
+
+    Parameters
+    ----------
+    layouts : mapping of BIDSLayout
+        Derivative datasets; each that has such files is a reader.
+    pipeline : Pipeline
+        Its ``drawn`` are the outputs that may be drawn.
+    scan : Scan
+        Whose stations.
+
+    Returns
+    -------
+    dict of Path
+        By :func:`drawn_key`.
+
+    Raises
+    ------
+    DataError
+        If several files of one dataset fit, or one is not fetched.
+    """
+    found: dict[str, Path] = {}
+    if not pipeline.drawn:
+        return found
+    stations = list_stations(scan, pipeline.primary)
+    reader = 0
+    for layout in layouts.values():
+        own: dict[str, Path] = {}
+        for station in stations:
+            for name in pipeline.drawn:
+                output = pipeline.io_spec.outputs[name]
+                path = find_of_station(layout, scan, station, output)
+                if path is not None:
+                    own[drawn_key(name, station.key, reader)] = path
+        if own:
+            found.update(own)
+            reader += 1
+    return found
 
 
 def wanted(output: OutputSpec, values: Mapping[str, str]) -> InputSpec:

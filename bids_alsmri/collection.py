@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bids_alsmri.bids.query import parse_name, resolve_labels
-from bids_alsmri.bids.sink import write_text
+from bids_alsmri.bids.sink import sidecar_path, write_text
 from bids_alsmri.bids.spec import OutputSpec
-from bids_alsmri.engine.pipeline import registry, with_needs
+from bids_alsmri.engine.pipeline import Pipeline, registry, with_needs
 from bids_alsmri.engine.records import Record, read_record
 from bids_alsmri.errors import DataError
 from bids_alsmri.settings import RunSettings
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from bids_alsmri.bids.clinical import ClinicalTable
 
 log = logging.getLogger(__name__)
 
@@ -97,12 +101,71 @@ def collect_tables(
     """
     done = []
     for name, scans in finished.items():
+        collected = {}
         for spec in registry()[name].io_spec.outputs.values():
             if spec.group and spec.extension == ".tsv":
                 tables = read_tables(settings.output_dir, scans, spec, faults)
                 if tables:
                     done.append(_collect(settings, name, spec, tables))
+                    collected[spec.name] = tables
+        if registry()[name].group_tables and collected and not settings.plan:
+            done += _derive(settings, registry()[name], collected)
     return done
+
+
+def _derive(
+    settings: RunSettings,
+    pipeline: Pipeline,
+    collected: Mapping[str, list[tuple[Finished, pd.DataFrame]]],
+) -> list[Path]:
+    """Write what a pipeline makes of its tables of all participants and the clinical table."""
+    import pandas as pd
+
+    from bids_alsmri.bids.clinical import find_clinical_root, read_clinical_table
+
+    module, _, function = pipeline.group_tables.partition(":")
+    own = import_module(f"bids_alsmri.pipelines.{pipeline.name}.{module}")
+    make = getattr(own, function)
+    together = {
+        name: pd.concat(
+            [
+                table.assign(session_id=None if s.session is None else f"ses-{s.session}")
+                for s, table in tables
+            ]
+        )
+        for name, tables in collected.items()
+    }
+    try:
+        root = find_clinical_root(settings.bids_dir, settings.output_dir)
+        visits = _with_controls(settings, read_clinical_table(root))
+    except DataError as error:
+        log.warning("%s: tables that need participants.tsv do without it", error)
+        visits = pd.DataFrame({"participant_id": []})
+    paths = []
+    for desc, table in make(together, visits).items():
+        path = settings.output_dir / "group" / f"{pipeline.name}_desc-{desc}_stats.tsv"
+        write_text(path, table.to_csv(sep="\t", index=False, na_rep="n/a"))
+        sidecar = own.sidecar_of(desc, table)
+        write_text(sidecar_path(path), json.dumps(sidecar, indent=2) + "\n")
+        log.info("table: %s", path)
+        paths.append(path)
+    return paths
+
+
+def _with_controls(settings: RunSettings, clinical: ClinicalTable) -> pd.DataFrame:
+    """Visits of the clinical table, and whose of them are controls where groups are known."""
+    from bids_alsmri.comparisons.settings import group_settings
+
+    cfg, visits = group_settings(settings), clinical.visits
+    if cfg.group_column not in visits:
+        log.warning(
+            "%s: has no column %s, so that nothing is compared with controls; add it, or name "
+            "another with --group-group-column",
+            clinical.root / "participants.tsv",
+            cfg.group_column,
+        )
+        return visits
+    return visits.assign(is_control=visits[cfg.group_column] == cfg.control_label)
 
 
 def finished_of(settings: RunSettings, name: str, faults: list[str]) -> list[Finished]:

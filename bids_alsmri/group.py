@@ -94,8 +94,11 @@ def run_group_level(settings: RunSettings, command_line: str, console: Console) 
     code = ExitCode.SCANS_FAILED if faults else ExitCode.DONE
     if not group_settings(settings).compare:
         return code
-    from bids_alsmri.group_planning import plan_comparisons
+    from bids_alsmri.group_planning import have_tables_only, plan_comparisons
 
+    if have_tables_only(finished):
+        log.info("no maps that groups are compared on; the group level ends with its tables")
+        return code
     plan = plan_comparisons(settings, finished, faults)
     if settings.plan:
         sys.stdout.write(describe(plan))

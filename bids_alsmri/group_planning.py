@@ -393,6 +393,23 @@ def compared_modalities(
     return asked or tuple(found)
 
 
+def have_tables_only(finished: Mapping[str, Sequence[Finished]]) -> bool:
+    """Whether nothing that is finished has maps to compare, but some has tables of its own.
+
+    Parameters
+    ----------
+    finished : mapping of sequence of Finished
+        Scans by pipeline.
+
+    Returns
+    -------
+    bool
+        Such as for a dataset of muscles alone.
+    """
+    own = [registry()[name] for name, scans in finished.items() if scans]
+    return any(p.group_tables for p in own) and not any(is_compared(p) for p in own)
+
+
 def is_compared(pipeline: Pipeline) -> bool:
     """Whether a pipeline saves maps that groups are compared on.
 

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from bids_alsmri.bids.dataset import write_description, write_descriptions
 from bids_alsmri.bids.sink import sidecar_path, write_text
+from bids_alsmri.bids.spec import output_name
 from bids_alsmri.engine.graph import AtlasSource, Graph, Ref, Surroundings
 from bids_alsmri.engine.leftovers import drop_saves, list_saves, remove_leftovers, saves_path
 from bids_alsmri.engine.methods import methods_text
@@ -55,6 +56,8 @@ SIDECAR = " sidecar"
 STOPPED = "the run was stopped before this scan was finished; the same call goes on from there"
 # the rest is for the interpreter, the layout and the file cache
 SHARE_OF_MEMORY = 0.9
+# scans in one graph: its 3500 steps take 6 s to set up, three times as many a minute
+JOBS_AT_ONCE = 60
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,9 @@ def run_participant_level(settings: RunSettings, command_line: str, console: Con
     if not plan.jobs and not settings.plan:
         _report_faults(settings, Result(plan, {}, started), folder, command_line)
     require_usable(plan, settings)
-    graphs = _graphs_of_work(settings, plan, folder / "crashes")
+    parts = parts_of(plan)
+    # what no step can take is told now, and not after hours
+    graphs = _graphs_of_work(settings, parts[0] if len(parts) == 1 else _largest(plan), folder)
     if settings.plan:
         sys.stdout.write(describe(plan, settings))
         return ExitCode.DONE
@@ -112,9 +117,20 @@ def run_participant_level(settings: RunSettings, command_line: str, console: Con
 
     describe_dataset(settings)
     write_text(folder / "settings.json", settings.as_json(VERSION))
+    _log_plan(plan)
     outcomes: dict[tuple[str, str], Outcome] = {}
+    steps: list[str] = []
     try:
-        run_jobs(settings, plan, graphs, console, outcomes)
+        for number, part in enumerate(parts, start=1):
+            if len(parts) > 1:
+                log.info("part %d of %d: %s", number, len(parts), _extent(part))
+                graphs = _graphs_of_work(settings, part, folder)
+            steps += [node.name for graph in graphs.values() for node in graph.nodes]
+            run_jobs(settings, part, graphs, console, outcomes)
+            _free(outcomes, graphs)
+            if settings.stop_on_first_crash and not all(outcomes[key].is_done for key in graphs):
+                plan = _without(plan, parts[number:])
+                break
     except (KeyboardInterrupt, RunError):
         # one that cannot be written must not hide why the run ended
         with contextlib.suppress(AlsMriError):
@@ -124,18 +140,95 @@ def run_participant_level(settings: RunSettings, command_line: str, console: Con
     write_reports(settings, result, folder, command_line)
     code = exit_code_of(result)
     if code is ExitCode.DONE and settings.clean_workdir:
-        _remove_steps(settings.work_folder / steps_folder(settings), outcomes.values())
+        _remove_steps(settings.work_folder / steps_folder(settings), steps)
     return code
 
 
+def parts_of(plan: Plan) -> list[Plan]:
+    """Parts of a plan that are run one after the other.
+
+    Parameters
+    ----------
+    plan : Plan
+        What to do.
+
+    Returns
+    -------
+    list of Plan
+        Whole participants of whom something is left to do, in their order, with at most
+        `JOBS_AT_ONCE` scans to process in a part unless one participant has more; no skips.
+
+    Notes
+    -----
+    Time and memory that nipype takes for a graph grow faster than its number of steps: 6000 scans
+    in one would take hours before the first step began.
+    """
+    jobs: dict[str, list[Job]] = {}
+    for job in plan.jobs:
+        jobs.setdefault(job.scan.participant, []).append(job)
+    parts: list[list[str]] = []
+    n_todo = 0
+    for participant, own in jobs.items():
+        n_own = sum(job.work != "nothing" for job in own)
+        if not n_own:
+            continue
+        if not parts or n_todo + n_own > JOBS_AT_ONCE:
+            parts.append([])
+            n_todo = 0
+        parts[-1].append(participant)
+        n_todo += n_own
+    return [
+        Plan(tuple(part), tuple(job for participant in part for job in jobs[participant]), ())
+        for part in parts
+    ]
+
+
+def _largest(plan: Plan) -> Plan:
+    """Part of a plan that holds the steps that need most memory."""
+    largest: dict[tuple[str, str], tuple[float, str]] = {}
+    for job in plan.jobs:
+        if job.work == "nothing":
+            continue
+        scans = {"own": [job.scan], "upstream": list(job.upstream.values())}
+        for kind, found in scans.items():
+            size = largest_series(paths for scan in found for paths in scan.inputs.values())
+            key = (job.pipeline.name, kind)
+            largest[key] = max(largest.get(key, (0.0, "")), (size.gb, job.scan.participant))
+    chosen = {participant for _, participant in largest.values()}
+    jobs = tuple(job for job in plan.jobs if job.scan.participant in chosen)
+    return Plan(tuple(sorted(chosen)), jobs, ())
+
+
+def _extent(part: Plan) -> str:
+    n_todo = sum(job.work != "nothing" for job in part.jobs)
+    first, last = part.participants[0], part.participants[-1]
+    return f"{n_todo} scans of sub-{first} to sub-{last}"
+
+
+def _free(outcomes: dict[tuple[str, str], Outcome], keys: Iterable[tuple[str, str]]) -> None:
+    """Let go of steps that were run: those of a thousand participants fill the memory."""
+    for key in keys:
+        graph = outcomes[key].graph
+        graph = replace(graph, workflow=pe.Workflow("run"), nodes=[], results={}, upstream={})
+        outcomes[key] = replace(outcomes[key], graph=graph)
+
+
+def _without(plan: Plan, parts: Iterable[Plan]) -> Plan:
+    left_out = {participant for part in parts for participant in part.participants}
+    jobs = tuple(job for job in plan.jobs if job.scan.participant not in left_out)
+    return replace(
+        plan, participants=tuple(p for p in plan.participants if p not in left_out), jobs=jobs
+    )
+
+
 def _graphs_of_work(
-    settings: RunSettings, plan: Plan, crash_folder: Path
+    settings: RunSettings, plan: Plan, log_folder: Path
 ) -> dict[tuple[str, str], Graph]:
     if all(job.work == "nothing" for job in plan.jobs):
         return {}
     workflow = new_workflow(
         settings.work_folder,
-        crash_folder,
+        log_folder / "crashes",
         stop_on_first_crash=settings.stop_on_first_crash,
         name=steps_folder(settings),
     )
@@ -194,13 +287,23 @@ def _so_far(plan: Plan, outcomes: Mapping[tuple[str, str], Outcome], started: da
     return Result(replace(plan, participants=participants), outcomes, started)
 
 
-def _remove_steps(steps: Path, outcomes: Iterable[Outcome]) -> None:
+def _remove_steps(folder: Path, steps: Iterable[str]) -> None:
     # another run may share the folder, and the user's own files may lie in it
-    for outcome in outcomes:
-        for node in outcome.graph.nodes:
-            shutil.rmtree(steps / node.name, ignore_errors=True)
+    for step in steps:
+        shutil.rmtree(folder / step, ignore_errors=True)
     with contextlib.suppress(OSError):
-        steps.rmdir()
+        folder.rmdir()
+
+
+def _log_plan(plan: Plan) -> None:
+    for job in plan.jobs:
+        log.info("%s %s: %s", job.scan.label, job.pipeline.name, job.reason)
+    for skip in plan.skips:
+        session = "" if skip.session is None else f"_ses-{skip.session}"
+        level = logging.ERROR if skip.is_error else logging.INFO
+        log.log(level, "sub-%s%s %s: %s", skip.participant, session, skip.pipeline, skip.reason)
+    if all(job.work == "nothing" for job in plan.jobs):
+        log.info("everything was done before")
 
 
 def run_jobs(
@@ -217,7 +320,7 @@ def run_jobs(
     settings : RunSettings
         What was asked for.
     plan : Plan
-        What to do.
+        What to do, at least one job.
     graphs : mapping of Graph
         The steps of the jobs, all in one workflow, by pipeline and label of the scan.
     console : rich Console
@@ -227,15 +330,6 @@ def run_jobs(
         the run is stopped.
     """
     todo = [job for job in plan.jobs if job.work != "nothing"]
-    for job in plan.jobs:
-        log.info("%s %s: %s", job.scan.label, job.pipeline.name, job.reason)
-    for skip in plan.skips:
-        session = "" if skip.session is None else f"_ses-{skip.session}"
-        level = logging.ERROR if skip.is_error else logging.INFO
-        log.log(level, "sub-%s%s %s: %s", skip.participant, session, skip.pipeline, skip.reason)
-    if not todo:
-        log.info("everything was done before")
-        return
     outcomes.update({key: Outcome(graph, False, (STOPPED,)) for key, graph in graphs.items()})
     keeper = _keeper(settings, todo, outcomes)
     workflow = next(iter(graphs.values())).workflow
@@ -302,7 +396,7 @@ def build_graphs(
             graph.made_by_fit = frozenset(graph.destinations)
         else:
             fits = {n for n, s in job.pipeline.io_spec.outputs.items() if s.stage == "fit"}
-            graph.results.update({name: path for name, path in saved.items() if name in fits})
+            graph.results.update({n: path for n, path in saved.items() if output_name(n) in fits})
         module.apply(graph, job.scan, own)
         graphs[job.key] = graph
         results[job.key] = graph.results
@@ -389,7 +483,12 @@ def _saved_before(settings: RunSettings, job: Job) -> dict[str, Ref | Path]:
     if job.record is None:
         return {}
     names = job.pipeline.io_spec.outputs
-    return {n: settings.output_dir / p for n, p in job.record.outputs.items() if n in names}
+    outputs = job.record.outputs.items()
+    return {
+        n: settings.output_dir / p
+        for n, p in outputs
+        if output_name(n) in names and not n.endswith(SIDECAR)
+    }
 
 
 def _keep_record(settings: RunSettings, job: Job, outcome: Outcome) -> None:

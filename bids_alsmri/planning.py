@@ -10,13 +10,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bids_alsmri.adoption import find_adopted, open_derivatives
+from bids_alsmri.adoption import find_adopted, find_drawn, open_derivatives
 from bids_alsmri.bids.dataset import check_derivatives, check_output_dir, check_raw
 from bids_alsmri.bids.query import (
     Scan,
     Skip,
     check_filters,
     find_scans,
+    list_candidates,
     list_participants,
     list_sessions,
     open_layout,
@@ -198,6 +199,8 @@ def find_plan(settings: RunSettings) -> Plan:
     names = with_needs(settings.pipeline_names)
     planner = _Planner(settings, open_derivatives(settings.derivatives, participants))
 
+    files = list_candidates(layout, participants)
+
     def search(pipeline: Pipeline, asked: tuple[str, ...]) -> tuple[list[Scan], list[Skip]]:
         return find_scans(
             layout,
@@ -208,6 +211,7 @@ def find_plan(settings: RunSettings) -> Plan:
             filters=filters,
             group_by=pipeline.group_by(settings.pipelines[pipeline.name]),
             primary=pipeline.primary,
+            files=files,
         )
 
     for name in names:
@@ -217,7 +221,10 @@ def find_plan(settings: RunSettings) -> Plan:
         if any(name in registry()[other].needs for other in names):
             # a scan of any session may be built on, whichever sessions were asked for
             everywhere, faults = search(pipeline, ()) if sessions else (scans, skips)
-            planner.lenders[name] = everywhere
+            lenders: dict[str, list[Scan]] = {}
+            for scan in everywhere:
+                lenders.setdefault(scan.participant, []).append(scan)
+            planner.lenders[name] = lenders
             planner.faults += [skip for skip in faults if skip.is_error]
         for scan in scans:
             planner.add(pipeline, scan, planner.skips)
@@ -334,6 +341,24 @@ def settings_by_stage(settings: RunSettings, name: str) -> tuple[dict[str, Any],
     return stages["fit"], stages["apply"]
 
 
+def files_of_settings(settings: SettingsModel) -> list[Path]:
+    """Files that settings name, themselves or by their folder: results depend on what they hold.
+
+    Parameters
+    ----------
+    settings : SettingsModel
+        Of a pipeline.
+
+    Returns
+    -------
+    list of Path
+        Those that are there; the step that reads one says what is wrong where it is not.
+    """
+    named = [value for _, value in settings if isinstance(value, Path)]
+    below = [path for folder in named if folder.is_dir() for path in folder.rglob("*")]
+    return sorted(path for path in [*named, *below] if path.is_file())
+
+
 @dataclass
 class _Planner:
     """What is known while a plan is made.
@@ -348,21 +373,24 @@ class _Planner:
         By pipeline and label of the scan.
     skips : list of Skip
         What of that asked for cannot be processed.
-    lenders : dict of list of Scan
-        Scans of all sessions that others can build on, by pipeline.
+    lenders : dict of dict of list of Scan
+        Scans of all sessions that others can build on, by pipeline and participant.
     faults : list of Skip
         Those that cannot be built on, since data are at fault.
     atlases : dict of dict
         What the atlases at hand say (:func:`atlas_digest`), by voxel size and name.
+    stages : dict of tuple
+        What :func:`settings_by_stage` says, by pipeline.
     """
 
     settings: RunSettings
     others: Mapping[str, BIDSLayout]
     jobs: dict[tuple[str, str], Job] = field(default_factory=dict)
     skips: list[Skip] = field(default_factory=list)
-    lenders: dict[str, list[Scan]] = field(default_factory=dict)
+    lenders: dict[str, dict[str, list[Scan]]] = field(default_factory=dict)
     faults: list[Skip] = field(default_factory=list)
     atlases: dict[float, dict[str, str]] = field(default_factory=dict)
+    stages: dict[str, tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=dict)
 
     def add(self, pipeline: Pipeline, scan: Scan, skips: list[Skip]) -> Job | None:
         """Job of a scan, after those that it builds on; None, and a skip, where data forbid it."""
@@ -373,13 +401,22 @@ class _Planner:
         atlases = self._atlases(pipeline)
         try:
             values = {"template": self.settings.template}
-            adopted = find_adopted(self.others, pipeline, scan, values)
+            adopted = {
+                **find_adopted(self.others, pipeline, scan, values),
+                **find_drawn(self.others, pipeline, scan),
+            }
             upstream, notes = self._upstream(pipeline, scan)
             if pipeline.atlas_grid_mm and upstream and not atlases:
                 notes.append(f"no atlas of {self.settings.template} is at hand: {NO_REGIONS}")
             noted = replace(scan, notes=(*scan.notes, *notes))
             own = atlases if upstream else {}
-            job = _job(self.settings, pipeline, noted, upstream, adopted=adopted, atlases=own)
+            fit, apply = self._stages(pipeline)
+            if own:
+                # what they say, not where they lie, decides the numbers
+                apply = {**apply, ATLASES: dict(own)}
+            job = _job(
+                self.settings, pipeline, noted, upstream, fit=fit, apply=apply, adopted=adopted
+            )
         except DataError as error:
             skip = _skip_of(scan, error)
             skips.append(skip)
@@ -396,6 +433,11 @@ class _Planner:
         if grid_mm not in self.atlases:
             self.atlases[grid_mm] = digests_of_atlases(self.settings, grid_mm)
         return self.atlases[grid_mm]
+
+    def _stages(self, pipeline: Pipeline) -> tuple[dict[str, Any], dict[str, Any]]:
+        if pipeline.name not in self.stages:
+            self.stages[pipeline.name] = settings_by_stage(self.settings, pipeline.name)
+        return self.stages[pipeline.name]
 
     def _upstream(self, pipeline: Pipeline, scan: Scan) -> tuple[dict[str, Job], list[str]]:
         found: dict[str, Job] = {}
@@ -415,7 +457,7 @@ class _Planner:
         return found, [note for note in notes if note]
 
     def _built_on(self, name: str, scan: Scan) -> Job | None:
-        candidates = [s for s in self.lenders[name] if s.participant == scan.participant]
+        candidates = self.lenders[name].get(scan.participant, [])
         same = [s for s in candidates if s.session == scan.session]
         others = [s for s in candidates if s.session != scan.session]
         for lenders, sessions in ((same, (None, scan.session)), (others, None)):
@@ -454,15 +496,13 @@ def _job(
     scan: Scan,
     upstream: Mapping[str, Job],
     *,
+    fit: dict[str, Any],
+    apply: dict[str, Any],
     adopted: Mapping[str, Path],
-    atlases: Mapping[str, str],
 ) -> Job:
     record = read_record(record_path(settings.output_dir, scan))
-    fit, apply = settings_by_stage(settings, pipeline.name)
-    if atlases:
-        # what they say, not where they lie, decides the numbers
-        apply[ATLASES] = dict(atlases)
     files = [path for paths in scan.inputs.values() for path in paths] + list(adopted.values())
+    files += files_of_settings(settings.pipelines[pipeline.name])
     identity = Identity(
         version=VERSION,
         fit=fit,

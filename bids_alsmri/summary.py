@@ -17,7 +17,7 @@ import pandas as pd
 
 from bids_alsmri.bids.query import Skip
 from bids_alsmri.bids.sink import sidecar_path
-from bids_alsmri.bids.spec import FigureSpec, fill
+from bids_alsmri.bids.spec import FigureSpec, fill, output_name
 from bids_alsmri.engine.methods import cited_keys, references
 from bids_alsmri.engine.pipeline import Pipeline, registry
 from bids_alsmri.engine.progress import PLUMBING
@@ -25,7 +25,7 @@ from bids_alsmri.engine.records import Record, read_record, record_path
 from bids_alsmri.engine.runner import Outcome, write_timing
 from bids_alsmri.errors import RunError
 from bids_alsmri.options import options_of
-from bids_alsmri.participant import Result, label_of, methods_of, values_for_names
+from bids_alsmri.participant import SIDECAR, Result, label_of, methods_of, values_for_names
 from bids_alsmri.planning import Job
 from bids_alsmri.reports.page import (
     ErrorText,
@@ -225,7 +225,11 @@ def _part_of_run(settings: RunSettings, job: Job, outcome: Outcome | None) -> _P
     if outcome is not None and not outcome.is_done:
         saved = outcome.graph.destinations.items()
         prefix = _step_prefix(job.scan.label, job.pipeline)
-        files = {name: path for name, path in saved if f"{prefix}save_{name}" in outcome.seconds}
+        files = {
+            name: path
+            for name, path in saved
+            if re.sub(r"\W", "_", f"{prefix}save_{name}") in outcome.seconds
+        }
         if record is not None:
             notes.append(OLD_RESULTS)
         reason = " ".join(outcome.errors)
@@ -487,7 +491,9 @@ def _errors(parts: Iterable[_Part]) -> Iterable[ErrorText]:
 def _outputs(settings: RunSettings, parts: Iterable[_Part]) -> Iterable[OutputFile]:
     for part in parts:
         for name, spec in part.pipeline.io_spec.outputs.items():
-            if name in part.files:
-                unit = f" ({spec.units})" if spec.units not in ("", "1") else ""
-                path = part.files[name].relative_to(settings.output_dir).as_posix()
-                yield OutputFile(path, fill(spec.description, part.values) + unit)
+            unit = f" ({spec.units})" if spec.units not in ("", "1") else ""
+            for kept, file in part.files.items():
+                # of an output that there are many of, one for each station
+                if output_name(kept) == name and not kept.endswith(SIDECAR):
+                    path = file.relative_to(settings.output_dir).as_posix()
+                    yield OutputFile(path, fill(spec.description, part.values) + unit)

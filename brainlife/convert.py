@@ -35,7 +35,10 @@ OUTPUTS = {
         f"{name}.nii.gz": f"dwi/sub-*_param-{name}_dwimap.nii.gz"
         for name in ("fa", "md", "ad", "rd")
     },
+    "output_muscles": {"muscles.tsv": "anat/sub-*_desc-muscles_stats.tsv"},
 }
+# labels of a station of muscle, which the platform wants with their names as JSON
+PARCELLATION = "output_parcellation"
 # entities of what lies on another grid than the scan's
 ELSEWHERE = re.compile(r"_space-(?!T1w)[A-Za-z0-9]+_|_res-")
 MEANINGS = {
@@ -196,6 +199,8 @@ def collect_outputs(code: int) -> None:
             for name, source in sources.items():
                 place(Path(str(source)), Path(folder) / name)
             made.append(folder)
+    if place_parcellation(results):
+        made.append(PARCELLATION)
     pages = sorted(results.glob("sub-*.html"))
     for page in pages:
         # the page that the platform opens is called index.html
@@ -213,6 +218,28 @@ def first(results: Path, pattern: str) -> Path | None:
     """First result on the scan's own grid that fits, in the order of the names."""
     found = sorted(p for p in results.glob(f"sub-*/**/{pattern}") if not ELSEWHERE.search(p.name))
     return found[0] if found else None
+
+
+def place_parcellation(results: Path) -> bool:
+    """Muscles of the first station whose labels have names, as the platform's parcellation."""
+    for image in sorted(results.glob("sub-*/**/*_desc-muscles_dseg.nii.gz")):
+        table = image.with_name(image.name.replace(".nii.gz", ".tsv"))
+        if not table.is_file():
+            continue
+        with table.open(encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.DictReader(file, delimiter="\t") if row.get("index")]
+        if not rows:
+            # compartments were looked for and not found
+            continue
+        names = [
+            {"name": row["name"], "label": row["index"], "voxel_value": int(row["index"])}
+            for row in rows
+        ]
+        place(image, Path(PARCELLATION) / "parc.nii.gz")
+        text = json.dumps(names, indent=1) + "\n"
+        (Path(PARCELLATION) / "label.json").write_text(text, encoding="utf-8")
+        return True
+    return False
 
 
 def messages(code: int, made: list[str]) -> list[dict[str, str]]:
@@ -235,7 +262,8 @@ def messages(code: int, made: list[str]) -> list[dict[str, str]]:
 def plots(results: Path) -> list[dict[str, Any]]:
     """Measures of quality of each scan, each drawn within its sensible range."""
     drawn = []
-    for path in sorted(results.glob("sub-*/**/*_desc-quality_stats.tsv")):
+    tables = sorted(results.glob("sub-*/**/*_desc-*uality_stats.tsv"))
+    for path in tables:
         with path.open(encoding="utf-8", newline="") as file:
             rows = [row for row in csv.DictReader(file, delimiter="\t") if place_in_range(row)]
         if not rows:
@@ -244,7 +272,7 @@ def plots(results: Path) -> list[dict[str, Any]]:
         drawn.append(
             {
                 "type": "plotly",
-                "name": path.name[: -len("_desc-quality_stats.tsv")],
+                "name": path.name[: -len("_stats.tsv")].replace("_desc-quality", ""),
                 "data": [
                     {
                         "type": "bar",

@@ -222,11 +222,9 @@ def _rules(spec: InputSpec) -> Iterator[tuple[str, str]]:
     in_sidecar = [
         f"{key}: {value}" for key, values in spec.marks_in_sidecar.items() for value in values
     ]
-    if marks or in_sidecar:
-        yield (
-            "Marked by",
-            f"{_code(marks, 'or')} in the name, or {_code(in_sidecar, 'or')} in the sidecar",
-        )
+    ways = [(marks, "name"), (in_sidecar, "sidecar")]
+    if told := [f"{_code(texts, 'or')} in the {place}" for texts, place in ways if texts]:
+        yield "Marked by", ", or ".join(told)
     if spec.absent:
         yield "Name has no", _code([f"{key}-" for key in spec.absent], "or")
     for key, values in spec.excluded.items():
@@ -239,8 +237,9 @@ def _outputs(spec: IoSpec) -> Iterator[str]:
     for output in spec.outputs.values():
         unit = f" Unit: {output.units}." if _unit(output.units) else ""
         where = " Where it can be made." if output.optional else ""
+        each = " One for each station, named after it." if output.many else ""
         yield _shown_name(output)
-        yield f": {_cell(output.description)}.{unit}{where}\n"
+        yield f": {_cell(output.description)}.{unit}{each}{where}\n"
 
 
 def _shown_name(output: OutputSpec) -> str:
@@ -258,7 +257,7 @@ def _shown_name(output: OutputSpec) -> str:
     for word, slot in slots.items():
         name = name.replace(word, f"<{slot}>")
     folder = _SLOT.sub(lambda match: f"<{match[1].replace('_', '-')}>", output.datatype)
-    return f"`{folder}/{name}`"
+    return f"`{folder or '<datatype>'}/{name}`"
 
 
 def _figures(figures: Iterable[FigureSpec]) -> Iterator[str]:

@@ -29,9 +29,18 @@ class FolderScheduling(LoadFileScheduling):
     """Hands the tests of a file to one worker, and of a folder that shares a dear run likewise."""
 
     def _split_scope(self, nodeid: str) -> str:
-        folders = ("tests/pipelines/", "tests/data/", "tests/group/", "tests/containers/")
-        shared = next((f for f in folders if f in nodeid), "")
-        return shared or str(super()._split_scope(nodeid))
+        file = str(super()._split_scope(nodeid))
+        # these need none of the runs that the others of their folder share
+        if file.endswith(("_nodes.py", "_memory.py")):
+            return file
+        folders = ("tests/pipelines/", "tests/group/", "tests/containers/")
+        return next((folder for folder in folders if folder in nodeid), file)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes minutes, so that no worker is left with it at the end."""
+    dear = ("tests/pipelines/", "tests/data/", "tests/group/", "tests/containers/")
+    items.sort(key=lambda item: not item.nodeid.startswith(dear))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FolderScheduling:

@@ -42,6 +42,8 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     ),
     "pipelines": ({"errors", "options", "engine", "interfaces", "bids"}, {"pydantic"}),
     "pipelines.*.workflow": ({"errors", "engine", "interfaces", "bids"}, set()),
+    # which files belong to what, as names tell
+    "pipelines.*.sites": ({"errors", "engine", "interfaces", "bids"}, set()),
     "pipelines.*.pipeline": ({"errors", "options", "engine"}, {"pydantic"}),
     "comparisons": (
         {

@@ -433,22 +433,46 @@ def list_files(layout: BIDSLayout) -> tuple[BidsFile, ...]:
     ...         database_dir=None))]
     ['01']
     """
-    root = Path(layout.root)
+    from bids.layout.models import BIDSFile
+
+    # a Path of each, and pybids' object of each, would take most of the time on many participants
+    root = str(Path(layout.root)).rstrip(os.sep) + os.sep
     found = []
-    for text in layout.get_files():
-        path = Path(text)
-        name = parse_name(path.name)
+    for (text,) in layout.session.query(BIDSFile.path):
+        *folders, last = text.removeprefix(root).split(os.sep)
+        name = parse_name(last)
         if name is not None:
-            found.append(BidsFile(path, path.relative_to(root).parts[:-1], name))
-    return tuple(sorted(found, key=lambda file: file.path))
+            found.append(BidsFile(Path(text), tuple(folders), name))
+    return tuple(sorted(found, key=_parts))
 
 
-def _files_and_namesake_folders(
-    layout: BIDSLayout, participants: Sequence[str]
-) -> tuple[BidsFile, ...]:
+def list_candidates(layout: BIDSLayout, participants: Sequence[str]) -> tuple[BidsFile, ...]:
     """Files of a layout, and folders under such names, which it does not list.
 
+    Parameters
+    ----------
+    layout : bids.layout.BIDSLayout
+        As made by `open_layout`.
+    participants : sequence of str
+        Labels without ``sub-`` of those whose folders are looked into.
+
+    Returns
+    -------
+    tuple of BidsFile
+        Sorted by path.
+
+    Notes
+    -----
     Passed over, a folder named as an image would count as an image that was never acquired.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     (Path(folder) / "sub-01" / "anat" / "sub-01_T1w.nii.gz").mkdir(parents=True)
+    ...     layout = open_layout(Path(folder), ["01"], database_dir=None)
+    ...     [file.path.name for file in list_candidates(layout, ["01"])]
+    ['sub-01_T1w.nii.gz']
     """
     root = Path(layout.root)
     found = list(list_files(layout))
@@ -463,7 +487,11 @@ def _files_and_namesake_folders(
             is_deepest = len(place.relative_to(start).parts) == depth
             # What lies in a folder with an extension are parts of one recording (.ds, .zarr).
             subfolders[:] = [] if is_deepest else sorted(set(subfolders) - set(dotted))
-    return tuple(sorted(found, key=lambda file: file.path))
+    return tuple(sorted(found, key=_parts))
+
+
+def _parts(file: BidsFile) -> tuple[str, ...]:
+    return (*file.folders, file.path.name)
 
 
 def check_filters(filters: Mapping[str, Mapping[str, Any]], inputs: Sequence[str]) -> None:
@@ -523,6 +551,7 @@ def find_scans(
     filters: Mapping[str, Mapping[str, Any]],
     group_by: tuple[str, ...],
     primary: str,
+    files: Sequence[BidsFile] | None = None,
 ) -> tuple[list[Scan], list[Skip]]:
     """Scans that a pipeline can process, and what it skips and why.
 
@@ -544,6 +573,8 @@ def find_scans(
         Entities whose values part the primary input into scans, besides the session.
     primary : str
         Input whose files make a scan.
+    files : sequence of BidsFile, optional
+        What `list_candidates` finds, where several pipelines search the same.
 
     Returns
     -------
@@ -582,7 +613,8 @@ def find_scans(
         filters=filters,
         group_by=tuple(short_key(entity) for entity in group_by),
     )
-    files = _files_and_namesake_folders(layout, participants)
+    if files is None:
+        files = list_candidates(layout, participants)
     above = [file for file in files if file.participant is None]
     by_participant: dict[str, list[BidsFile]] = {label: [] for label in participants}
     for file in files:
@@ -645,7 +677,7 @@ def find_derivative(
     """
     root = Path(layout.root)
     search = _Search("", root, {}, spec, {}, ())
-    files = _files_and_namesake_folders(layout, [participant])
+    files = list_candidates(layout, [participant])
     own = _Participant(
         participant,
         tuple(file for file in files if file.participant == participant),

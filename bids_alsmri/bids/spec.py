@@ -16,6 +16,8 @@ from bids_alsmri.errors import SettingsError
 _PLACEHOLDER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 # Suffixes of images that need no SkullStripped (BIDS 1.11.2, rules.sidecars.derivatives).
 _SEGMENTATIONS = frozenset({"mask", "dseg", "probseg"})
+# between the name of an output and the station that a file of it belongs to
+_STATION = "@"
 _COMPARED = {"analysis", "map"}
 _COMPARED_TOO = {"unsmoothed"}
 # how the group level compares maps: those of diffusion along tracts, with a skeleton or smoothed,
@@ -125,6 +127,8 @@ class OutputSpec:
         Fixed keys of the sidecar, such as SkullStripped; texts may hold placeholders.
     optional : bool
         Whether a complete run may lack it.
+    many : bool
+        Whether there is one for each station of the scan, named after it.
     compared : dict
         How groups are compared on it, empty where they are not: ``analysis`` (one of `ANALYSES`)
         and ``map``, its short name there; of a smoothed map, ``unsmoothed`` may name the output
@@ -147,6 +151,7 @@ class OutputSpec:
     group: bool = False
     sidecar: Mapping[str, Any] = field(default_factory=dict)
     optional: bool = False
+    many: bool = False
     compared: Mapping[str, str] = field(default_factory=dict)
     covariate: Mapping[str, str] = field(default_factory=dict)
 
@@ -167,6 +172,8 @@ class FigureSpec:
         For the report.
     labels : tuple of str
         What the two states of a flicker figure show.
+    optional : bool
+        Whether there are scans without it, such as those of a single visit.
     """
 
     name: str
@@ -177,6 +184,7 @@ class FigureSpec:
     title: str = ""
     caption: str = ""
     labels: tuple[str, ...] = ("before", "after")
+    optional: bool = False
 
     def __post_init__(self) -> None:
         """Raise where a state has no label."""
@@ -268,6 +276,50 @@ def short_key(entity: str) -> str:
         known = ", ".join(patterns.entities)
         raise SettingsError(f"{entity!r} is no BIDS entity; use one of: {known}")
     return patterns.aliases[entity]
+
+
+def of_station(name: str, station: str) -> str:
+    """Name under which the file of one station is kept, of an output that there are many of.
+
+    Parameters
+    ----------
+    name : str
+        Output.
+    station : str
+        Key of the station; empty for an output of the whole scan.
+
+    Returns
+    -------
+    str
+        Both, as :func:`output_name` parts them.
+
+    Examples
+    --------
+    >>> of_station("adc", "dwi_chunk-1")
+    'adc@dwi_chunk-1'
+    """
+    return f"{name}{_STATION}{station}" if station else name
+
+
+def output_name(kept: str) -> str:
+    """Name of the output that a file is one of.
+
+    Parameters
+    ----------
+    kept : str
+        Name under which a file is kept, perhaps of a station.
+
+    Returns
+    -------
+    str
+        The key in ``io_spec.json``.
+
+    Examples
+    --------
+    >>> output_name("adc@dwi_chunk-1"), output_name("adc")
+    ('adc', 'adc')
+    """
+    return kept.partition(_STATION)[0]
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:

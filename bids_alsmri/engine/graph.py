@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from nipype.interfaces.utility import Merge
 
 from bids_alsmri.bids.query import Scan
 from bids_alsmri.bids.sink import bids_uri, figure_path, output_path, sidecar, sidecar_path
-from bids_alsmri.bids.spec import FigureSpec, IoSpec, OutputSpec, fill
+from bids_alsmri.bids.spec import FigureSpec, IoSpec, OutputSpec, fill, of_station, output_name
+from bids_alsmri.bids.stations import Station
 from bids_alsmri.errors import RunError
 from bids_alsmri.interfaces.outputs import NO_SIDECAR, SaveDerivative
 
@@ -118,6 +120,14 @@ def declared_gb(interface: BaseInterface) -> float:
         0.5 where it declares nothing.
     """
     return float(getattr(interface, "memory_gb", 0.5))
+
+
+def _without_folders(settings: Mapping[str, Any]) -> dict[str, Any]:
+    # where a file lies on one computer tells others nothing, and may name people
+    return {
+        name: Path(value).name if isinstance(value, str) and value.startswith(os.sep) else value
+        for name, value in settings.items()
+    }
 
 
 @dataclass
@@ -271,7 +281,14 @@ class Graph:
         text = f"{self.surroundings.seed}/{self.scan.label}/{self.scan.pipeline}/{name}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
-    def save(self, name: str, source: Ref | Path, *, facts: Ref | None = None) -> None:
+    def save(
+        self,
+        name: str,
+        source: Ref | Path,
+        *,
+        facts: Ref | None = None,
+        station: Station | None = None,
+    ) -> None:
         """Save a step's output under the name and with the sidecar that the spec declares.
 
         Parameters
@@ -282,19 +299,35 @@ class Graph:
             What to save.
         facts : Ref, optional
             JSON file of findings that go into the sidecar.
+        station : Station, optional
+            That it belongs to and is named after, of an output that there are many of.
 
         Raises
         ------
         RunError
-            If the spec has no such output, or it is saved twice.
+            If the spec has no such output, it is saved twice, or a station is given where the spec
+            knows of none, or the reverse.
         """
         spec = self.spec.outputs.get(name)
         if spec is None:
             raise RunError(f"{self.scan.pipeline}/io_spec.json declares no output {name!r}")
-        path = self.path_of(spec)
+        if spec.many != (station is not None):
+            raise RunError(
+                f"{self.scan.pipeline}: output {name!r} is saved "
+                f"{'without' if station is None else 'with'} a station, against its entry in "
+                "io_spec.json (many)"
+            )
+        scan, datatype = self.scan, spec.datatype
+        if station is not None:
+            scan, datatype = replace(scan, entities=station.entities), station.datatype
+            spec = replace(spec, datatype=spec.datatype or datatype)
+        place = self.surroundings
+        path = output_path(place.output_dir, scan, spec, place.values)
         has_own = path.suffix not in NO_SIDECAR and not self._is_described(path)
-        text = json.dumps(self._sidecar(spec), sort_keys=True) if has_own else ""
-        self._save(name, source, path, text, facts)
+        files = None if station is None else station.files
+        text = json.dumps(self._sidecar(spec, files), sort_keys=True) if has_own else ""
+        key = "" if station is None else station.key
+        self._save(of_station(name, key), source, path, text, facts)
 
     def _is_described(self, path: Path) -> bool:
         """Whether a file saved before has the sidecar of this one: a label image and its table."""
@@ -326,10 +359,6 @@ class Graph:
         path = self.figure_path_of(spec, part)
         self._save(f"figure_{name}{part}", source, path, "", None)
 
-    def path_of(self, spec: OutputSpec) -> Path:
-        """Final path of an output."""
-        return output_path(self.surroundings.output_dir, self.scan, spec, self.surroundings.values)
-
     def figure_path_of(self, spec: FigureSpec, part: str) -> Path:
         """Final path of a figure, or of one of the two parts of a pair."""
         return figure_file(self.surroundings.output_dir, self.scan, spec, part)
@@ -345,19 +374,22 @@ class Graph:
         node = SaveDerivative(destination=str(path), sidecar=sidecar_text)
         step = self.step(f"save_{name}", node, in_file=source, facts=facts)
         self.destinations[name] = path
-        if name in self.spec.outputs:
+        if output_name(name) in self.spec.outputs:
             self.results[name] = step.out_file
 
-    def _sidecar(self, spec: OutputSpec) -> dict[str, Any]:
+    def _sidecar(self, spec: OutputSpec, files: Sequence[Path] | None = None) -> dict[str, Any]:
         place = self.surroundings
         paths = [path for name in self.spec.inputs for path in self.scan.inputs.get(name, ())]
+        paths = paths if files is None else list(files)
         paths += [*sorted(self.adopted.values()), *self.upstream_files()]
         depends_on_all = {**self.settings["fit"], **self.settings["apply"]}
         content = sidecar(
             self.scan,
             spec,
             sources=[bids_uri(path, place.roots) for path in paths],
-            settings=self.settings["fit"] if spec.stage == "fit" else depends_on_all,
+            settings=_without_folders(
+                self.settings["fit"] if spec.stage == "fit" else depends_on_all
+            ),
             version=place.version,
             values=place.values,
         )

@@ -38,11 +38,18 @@ class Pipeline:
         Pipelines whose results it uses where they are to be had.
     adopts : tuple of tuple of str
         Groups of outputs that are taken from ``--derivatives`` where a dataset holds the group.
+    drawn : tuple of str
+        Outputs of stations that are taken from every dataset of ``--derivatives`` that has them:
+        what people drew. Of the second dataset and later ones they are kept apart.
     without_needs : str
         What report and plan say where nothing of what it needs is to be had.
     atlas_grid_mm : str
         Setting with the voxel size at which it takes atlases, for scans that build on what it
         needs; empty where it takes none.
+    group_tables : str
+        Function that makes further tables of the group level from its collected ones and the
+        clinical table, as ``module:function`` of its folder; ``sidecar_of`` of that module tells
+        what their columns are. Empty for none.
     """
 
     name: str
@@ -52,8 +59,10 @@ class Pipeline:
     group_by: Callable[[Any], tuple[str, ...]]
     needs: tuple[str, ...] = ()
     adopts: tuple[tuple[str, ...], ...] = ()
+    drawn: tuple[str, ...] = ()
     without_needs: str = ""
     atlas_grid_mm: str = ""
+    group_tables: str = ""
 
     @property
     def folder(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -210,25 +211,29 @@ def correct_bias(
     """
     import ants
 
-    source = ants.image_read(str(image), pixeltype="float")
-    corrected = source.clone()
-    field = source.clone()
-    pointer = ants.internal.get_pointer_string
-    arguments = [
-        *("-d", "3", "-i", pointer(source), "-s", str(shrink_factor), "-r", "0", "-v", "0"),
-        *("-c", f"[{'x'.join(map(str, iterations))},{convergence:g}]", "-b", f"[{spline_mm:g}]"),
-        *("-o", f"[{pointer(corrected)},{pointer(field)}]"),
-    ]
-    if mask is not None:
-        inside = ants.image_read(str(mask), pixeltype="float")
-        arguments += ["-x", pointer(inside)]
-    run_ants("N4BiasFieldCorrection", arguments, n_threads=n_threads)
+    # N4 may run in another process, so that it is given files and no address in this one's memory
+    with tempfile.TemporaryDirectory(dir=out_file.parent, prefix="n4_") as folder:
+        raw, raw_field = Path(folder) / "corrected.nii", Path(folder) / "field.nii"
+        arguments = [
+            *("-d", "3", "-i", str(image), "-s", str(shrink_factor), "-r", "0", "-v", "0"),
+            *(
+                "-c",
+                f"[{'x'.join(map(str, iterations))},{convergence:g}]",
+                "-b",
+                f"[{spline_mm:g}]",
+            ),
+            *("-o", f"[{raw},{raw_field}]"),
+        ]
+        if mask is not None:
+            arguments += ["-x", str(mask)]
+        run_ants("N4BiasFieldCorrection", arguments, n_threads=n_threads)
+        corrected, field = (ants.image_read(str(p), pixeltype="float") for p in (raw, raw_field))
     if mask is not None:
         # N4 gives its field any scale and leaves the rest of the head as it is: the brain would
         # stand out of it by a factor of 2 or 3
-        even = continued_field(
-            field.numpy(), inside.numpy() > 0, np.array(source.spacing), step=shrink_factor
-        )
+        source = ants.image_read(str(image), pixeltype="float")
+        inside = ants.image_read(str(mask), pixeltype="float").numpy() > 0
+        even = continued_field(field.numpy(), inside, np.array(source.spacing), step=shrink_factor)
         field = source.new_image_like(even)
         corrected = source.new_image_like(source.numpy() / even)
     ants.image_write(corrected, str(out_file))

@@ -113,7 +113,9 @@ class Registration:
     inverse: Path
 
 
-def run_ants(program: str, arguments: Sequence[str], *, n_threads: int) -> None:
+def run_ants(
+    program: str, arguments: Sequence[str], *, n_threads: int, is_apart: bool = False
+) -> None:
     """Run one program of ANTs at a fixed number of threads.
 
     Parameters
@@ -125,13 +127,15 @@ def run_ants(program: str, arguments: Sequence[str], *, n_threads: int) -> None:
     n_threads : int
         ITK threads. Where this process was started with another number in
         ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS, the program runs in a child process that has it.
+    is_apart : bool
+        Whether it runs in a child process in any case, as it must where several run at once.
 
     Raises
     ------
     RunError
         If the program fails.
     """
-    if os.environ.get(_THREADS_VARIABLE) == str(n_threads):
+    if os.environ.get(_THREADS_VARIABLE) == str(n_threads) and not is_apart:
         code = _call_ants(program, list(arguments))
         output = ""
     else:
@@ -164,6 +168,7 @@ def register(
     initial: Path | None = None,
     fixed_mask: Path | None = None,
     moving_mask: Path | None = None,
+    is_apart: bool = False,
 ) -> Registration:
     """Transforms that bring a moving image onto a fixed one.
 
@@ -186,6 +191,8 @@ def register(
         images' centres of mass are aligned.
     fixed_mask, moving_mask : Path, optional
         Where the metric is taken.
+    is_apart : bool
+        See `run_ants`.
 
     Returns
     -------
@@ -223,7 +230,7 @@ def register(
     for stage in stages:
         arguments += _stage_arguments(stage, fixed, moving)
     out_prefix.parent.mkdir(parents=True, exist_ok=True)
-    run_ants("antsRegistration", arguments, n_threads=n_threads)
+    run_ants("antsRegistration", arguments, n_threads=n_threads, is_apart=is_apart)
     found = Registration(
         Path(f"{out_prefix}Composite.h5"), Path(f"{out_prefix}InverseComposite.h5")
     )

@@ -11,9 +11,11 @@ from pathlib import Path
 from bids_alsmri.errors import AlsMriError, ExitCode
 from bids_alsmri.phantom.map_settings import EFFECTS, MapSettings
 from bids_alsmri.phantom.records import (
+    DIXON_KINDS,
     MAX_TUBES,
     SODIUM_EFFECTS,
     Cortex7tSettings,
+    MuscleSettings,
     PhantomSettings,
     SodiumSettings,
 )
@@ -93,6 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
     scan.add_argument("--axis-order", default=d.axis_order, help="stored axes, such as RAS or PSR")
     _add_sodium(parser)
     _add_cortex7t(parser)
+    _add_muscle(parser)
     return parser
 
 
@@ -142,6 +145,7 @@ def _add_cortex7t(parser: argparse.ArgumentParser) -> None:
         ("--cortex7t-snr", d.snr, "SNR of the superficial cortex, first echo; 0: no noise"),
         ("--cortex7t-bias", d.bias, "largest deviation of the receive field from one"),
         ("--cortex7t-transmit-drop", d.transmit_drop, "share of signal lost towards the back"),
+        ("--cortex7t-cortex-mm", d.cortex_mm, "least thickness of the cortex; 0: the template's"),
     ):
         group.add_argument(flag, type=float, default=default, help=text)
     group.add_argument(
@@ -150,6 +154,67 @@ def _add_cortex7t(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=list(d.echo_times_ms),
         help="echo times (ms)",
+    )
+
+
+MUSCLE_OPTIONS = (
+    ("t2w_mm", "coronal voxel edge of T2w stations (mm)"),
+    ("t2w_slice_mm", "distance of their slices (mm)"),
+    ("dwi_mm", "axial voxel edge of diffusion stations (mm)"),
+    ("dwi_slice_mm", "distance of their slices (mm)"),
+    ("n_t2w", "T2w stations"),
+    ("n_dwi", "diffusion stations"),
+    ("low_mm", "lower end of the stations, from -860 at the ankles (mm)"),
+    ("high_mm", "upper end of the stations, up to 820 at the top of the head (mm)"),
+    ("overlap_mm", "overlap of neighbouring stations, negative for a gap (mm)"),
+    ("gain_spread", "largest deviation of a station's gain from one"),
+    ("bias", "largest deviation of the receive field from one"),
+    ("t2w_snr", "SNR of fatty marrow in T2w and T1w; 0: no noise"),
+    ("dwi_snr", "SNR of muscle at b=0; 0: no noise"),
+    ("max_shift_mm", "largest shift of the body between T2w and diffusion (mm)"),
+    ("fat_residual", "share of fat that suppression leaves in diffusion"),
+    ("fat_shift_mm", "displacement of that fat to the front (mm)"),
+    ("legs_mm", "voxel edge of the T1w of legs and hands (mm)"),
+    ("legs_slice_mm", "distance of slices of the T1w of the legs (mm)"),
+    ("n_echoes", "echoes of a train of the legs, for T2; 0: none"),
+    ("size_spread", "spread of the size of limbs between people"),
+    ("readers", "readers who outlined the muscles"),
+    ("reader_sd_mm", "how far their outlines stray (mm)"),
+)
+
+
+def _add_muscle(parser: argparse.ArgumentParser) -> None:
+    d = MuscleSettings()
+    group = parser.add_argument_group("muscle scan")
+    for name, text in MUSCLE_OPTIONS:
+        default = getattr(d, name)
+        flag = f"--muscle-{name.replace('_', '-')}"
+        group.add_argument(flag, type=type(default), default=default, help=text)
+    group.add_argument(
+        "--muscle-b-values",
+        type=float,
+        nargs="+",
+        default=list(d.b_values_s_mm2),
+        help="weightings of the volumes of a diffusion station (s/mm2)",
+    )
+    group.add_argument(
+        "--muscle-dixon",
+        choices=DIXON_KINDS,
+        default=d.dixon,
+        help="water and fat of the legs: as two phases, or as images of either",
+    )
+    group.add_argument("--no-muscle-legs", action="store_true", help="no T1w of the legs")
+    group.add_argument("--no-muscle-hands", action="store_true", help="no T1w of the hands")
+
+
+def _muscle_settings_from(a: argparse.Namespace) -> MuscleSettings:
+    given = {name: getattr(a, f"muscle_{name}") for name, _ in MUSCLE_OPTIONS}
+    return MuscleSettings(
+        **given,
+        b_values_s_mm2=tuple(a.muscle_b_values),
+        dixon=a.muscle_dixon,
+        legs=not a.no_muscle_legs,
+        hands=not a.no_muscle_hands,
     )
 
 
@@ -199,7 +264,9 @@ def settings_from(arguments: argparse.Namespace) -> PhantomSettings:
             snr=a.cortex7t_snr,
             bias=a.cortex7t_bias,
             transmit_drop=a.cortex7t_transmit_drop,
+            cortex_mm=a.cortex7t_cortex_mm,
         ),
+        muscle=_muscle_settings_from(a),
     )
 
 

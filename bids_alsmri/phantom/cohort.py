@@ -197,10 +197,18 @@ def _draw_participant(label: str, kind: str, index: int, seed: int) -> Participa
         sex=sex,
         handedness=handedness,
         onset_site=onset,
+        onset_side=_onset_side(seed, kind, index, onset),
         disease_duration_months=duration,
         alsfrs_r=score,
         severity=severity,
     )
+
+
+def _onset_side(seed: int, kind: str, index: int, onset: str) -> str:
+    # a stream of its own: whoever is drawn does not change with it
+    if not onset.endswith("limb"):
+        return "n/a"
+    return ("left", "right")[int(stream(seed, (kind, index), "onset side").integers(2))]
 
 
 def _draw_course(rng: np.random.Generator, kind: str, profile: Profile) -> tuple[int, int]:

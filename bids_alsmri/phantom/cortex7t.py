@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from bids_alsmri.phantom.anat import bias_field, landmark_table, pose_table, ric
 from bids_alsmri.phantom.anatomy import Anatomy
 from bids_alsmri.phantom.cortex_layers import LayeredCortex
 from bids_alsmri.phantom.geometry import Grid, rigid_matrix, store
+from bids_alsmri.phantom.head import Head, build_head, build_thinned_head
 from bids_alsmri.phantom.records import (
     Cortex7tSettings,
     Participant,
@@ -34,16 +36,17 @@ LATTICE_MM = 1.0  # on which tissue is looked up: the head has no finer maps
 FINE = 2  # parts of its edges between which distances are counted
 SIGNAL_OF_CORTEX = 1000.0
 OTHER_R2S = 45.0
-LEAST_TISSUE = 0.75  # share of tissue from which a point belongs to the cortex
+LEAST_TISSUE = 0.5  # share of tissue from which a point belongs to the cortex
 # thickness (mm) and contrast of the deep layer: thinner in patients, darker the faster they decline
-# (Cosottini 2016, doi:10.3174/ajnr.A4562). Half of the 2.0 and 1.5 mm there: the template, as an
-# average of many heads, has a cortex of 2 to 2.5 mm between its borders, in which 2 mm would leave
-# no superficial layer.
+# (Cosottini 2016, doi:10.3174/ajnr.A4562)
 DEEP_LAYER: Mapping[str, tuple[float, float]] = {
-    "hc": (1.0, 0.10),
-    "slow": (0.75, 0.11),
-    "fast": (0.75, 0.13),
+    "hc": (2.0, 0.10),
+    "slow": (1.5, 0.11),
+    "fast": (1.5, 0.13),
 }
+# above the ventricles, whose walls are no cortex
+THICK_FROM_MM = 30.0
+SULCUS_TISSUE = 0.9  # share of tissue below which the template's sulci are open
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,53 @@ def simulate(
     )
 
 
+@lru_cache(maxsize=1)
+def build_thick_head(cortex_mm: float, grey_loss: float) -> Head:
+    """Head whose upper cortex has at least a given thickness, and sulci with sharp walls.
+
+    The template, as an average of many heads, has a cortex of 2 to 2.5 mm between its borders, in
+    which a deep layer of 2 mm would leave no superficial one.
+
+    Parameters
+    ----------
+    cortex_mm : float
+        What lies nearer to fluid is cortex, in mm.
+    grey_loss : float
+        Of `build_thinned_head`; 0 for none.
+
+    Returns
+    -------
+    Head
+        White and grey matter above `THICK_FROM_MM` are changed; made once per process.
+    """
+    head = build_thinned_head(grey_loss) if grey_loss > 0 else build_head()
+    low = int(np.ceil((THICK_FROM_MM - head.brain_to_world[2, 3]) / head.brain_to_world[2, 2]))
+    white, grey = head.white[:, :, low:], head.grey[:, :, low:]
+    parts, share = (
+        ndimage.zoom(m, FINE, order=1, grid_mode=True, mode="nearest")
+        for m in (white + grey, white - grey)
+    )
+    is_tissue = parts > SULCUS_TISSUE
+    # fluid that is closed in is no surface
+    pools, _ = ndimage.label(~is_tissue)
+    # the lower face cuts the head
+    faces = np.ones(pools.shape, dtype=bool)
+    faces[1:-1, 1:-1, :-1] = False
+    outside = np.isin(pools, np.setdiff1d(pools[faces], [0]))
+    away_mm = ndimage.distance_transform_edt(~outside) / FINE
+    is_grey = ~outside & ((away_mm < cortex_mm) | (share < 0.0))
+    is_grey = ndimage.gaussian_filter(is_grey.astype(np.float32), 1.0) > 0.5
+    maps = []
+    for before, mask in ((head.white, ~outside & ~is_grey), (head.grey, ~outside & is_grey)):
+        blocks = mask.astype(np.float32).reshape(
+            white.shape[0], FINE, white.shape[1], FINE, white.shape[2], FINE
+        )
+        after = before.copy()
+        after[:, :, low:] = blocks.mean(axis=(1, 3, 5))
+        maps.append(after)
+    return replace(head, white=maps[0], grey=maps[1])
+
+
 def slab_grid(slab: Cortex7tSettings) -> Grid:
     """Grid of the slab, which lies straight in the scanner.
 
@@ -152,7 +202,7 @@ def cortex_of(participant: Participant, effect_scale: float) -> LayeredCortex:
     --------
     >>> from bids_alsmri.phantom.cohort import draw_cohort
     >>> cortex_of(draw_cohort(("fast",), seed=0)[0], 1.0).deep_mm
-    0.75
+    1.5
     """
     own, healthy = DEEP_LAYER[participant.kind], DEEP_LAYER["hc"]
     deep_mm, contrast = (h + effect_scale * (o - h) for o, h in zip(own, healthy, strict=True))

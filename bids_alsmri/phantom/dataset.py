@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Protocol
@@ -12,7 +14,7 @@ import nibabel as nib
 import numpy as np
 
 from bids_alsmri.errors import SettingsError
-from bids_alsmri.phantom import anat, cortex7t, diffusion, sodium
+from bids_alsmri.phantom import anat, cortex7t, diffusion, muscle, sodium
 from bids_alsmri.phantom.anatomy import Anatomy
 from bids_alsmri.phantom.cohort import stream
 from bids_alsmri.phantom.deformation import draw_deformation
@@ -48,6 +50,8 @@ MODALITIES: dict[str, Modality] = {
     "sodium": sodium.simulate,
     "cortex7t": cortex7t.simulate,
 }
+# the body is drawn by itself, and no head is built for it
+BODY_MODALITIES = {"muscle": muscle.simulate}
 
 PARTICIPANT_COLUMNS: dict[str, dict[str, object]] = {
     "group": {
@@ -64,6 +68,10 @@ PARTICIPANT_COLUMNS: dict[str, dict[str, object]] = {
     "onset_site": {
         "Description": "Region of first symptoms",
         "Levels": {"bulbar": "bulbar", "upper limb": "arm", "lower limb": "leg"},
+    },
+    "onset_side": {
+        "Description": "Side of first symptoms; n/a where they were bulbar",
+        "Levels": {"left": "left", "right": "right"},
     },
     "disease_duration_months": {"Description": "Time since first symptoms", "Units": "month"},
     "alsfrs_r": {"Description": "Revised ALS functional rating scale, 0 to 48 (best)"},
@@ -89,6 +97,11 @@ progressors most.
 Slabs at 7T (acq-M1_MEGRE, where asked for with --modalities) show the same anatomy with a dark deep
 layer of the cortex, thinner in patients and darker in fast progressors, a receive bias and a
 transmit field that drops towards the back.
+
+Whole-body stations (modality muscle; acq-wholebody T2w and diffusion, acq-legs and acq-hands T1w)
+show limbs, trunk, neck and head with bones, fat and 34 muscles. Muscles of patients are brighter in
+the T2w than those of controls, and become brighter from visit to visit, by what Jenkins 2020
+printed. Coil loading, a receive field, noise and shifts between T2w and diffusion are simulated.
 
 The true maps, deformations, motion, distortion and disease effects are in derivatives/phantom,
 the settings in derivatives/phantom/settings.json.
@@ -116,11 +129,12 @@ def write_cohort(
     """
     from bids_alsmri.phantom import truth
 
-    unknown = [name for name in settings.modalities if name not in MODALITIES]
+    known = (*MODALITIES, *BODY_MODALITIES)
+    unknown = [name for name in settings.modalities if name not in known]
     if unknown or not settings.modalities:
         raise SettingsError(
             f"modality {', '.join(unknown) or '(none)'} is not simulated; choose from "
-            f"{', '.join(MODALITIES)}"
+            f"{', '.join(known)}"
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SettingsError(f"{out} is not an empty folder; give a new one")
@@ -136,6 +150,11 @@ def write_cohort(
                     write_image(out, participant.label, session, image)
                 for image in simulation.truth:
                     write_image(truth.folder(out), participant.label, session, image)
+                for number, images in enumerate(simulation.readers, start=1):
+                    for image in images:
+                        write_image(
+                            truth.reader_folder(out, number), participant.label, session, image
+                        )
 
 
 def simulate_session(
@@ -157,16 +176,53 @@ def simulate_session(
     dict of Simulation
         By modality.
     """
+    streams = {
+        name: stream(settings.seed, participant, session, name) for name in settings.modalities
+    }
+    dated = replace(settings, muscle=replace(settings.muscle, month=month_of(session)))
+    bodies = {
+        name: BODY_MODALITIES[name](participant, dated, rng)
+        for name, rng in streams.items()
+        if name in BODY_MODALITIES
+    }
+    if len(bodies) == len(streams):
+        return bodies
     shape = draw_deformation(stream(settings.seed, participant, "shape"))
     has_loss = settings.grey_loss > 0 and participant.group == "als"
-    head = build_thinned_head(settings.grey_loss) if has_loss else build_head()
+    grey_loss = settings.grey_loss if has_loss else 0.0
+    if "cortex7t" in settings.modalities and settings.cortex7t.cortex_mm > 0:
+        head = cortex7t.build_thick_head(settings.cortex7t.cortex_mm, grey_loss)
+    else:
+        head = build_thinned_head(grey_loss) if has_loss else build_head()
     anatomy = Anatomy(head, shape)
-    return {
-        name: MODALITIES[name](
-            participant, anatomy, settings, stream(settings.seed, participant, session, name)
-        )
-        for name in settings.modalities
+    heads = {
+        name: MODALITIES[name](participant, anatomy, settings, rng)
+        for name, rng in streams.items()
+        if name in MODALITIES
     }
+    return {name: {**heads, **bodies}[name] for name in streams}
+
+
+def month_of(session: str) -> float:
+    """Months since the first visit, as the label of a session tells them.
+
+    Parameters
+    ----------
+    session : str
+        Such as ``m04``; empty without sessions.
+
+    Returns
+    -------
+    float
+        0 where the label is not of that form.
+
+    Examples
+    --------
+    >>> month_of("m04"), month_of("baseline")
+    (4.0, 0.0)
+    """
+    found = re.fullmatch(r"m(\d+)", session)
+    return float(found[1]) if found else 0.0
 
 
 def write_image(root: Path, label: str, session: str, image: SimulatedImage) -> Path:
@@ -287,7 +343,7 @@ def write_participants(out: Path, participants: tuple[Participant, ...]) -> None
     rows = tuple(
         (
             f"sub-{p.label}", p.group, p.progression, p.age_year, p.sex, p.handedness,
-            p.onset_site, p.disease_duration_months, p.alsfrs_r,
+            p.onset_site, p.onset_side, p.disease_duration_months, p.alsfrs_r,
         )
         for p in participants
     )  # fmt: skip

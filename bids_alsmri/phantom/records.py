@@ -124,6 +124,135 @@ class SodiumSettings:
             )
 
 
+DIXON_KINDS = ("none", "phases", "parts")
+
+
+@dataclass(frozen=True)
+class MuscleSettings:
+    """How whole-body muscle images are acquired; stations and contrasts as in Jenkins 2020.
+
+    Parameters
+    ----------
+    t2w_mm, t2w_slice_mm : float
+        Voxel edge in the coronal plane and distance of coronal slices of T2w stations, in mm.
+    dwi_mm, dwi_slice_mm : float
+        Voxel edge in the axial plane and distance of axial slices of diffusion stations, in mm.
+    n_t2w, n_dwi : int
+        Stations of each; 0 leaves them out.
+    low_mm, high_mm : float
+        Part of the body that the stations cover, from -860 (ankles) to 820 (top of the head).
+    overlap_mm : float
+        What neighbouring stations share, in mm; negative for a gap.
+    gain_spread : float
+        Largest deviation of a station's gain from one, by coil loading.
+    bias : float
+        Largest deviation of the smooth receive field over a station from one.
+    t2w_snr, dwi_snr : float
+        Signal over the noise of one receiver channel: of fatty marrow in the T2w, of muscle at
+        b=0 in the diffusion series; 0 leaves the noise out.
+    b_values_s_mm2 : tuple of float
+        Diffusion weightings of the volumes of each station, in s/mm2.
+    max_shift_mm : float
+        Largest displacement of the body between T2w and diffusion, along each axis, in mm.
+    fat_residual : float
+        Share of the signal of fat that its suppression leaves in the diffusion series.
+    fat_shift_mm : float
+        Displacement of that fat to the front, along phase encoding, in mm.
+    legs : bool
+        Whether T1w of thighs and calves are acquired too.
+    hands : bool
+        Whether a coronal T1w of the hands is acquired, in another frame of reference.
+    legs_mm, legs_slice_mm : float
+        Voxel edge in the plane and distance of slices of those T1w, in mm.
+    dixon : str
+        Whether legs are acquired as water and fat too: none, phases (two gradient echoes, opposed
+        and in phase) or parts (images of water and of fat).
+    n_echoes : int
+        Echoes of a train, 10 ms apart, that is acquired of the legs; 0 for none.
+    month : float
+        Time since the first visit, which decides how far the change of the disease has come.
+    size_spread : float
+        Standard deviation of the size of limbs and muscles between people.
+    readers : int
+        Readers who outlined the muscles of T2w stations, beside the truth.
+    reader_sd_mm : float
+        How far their outlines stray, in mm.
+
+    Raises
+    ------
+    SettingsError
+        If a value is out of its range.
+    """
+
+    t2w_mm: float = 2.0
+    t2w_slice_mm: float = 5.0
+    dwi_mm: float = 3.0
+    dwi_slice_mm: float = 6.0
+    n_t2w: int = 6
+    n_dwi: int = 8
+    low_mm: float = -860.0
+    high_mm: float = 820.0
+    overlap_mm: float = 30.0
+    gain_spread: float = 0.3
+    bias: float = 0.1
+    t2w_snr: float = 60.0
+    dwi_snr: float = 30.0
+    b_values_s_mm2: tuple[float, ...] = (0.0, 1000.0)
+    max_shift_mm: float = 3.0
+    fat_residual: float = 0.05
+    fat_shift_mm: float = 12.0
+    legs: bool = True
+    hands: bool = True
+    legs_mm: float = 2.0
+    legs_slice_mm: float = 10.0
+    dixon: str = "none"
+    n_echoes: int = 0
+    month: float = 0.0
+    size_spread: float = 0.05
+    readers: int = 0
+    reader_sd_mm: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self,
+            (
+                ("t2w_mm", 0.7, 10),
+                ("t2w_slice_mm", 1, 20),
+                ("dwi_mm", 1, 12),
+                ("dwi_slice_mm", 1, 30),
+                ("n_t2w", 0, 20),
+                ("n_dwi", 0, 20),
+                ("low_mm", -860, 700),
+                ("high_mm", self.low_mm + 60, 820),
+                ("overlap_mm", -100, 100),
+                ("gain_spread", 0, 0.8),
+                ("bias", 0, 0.8),
+                ("t2w_snr", 0, 1e6),
+                ("dwi_snr", 0, 1e6),
+                ("max_shift_mm", 0, 30),
+                ("fat_residual", 0, 1),
+                ("fat_shift_mm", -60, 60),
+                ("legs_mm", 0.5, 10),
+                ("legs_slice_mm", 1, 30),
+                ("n_echoes", 0, 32),
+                ("month", 0, 240),
+                ("size_spread", 0, 0.2),
+                ("readers", 0, 4),
+                ("reader_sd_mm", 0, 10),
+            ),
+        )
+        if self.dixon not in DIXON_KINDS:
+            raise SettingsError(
+                f"dixon is {self.dixon!r}; it must be one of {', '.join(DIXON_KINDS)}"
+            )
+        if self.n_dwi and not (
+            len(self.b_values_s_mm2) > 1 and all(0 <= b <= 10000 for b in self.b_values_s_mm2)
+        ):
+            raise SettingsError(
+                f"b_values_s_mm2 is {self.b_values_s_mm2}; give two or more from 0 to 10000"
+            )
+
+
 @dataclass(frozen=True)
 class Cortex7tSettings:
     """How slabs through the motor cortex are acquired; by default as in Cosottini 2016.
@@ -142,6 +271,9 @@ class Cortex7tSettings:
         Largest deviation of the smooth receive field from one.
     transmit_drop : float
         Share of signal that is lost from the front to the back of the slab.
+    cortex_mm : float
+        Least thickness of the upper cortex of the whole head, in mm; 0 leaves it as thin as that
+        of the template.
 
     Raises
     ------
@@ -157,6 +289,7 @@ class Cortex7tSettings:
     snr: float = 20.0
     bias: float = 0.3
     transmit_drop: float = 0.4
+    cortex_mm: float = 3.6
 
     def __post_init__(self) -> None:
         check_ranges(
@@ -169,6 +302,7 @@ class Cortex7tSettings:
                 ("snr", 0, 1e6),
                 ("bias", 0, 0.9),
                 ("transmit_drop", 0, 0.9),
+                ("cortex_mm", 0, 6),
             ),
         )
         times = self.echo_times_ms
@@ -226,6 +360,8 @@ class PhantomSettings:
         How sodium images are acquired.
     cortex7t : Cortex7tSettings
         How slabs through the motor cortex are acquired.
+    muscle : MuscleSettings
+        How muscle images are acquired.
 
     Raises
     ------
@@ -256,6 +392,7 @@ class PhantomSettings:
     grey_loss: float = 0.0
     sodium: SodiumSettings = field(default_factory=SodiumSettings)
     cortex7t: Cortex7tSettings = field(default_factory=Cortex7tSettings)
+    muscle: MuscleSettings = field(default_factory=MuscleSettings)
 
     def __post_init__(self) -> None:
         ranges = (
@@ -314,6 +451,8 @@ class Participant:
         As BIDS writes them.
     onset_site : str
         bulbar, upper limb, lower limb, or ``n/a``.
+    onset_side : str
+        left or right; ``n/a`` where the onset was bulbar, and for controls.
     disease_duration_months, alsfrs_r : int or None
         Months since onset; revised functional rating scale (0 to 48); None for controls.
     severity : float
@@ -331,6 +470,7 @@ class Participant:
     disease_duration_months: int | None
     alsfrs_r: int | None
     severity: float
+    onset_side: str = "n/a"
 
     @property
     def kind(self) -> str:
@@ -401,7 +541,10 @@ class Simulation:
         Goes to the raw dataset.
     truth : tuple of SimulatedImage
         Goes to the derivative that holds the truth.
+    readers : tuple of tuple of SimulatedImage
+        What each of several readers drew; goes to a derivative of their own.
     """
 
     raw: tuple[SimulatedImage, ...]
     truth: tuple[SimulatedImage, ...]
+    readers: tuple[tuple[SimulatedImage, ...], ...] = ()

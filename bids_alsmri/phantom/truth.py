@@ -42,6 +42,8 @@ Written by bids_alsmri_phantom beside the images. World coordinates are RAS+ in 
   (desc-tissues_stats.tsv). The coil's sensitivity is in fmap.
 - sub-*/anat/*acq-M1*: distance from white matter on the slab's grid; thickness, contrast and rates
   of decay of the layers (desc-layers_stats.tsv); the head's pose between T1w and slab.
+- sub-*/*/*desc-muscles_dseg: muscles on the grid of each station, label-bone_desc-ref_mask its
+  fatty marrow; desc-tissue_stats.tsv what each muscle is made of (relative T2 signal, ADC, fat).
 - tpl-*: disease effects, tract weights, the healthy FA and sodium in template space.
 - participants.tsv: by what factor each participant has the effect of their progression.
 """
@@ -63,6 +65,40 @@ def folder(out: Path) -> Path:
     return out / "derivatives" / "phantom"
 
 
+def reader_folder(out: Path, number: int) -> Path:
+    """Folder of what a reader drew, within a raw dataset.
+
+    Parameters
+    ----------
+    out : Path
+        The raw dataset.
+    number : int
+        Reader, from 1.
+
+    Returns
+    -------
+    Path
+        Below ``derivatives``.
+    """
+    return out / "derivatives" / f"reader{number}"
+
+
+def _describe(root: Path, name: str) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    write_json(
+        root / "dataset_description.json",
+        {
+            "Name": name,
+            "BIDSVersion": BIDS_VERSION,
+            "DatasetType": "derivative",
+            "License": "CC0",
+            "GeneratedBy": [{"Name": "bids_alsmri_phantom", "Version": package_version()}],
+            "SourceDatasets": [{"URL": "../.."}],
+            "DatasetLinks": {"raw": "../.."},
+        },
+    )
+
+
 def write_description(
     out: Path, participants: tuple[Participant, ...], settings: PhantomSettings
 ) -> None:
@@ -78,19 +114,10 @@ def write_description(
         How.
     """
     root = folder(out)
-    root.mkdir(parents=True, exist_ok=True)
-    write_json(
-        root / "dataset_description.json",
-        {
-            "Name": "Truth of a simulated ALS cohort",
-            "BIDSVersion": BIDS_VERSION,
-            "DatasetType": "derivative",
-            "License": "CC0",
-            "GeneratedBy": [{"Name": "bids_alsmri_phantom", "Version": package_version()}],
-            "SourceDatasets": [{"URL": "../.."}],
-            "DatasetLinks": {"raw": "../.."},
-        },
-    )
+    _describe(root, "Truth of a simulated ALS cohort")
+    if "muscle" in settings.modalities:
+        for number in range(1, settings.muscle.readers + 1):
+            _describe(reader_folder(out, number), f"Muscles as reader {number} drew them")
     (root / "README.md").write_text(README, encoding="utf-8")
     (root / ".bidsignore").write_text("\n".join(IGNORED) + "\n", encoding="utf-8")
     write_json(root / "settings.json", asdict(settings))

@@ -18,6 +18,7 @@ from bids_alsmri.errors import NumericsError, RunError
 from bids_alsmri.reports.sheets import (
     AXIAL,
     BLUE,
+    CONVENTION,
     GREEN,
     HORIZONTAL,
     INK,
@@ -63,11 +64,14 @@ if TYPE_CHECKING:
 __all__ = [
     "Contour",
     "choose_slices",
+    "draw_body_chart",
     "draw_colour_fa",
+    "draw_difference",
     "draw_histograms",
     "draw_map",
     "draw_mosaic",
     "draw_motion",
+    "draw_planes",
     "draw_regions",
     "draw_registration_pair",
     "draw_residual",
@@ -76,6 +80,7 @@ __all__ = [
 
 # 1320 pixels a row: one for each voxel of seven 1 mm heads, and below 2 MB a figure.
 _RASTER_DPI = 110
+_MIDDLE, _BOTH_SIDES = (("n/a", 0.0),), (("left", -1.0), ("right", 1.0))
 _SIDE_MARKS = {"left": "<", "right": ">", "n/a": "o"}
 # Of 100: letters and outlines stay sharp.
 _WEBP_QUALITY = 90
@@ -650,6 +655,247 @@ def draw_regions(table: pd.DataFrame, *, measures: Mapping[str, str], xlabel: st
         axes.grid(axis="x", color="#d0d7de", linewidth=0.6)
         axes.set_axisbelow(True)
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False)
+    return figure
+
+
+def draw_planes(
+    panels: Sequence[tuple[NDArray[Any], Sequence[float], NDArray[Any] | None, str]],
+    *,
+    is_stitched: bool,
+) -> Figure:
+    """Planes of several images with the outlines of labels.
+
+    Parameters
+    ----------
+    panels : sequence of (plane, extent, labels, name)
+        Rows of a plane run upwards or to the front; the extent is left, right, bottom and top in
+        mm, the participant's right at positive values; labels of the same shape, or None.
+    is_stitched : bool
+        Whether all are shown in one panel at the places that their extents tell, or each apart.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        Each plane has its own grey scale: black at 0, white at the 99.5th percentile.
+
+    Raises
+    ------
+    NumericsError
+        If there is no panel.
+
+    Examples
+    --------
+    >>> plane = np.arange(12.0).reshape(3, 4)
+    >>> figure = draw_planes([(plane, (-2, 2, 0, 3), None, "legs")], is_stitched=False)
+    >>> len(figure.axes[0].images)
+    1
+    """
+    if not panels:
+        raise NumericsError("panels is empty; give at least one plane")
+    with fixed_style():
+        if is_stitched:
+            figure, all_axes = _stitched_axes(panels)
+        else:
+            figure, all_axes = _separate_axes(panels)
+        for axes, (plane, extent, labels, name) in zip(all_axes, panels, strict=True):
+            _draw_plane(axes, plane, extent, labels)
+            if is_stitched:
+                middle = (extent[2] + extent[3]) / 2
+                axes.annotate(name, (1.02, middle), xycoords=("axes fraction", "data"), va="center")
+                axes.axhline(extent[2], color=SKY, linewidth=0.5, linestyle=":")
+                axes.axhline(extent[3], color=SKY, linewidth=0.5, linestyle=":")
+            else:
+                axes.set_title(name, fontsize="small")
+        figure.text(0.06, 0.1 / figure.get_figheight(), CONVENTION, color="#57606a")
+    return figure
+
+
+_Panels = Sequence[tuple[NDArray[Any], Sequence[float], NDArray[Any] | None, str]]
+
+
+def _stitched_axes(panels: _Panels) -> tuple[Figure, list[Axes]]:
+    extents = np.array([panel[1] for panel in panels], dtype=np.float64)
+    left, right = extents[:, 0].min(), extents[:, 1].max()
+    bottom, top = extents[:, 2].min(), extents[:, 3].max()
+    height_in = min(11.0, 5.0 * (top - bottom) / (right - left))
+    width_in = height_in * (right - left) / (top - bottom)
+    foot_in = 0.5
+    figure = plain_figure(height_in=height_in + foot_in)
+    axes = figure.add_axes(
+        (
+            0.06,
+            foot_in / (height_in + foot_in),
+            width_in / WIDTH_IN,
+            height_in / (height_in + foot_in),
+        )
+    )
+    axes.set(xlim=(left, right), ylim=(bottom, top), xlabel="", facecolor="black")
+    axes.set_xticks([])
+    axes.tick_params(labelsize="small")
+    axes.set_ylabel("along the body (mm)")
+    return figure, [axes] * len(panels)
+
+
+def _separate_axes(panels: _Panels) -> tuple[Figure, list[Axes]]:
+    n_columns = min(3, len(panels))
+    n_rows = -(-len(panels) // n_columns)
+    shapes = [(p[1][3] - p[1][2]) / (p[1][1] - p[1][0]) for p in panels]
+    head_in = 0.2 + 0.15 * max(panel[3].count("\n") + 1 for panel in panels)
+    row_in = head_in + min(3.5, max(shapes) * WIDTH_IN / n_columns)
+    height_in = row_in * n_rows + 0.4
+    figure = plain_figure(height_in=height_in)
+    all_axes = []
+    for number in range(len(panels)):
+        row, column = divmod(number, n_columns)
+        bottom = (height_in - (row + 1) * row_in) / height_in
+        box = (column / n_columns, bottom, 0.98 / n_columns, (row_in - head_in) / height_in)
+        axes = figure.add_axes(box)
+        axes.axis("off")
+        all_axes.append(axes)
+    return figure, all_axes
+
+
+def _draw_plane(
+    axes: Axes, plane: NDArray[Any], extent: Sequence[float], labels: NDArray[Any] | None
+) -> None:
+    limits = (float(extent[0]), float(extent[1]), float(extent[2]), float(extent[3]))
+    view = axes.get_xlim(), axes.get_ylim()
+    is_empty = not axes.images and axes.axison
+    top = percentile(plane, 99.5)
+    axes.imshow(
+        plane, cmap="gray", origin="lower", extent=limits, vmin=0, vmax=top or 1, aspect="equal"
+    )
+    for index in np.unique(labels[labels > 0]) if labels is not None else ():
+        colour = (ORANGE, SKY, GREEN, VERMILION, PURPLE)[int(index) // 10 % 5]
+        axes.contour(labels == index, levels=[0.5], extent=limits, colors=[colour], linewidths=0.8)
+    if is_empty or len(axes.images) > 1:
+        axes.set(xlim=view[0], ylim=view[1])
+
+
+# parts of the body behind the chart, from head to feet: distance from the midline, height,
+# width, height, and turn in degrees, in shares of the body's height
+_SILHOUETTE = (
+    (0.0, 0.925, 0.105, 0.14, 0.0), (0.0, 0.85, 0.07, 0.08, 0.0), (0.0, 0.68, 0.25, 0.36, 0.0),
+    (0.0, 0.5, 0.25, 0.16, 0.0), (0.145, 0.72, 0.085, 0.24, 6.0), (0.162, 0.57, 0.07, 0.2, 3.0),
+    (0.172, 0.455, 0.07, 0.1, 0.0), (0.066, 0.37, 0.12, 0.28, 0.0), (0.066, 0.17, 0.09, 0.22, 0.0),
+    (0.07, 0.055, 0.075, 0.05, 0.0),
+)  # fmt: skip
+
+
+def draw_body_chart(
+    panels: Sequence[tuple[str, Mapping[tuple[str, str], float]]],
+    places: Mapping[str, Sequence[float]],
+) -> Figure:
+    """Muscles of a body as it stands before the reader's back, coloured by what they measure.
+
+    Parameters
+    ----------
+    panels : sequence of (label, values)
+        Name of a quantity with its unit, and its value by region and side (left, right or n/a).
+    places : mapping of sequence of float
+        Of each region: distance from the midline, height, width and height of its ellipse, in
+        shares of the body's height; a distance of 0 is in the middle.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        One body for each panel; muscles without a value are grey, those without a place left out.
+
+    Examples
+    --------
+    >>> values = {("quadriceps", "left"): 0.3, ("quadriceps", "right"): 0.5}
+    >>> figure = draw_body_chart([("signal", values)], {"quadriceps": (0.06, 0.4, 0.06, 0.2)})
+    >>> len(figure.axes[0].patches)
+    2
+    """
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.collections import PatchCollection
+    from matplotlib.colors import Normalize
+    from matplotlib.patches import Ellipse
+
+    with fixed_style():
+        figure = plain_figure(height_in=6.0)
+        for number, (label, values) in enumerate(panels):
+            left = 0.02 + 0.48 * number
+            axes = figure.add_axes((left, 0.05, 0.36, 0.93))
+            axes.add_collection(
+                PatchCollection(
+                    [
+                        Ellipse((sign * x, y), wide, high, angle=sign * turn)
+                        for x, y, wide, high, turn in _SILHOUETTE
+                        for sign in ((1,) if x == 0 else (-1, 1))
+                    ],
+                    facecolor="#eef1f4",
+                    edgecolor="none",
+                )
+            )
+            known = [v for v in values.values() if np.isfinite(v)]
+            scale = Normalize(min(known, default=0.0), max(known, default=1.0) or 1.0)
+            for region, (away, height, width, tall) in places.items():
+                for side, sign in (
+                    (("n/a", 0.0),) if away == 0 else (("left", -1.0), ("right", 1.0))
+                ):
+                    value = values.get((region, side), np.nan)
+                    colour = colormaps["viridis"](scale(value)) if np.isfinite(value) else "#d0d7de"
+                    axes.add_patch(
+                        Ellipse(
+                            (sign * away, height), width, tall, facecolor=colour,
+                            edgecolor="#57606a", linewidth=0.6,
+                        )
+                    )  # fmt: skip
+            axes.set(xlim=(-0.24, 0.24), ylim=(0, 1), aspect="equal")
+            axes.axis("off")
+            for side, x in (("L", -0.22), ("R", 0.22)):
+                axes.text(x, 0.95, side, ha="center", color="#57606a")
+            bar = figure.add_axes((left + 0.37, 0.25, 0.015, 0.5))
+            figure.colorbar(ScalarMappable(scale, "viridis"), cax=bar, label=label)
+        figure.text(0.02, 0.01, CONVENTION, color="#57606a")
+    return figure
+
+
+def draw_difference(pairs: NDArray[np.float64], limits: Sequence[float], *, label: str) -> Figure:
+    """Difference of two measurements over their mean (Bland and Altman 1986).
+
+    Parameters
+    ----------
+    pairs : (S, 2) array
+        Two measurements each.
+    limits : sequence of float
+        Lower limit of agreement, mean difference and upper limit.
+    label : str
+        Name of the quantity with its unit.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        One mark for each pair.
+
+    Examples
+    --------
+    >>> figure = draw_difference(np.array([[1.0, 1.2]]), (0.0, 0.2, 0.4), label="ratio (1)")
+    >>> len(figure.axes[0].lines)
+    4
+    """
+    with fixed_style():
+        figure = plain_figure(height_in=4.2)
+        axes = figure.add_axes((0.1, 0.15, 0.55, 0.8))
+        axes.plot(
+            pairs.mean(axis=1), pairs[:, 1] - pairs[:, 0], "o", color=BLUE, markersize=4, alpha=0.8
+        )
+        names = ("lower limit", "mean difference", "upper limit")
+        for value, name in zip(limits, names, strict=True):
+            is_mean = name == "mean difference"
+            style = "-" if is_mean else "--"
+            axes.axhline(value, color=VERMILION, linestyle=style, linewidth=1)
+            if np.isfinite(value):
+                axes.annotate(
+                    f"{name} {value:.3g}", (1.02, value), xycoords=("axes fraction", "data"),
+                    va="center", color=VERMILION,
+                )  # fmt: skip
+        axes.set(xlabel=f"mean of {label}", ylabel=f"second less first, {label}")
+        axes.grid(color="#d0d7de", linewidth=0.6)
+        axes.set_axisbelow(True)
     return figure
 
 

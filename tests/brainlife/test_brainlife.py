@@ -184,6 +184,31 @@ def test_results_become_datatypes(convert, task):
     assert (folder / "output_report" / "html" / "index.html").read_text() == "page"
 
 
+def test_muscles_become_a_table_and_a_parcellation_with_names(convert, task):
+    folder = task()
+    results = {
+        "anat/sub-01_desc-muscles_stats.tsv": "region\tvalue\n",
+        "anat/sub-01_acq-legs_chunk-1_desc-muscles_dseg.nii.gz": "nameless",
+        "anat/sub-01_acq-legs_chunk-2_desc-muscles_dseg.nii.gz": "empty",
+        "anat/sub-01_acq-legs_chunk-2_desc-muscles_dseg.tsv": "index\tname\n",
+        "anat/sub-01_acq-wholebody_chunk-1_desc-muscles_dseg.nii.gz": "named",
+        "anat/sub-01_acq-wholebody_chunk-1_desc-muscles_dseg.tsv": (
+            "index\tname\n412\tright quadriceps\n"
+        ),
+    }
+    for name, text in results.items():
+        path = folder / "output" / "sub-01" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert convert.main(["outputs", "0"]) == 0
+    product = json.loads((folder / "product.json").read_text())
+    assert product["outputs"] == ["output_muscles", "output_parcellation"]
+    assert (folder / "output_muscles" / "muscles.tsv").read_text() == "region\tvalue\n"
+    assert (folder / "output_parcellation" / "parc.nii.gz").read_text() == "named"
+    names = json.loads((folder / "output_parcellation" / "label.json").read_text())
+    assert names == [{"name": "right quadriceps", "label": "412", "voxel_value": 412}]
+
+
 def test_failure_is_told_in_the_product(convert, task):
     folder = task()
     (folder / "messages.txt").write_text(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import pytest
 from bids_alsmri.version import VERSION
 
 pytestmark = pytest.mark.container
+PROJECT = Path(__file__).resolve().parents[2]
 # that of the fixture `locked`, whom neither image nor host knows
 USER = 12345
 # it is to load over a slow line
@@ -30,6 +32,13 @@ from bids_alsmri.numerics import median
 median.median_filter(np.ones((3, 3, 3)), radius=1)
 counts = median._slide.stats
 print(sum(counts.cache_hits.values()), sum(counts.cache_misses.values()))
+"""
+
+# name and hash of each module
+HASHES = """
+for root in package.__path__:
+    for path in sorted(pathlib.Path(root).rglob("*.py")):
+        print(path.relative_to(root), hashlib.sha256(path.read_bytes()).hexdigest())
 """
 
 
@@ -52,6 +61,16 @@ def test_image_tells_its_version_three_times(image, facts, podman, locked):
     assert facts["Labels"]["org.opencontainers.image.version"] == VERSION
     assert podman(*locked, image, "--version").stdout == f"bids_alsmri {VERSION}\n"
     assert podman(*locked, "--entrypoint", "cat", image, "/version").stdout == f"{VERSION}\n"
+
+
+def test_image_holds_the_package_of_this_tree(image, podman, locked):
+    # with cached layers an earlier one could stay in it
+    script = "import hashlib, pathlib, bids_alsmri as package\n" + HASHES
+    inside = podman(*locked, "--entrypoint", "python3", image, "-c", script)
+    here = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=PROJECT
+    )
+    assert inside.stdout == here.stdout != "", inside.stderr
 
 
 def test_no_compiler_is_left_in_the_image(image, podman, locked):

@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from recipes import recipes_hash
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -62,6 +63,11 @@ def test_build_for_another_architecture_ends_with_what_to_do(
     )
     assert done.returncode == code
     assert ("--platform linux/amd64" in done.stderr) == bool(code)
+
+
+def test_image_was_checked_since_its_recipes_changed():
+    checked = (PROJECT / "tests" / "containers" / "checked_recipes.txt").read_text().strip()
+    assert recipes_hash() == checked, "call make image-check, and commit what it keeps"
 
 
 def test_linter_finds_nothing_in_the_dockerfile():

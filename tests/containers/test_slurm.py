@@ -16,7 +16,7 @@ from scheduler import Slurm
 from bids_alsmri.phantom.__main__ import main as simulate
 
 # whole participants, also where other work slows them
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(5400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400)]
 
 PROJECT = Path(__file__).resolve().parents[2]
 HPC = PROJECT / "hpc"
@@ -73,6 +73,7 @@ def steps(slurm: Slurm, tmp_path: Path) -> Callable[..., Steps]:
     return make
 
 
+@pytest.mark.slurm
 def test_steps_as_jobs_give_what_a_local_run_gives(slurm, steps, tmp_path):
     toy = steps(s01="1 2 3")
     before = len(slurm.finished())
@@ -88,6 +89,7 @@ def test_steps_as_jobs_give_what_a_local_run_gives(slurm, steps, tmp_path):
     assert not any("save" in job["Name"] for job in jobs)
 
 
+@pytest.mark.slurm
 def test_failed_and_killed_jobs_are_told_each_with_its_reason(steps):
     done = steps(s01="bad", s02="deadly").run()
     assert done.returncode == 65
@@ -99,6 +101,7 @@ def test_failed_and_killed_jobs_are_told_each_with_its_reason(steps):
         assert part in told
 
 
+@pytest.mark.slurm
 def test_refused_job_is_told_with_the_words_of_sbatch(steps):
     done = steps(s01="1 2 3").run(sbatch_args="--partition=none")
     assert done.returncode == 1
@@ -106,6 +109,7 @@ def test_refused_job_is_told_with_the_words_of_sbatch(steps):
     assert "sbatch_args" in done.stderr
 
 
+@pytest.mark.slurm
 def test_stopped_run_leaves_no_job_in_the_queue(slurm, steps):
     toy = steps(s01="1 2 3", s02="4 5 6")
     plugin = toy.folder / "plugin.yml"
@@ -217,6 +221,7 @@ def story(
     return Story(array, before, after, first, second, array.status())
 
 
+@pytest.mark.leisure
 def test_task_whose_time_is_up_starts_again_and_goes_on(story):
     assert "starts again (1 of 5)" in story.array.log()
     assert "sub-01 done" in story.first_status
@@ -224,23 +229,27 @@ def test_task_whose_time_is_up_starts_again_and_goes_on(story):
     assert set() < story.before_restart < story.after
 
 
+@pytest.mark.leisure
 def test_failed_task_is_named_with_its_code_and_log(story):
     (told,) = (line for line in story.first_status if line.startswith("sub-02"))
     assert told.startswith("sub-02 ended with 65, see ")
     assert "holds 0 bytes" in Path(told.rpartition(" ")[2]).read_text()
 
 
+@pytest.mark.leisure
 def test_next_call_runs_the_failed_task_only(story):
     assert "1 of 2 participants submitted" in story.second_call
     assert story.second_status[-1] == "1 of 2 done, 0 tasks in the queue"
 
 
+@pytest.mark.leisure
 def test_array_leaves_results_where_the_settings_say(story):
     assert list((story.array.folder / "out").glob("sub-01/anat/*_desc-brain_mask.nii.gz"))
 
 
+@pytest.mark.leisure
 def test_group_level_runs_as_a_job(leisure, slurm, tmp_path):
-    words = ["--controls", "3", "--fast", "3", "--seed", "7", "--template-mm", "4"]
+    words = ["--controls", "3", "--fast", "3", "--slow", "3", "--seed", "7", "--template-mm", "4"]
     maps = ["--maps-only", str(tmp_path / "out")]
     assert simulate([str(tmp_path / "raw"), *maps, *words]) == 0
     options = (

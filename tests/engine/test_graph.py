@@ -228,6 +228,14 @@ def test_sidecar_of_the_apply_lists_all_settings(build, tmp_path):
     assert json.loads(path.read_text())["Settings"] == {"factor": 2.0, "decimals": 3}
 
 
+def test_sidecar_tells_files_of_settings_without_their_folders(build):
+    graph = build()
+    settings = {"region_list": "/home/someone/lists/own.tsv", "factor": 2.0, "bones": "a/b"}
+    graph.settings = {"fit": settings, "apply": {}}
+    told = graph._sidecar(SPEC.outputs["fa"])["Settings"]
+    assert told == {"region_list": "own.tsv", "factor": 2.0, "bones": "a/b"}
+
+
 def test_gradient_tables_and_figures_have_no_sidecar(build, tmp_path):
     graph = build()
     (tmp_path / "table.bval").write_text("0 1000\n")

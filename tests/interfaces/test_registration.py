@@ -430,6 +430,32 @@ def test_image_without_a_head_is_refused(template, tmp_path):
         )
 
 
+def test_bias_is_corrected_at_another_number_of_threads_than_the_process_has(tmp_path, monkeypatch):
+    place = np.indices((20, 20, 12)) - 9.5
+    ball = np.hypot(place[0], place[1]) < 7
+    write_image(
+        ball * 100.0 * np.exp(0.03 * place[2]), np.diag([2, 2, 2, 1]), tmp_path / "a.nii.gz"
+    )
+    write_image(ball, np.diag([2, 2, 2, 1]), tmp_path / "ball.nii.gz")
+    found = []
+    # 2 takes a child process, which shares no memory with this one
+    for threads in ("1", "2"):
+        monkeypatch.setenv("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", threads)
+        corrected = correct_bias(
+            tmp_path / "a.nii.gz",
+            tmp_path / f"{threads}.nii.gz",
+            mask=tmp_path / "ball.nii.gz",
+            shrink_factor=1,
+            iterations=(10,),
+            convergence=1e-3,
+            spline_mm=40.0,
+            n_threads=1,
+        )
+        found.append(nib.load(corrected).get_fdata())
+    assert_allclose(found[1], found[0], rtol=1e-6)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".gz"}
+
+
 @pytest.mark.slow
 def test_bias_correction_keeps_brain_and_head_as_bright_as_they_are_to_each_other(head, tmp_path):
     corrected = correct_bias(

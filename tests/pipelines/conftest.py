@@ -61,7 +61,17 @@ CHEAP: dict[str, dict[str, Any]] = {
         "ribbon_mm": 1.5,
         "n_bootstrap": 20,
     },
+    "muscle": {
+        "bias_shrink_factor": 4,
+        "bias_iterations": (5,),
+        "field_order": 2,
+        "atlas_linear_iterations": (20, 10, 0),
+        "atlas_syn_iterations": (10, 5, 0),
+        "atlas_search_radius": 1,
+    },
 }
+# who drew muscles, beside the raw data: labels are found in derivatives alone
+READERS = ("reader1", "reader2")
 # Gain of the second run over the first: scanners set the receiver for each run.
 RUN_GAIN = 1.25
 N_OF_FIRST_RUN = 8
@@ -83,12 +93,27 @@ def cheap() -> dict[str, dict[str, Any]]:
     return CHEAP
 
 
+def readers(raw: Path) -> dict[str, Path]:
+    """Datasets of those who drew muscles of a cohort."""
+    found = {name: raw / "derivatives" / name for name in READERS}
+    return {name: path for name, path in found.items() if path.is_dir()}
+
+
+def atlases(raw: Path) -> dict[str, Path]:
+    """Setting that tells where labelled people of a cohort are."""
+    folder = raw / "derivatives" / "atlases"
+    return {"atlas_dir": folder} if folder.is_dir() else {}
+
+
 class App:
     """Runs the command line in a process of its own, with the cheap settings."""
 
     def command(self, raw: Path, out: Path, *words: object) -> list[str]:
         call = [sys.executable, "-m", "bids_alsmri", str(raw), str(out), "participant"]
-        return [*call, *flags(CHEAP), *map(str, words)]
+        drawn = [f"{name}={path}" for name, path in readers(raw).items()]
+        given = ["--derivatives", *drawn] if drawn else []
+        given += flags({"muscle": atlases(raw)})
+        return [*call, *flags(CHEAP), *given, *map(str, words)]
 
     def run(self, raw: Path, out: Path, *words: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -177,19 +202,31 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Raw dataset of two participants; the truth lies in its derivatives.
 
     sub-01, a fast progressor, has a T1w and one diffusion series in two runs of different gain,
-    with two lost slices and more motion than is usual, a sodium image and a coarse slab at 7T.
-    sub-02 has no T1w, and its images are stored with other axes, another handedness and oblique;
-    its sodium image comes with a map of the coil, and with a proton image to which the head's T1w
-    is renamed.
+    with two lost slices and more motion than is usual, a sodium image, a coarse slab at 7T, and
+    stations of the legs whose muscles two readers drew, of the calves in two phases and four echoes
+    too. sub-02 has no T1w, and its images are stored with other axes, another handedness and
+    oblique; its sodium image comes with a map of the coil, and with a proton image to which the
+    head's T1w is renamed.
     """
     folder = tmp_path_factory.mktemp("cohort")
     raw, other = folder / "raw", folder / "other"
     series = ["--dwi-mm", "4", "--n-directions", "14", "--n-b0", "2"]
-    series += ["--modalities", "anat,dwi,sodium,cortex7t", "--cortex7t-mm", "1.5"]
-    series += ["--cortex7t-slice-mm", "3", "--cortex7t-height-mm", "18"]
+    slab = ["--cortex7t-mm", "1.5", "--cortex7t-slice-mm", "3", "--cortex7t-height-mm", "18"]
+    slab += ["--cortex7t-cortex-mm", "0"]
+    series += ["--modalities", "anat,dwi,sodium,cortex7t", *slab]
     moved = ["--max-motion-deg", "5", "--max-motion-mm", "2", "--dropout-slices", "2"]
     first = [str(raw), "--fast", "1", "--seed", "11", "--t1w-mm", "3", *series, *moved]
-    assert simulate(first) == 0
+    legs = ["--muscle-low-mm", "-860", "--muscle-high-mm", "-60", "--muscle-n-t2w", "2"]
+    legs += ["--muscle-n-dwi", "2", "--muscle-t2w-mm", "7", "--muscle-t2w-slice-mm", "7"]
+    legs += ["--muscle-dwi-mm", "8", "--muscle-dwi-slice-mm", "12", "--muscle-readers", "2"]
+    legs += ["--modalities", "anat,dwi,sodium,cortex7t,muscle", "--no-muscle-hands"]
+    coarse = ["--muscle-legs-mm", "4", "--muscle-legs-slice-mm", "30"]
+    more = ["--muscle-dixon", "phases", "--muscle-n-echoes", "4"]
+    assert simulate([*first, *legs, *coarse, *more]) == 0
+    # one station of either is enough
+    for path in (raw / "sub-01" / "anat").glob("*_acq-legs_echo-*_chunk-1_M*"):
+        path.unlink()
+    simulate_atlases(raw / "derivatives" / "atlases", coarse)
     stored = ["--determinant", "positive", "--axis-order", "PSR", "--oblique-deg", "20"]
     second = [str(other), "--controls", "1", "--seed", "12", "--t1w-mm", "4"]
     assert simulate([*second, *series, *stored, "--sodium-bias", "0.4"]) == 0
@@ -198,6 +235,17 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for below in (Path(), Path("derivatives") / "phantom"):
         adopt_participant(other / below, raw / below)
     return raw
+
+
+def simulate_atlases(folder: Path, coarse: list[str]) -> None:
+    """Labelled thighs of other people; one of them has the label of a participant."""
+    others = ["--controls", "3", "--seed", "13", "--modalities", "muscle", "--muscle-n-t2w", "0"]
+    assert (
+        simulate([str(folder), *others, "--muscle-n-dwi", "0", "--no-muscle-hands", *coarse]) == 0
+    )
+    # calves are left to image processing
+    for path in folder.rglob("*chunk-2_desc-muscles_dseg*"):
+        path.unlink()
 
 
 def split_series(stem: Path) -> None:
@@ -306,7 +354,10 @@ def run_settings(
     """Settings as the command line makes them."""
     models = {name: pipeline.settings for name, pipeline in registry().items()}
     own = {"bids_dir": raw, "output_dir": out, "level": "participant", **(given or {})}
-    return make_run_settings(own, pipelines or {}, models)
+    own.setdefault("derivatives", readers(raw))
+    given_to = {**(pipelines or {})}
+    given_to["muscle"] = {**atlases(raw), **given_to.get("muscle", {})}
+    return make_run_settings(own, given_to, models)
 
 
 def built(settings: RunSettings, plan: Plan | None = None) -> dict[tuple[str, str], Graph]:

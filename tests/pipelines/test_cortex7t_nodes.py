@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 from bids_alsmri.errors import DataError
 from bids_alsmri.interfaces.base import ImageData, read_image, write_image
 from bids_alsmri.numerics.cortical_profiles import surface_normals
-from bids_alsmri.numerics.echo_decay import fit_decay
+from bids_alsmri.numerics.echo_decay import fit_echo_decay
 from bids_alsmri.phantom.cortex_layers import Fold, LayeredCortex
 from bids_alsmri.phantom.cortex_slab import SlabSettings, contrast_echo, simulate_slab
 from bids_alsmri.pipelines.cortex7t import slab
@@ -107,8 +107,10 @@ def fold():
     found = simulate_slab(cortex, Fold(), SCAN, np.random.default_rng(4), samples=(2, 2, 6))
     normals = surface_normals(found.white_distance_mm, SCAN.voxel_mm, smoothing_mm=1.5)
     ribbon = slab.Ribbon(found.white_distance_mm, found.outer_distance_mm, normals)
-    rate = fit_decay(found.echoes, SCAN.echo_times_ms, sigma=0.0, least_snr=0.0).r2s
-    maps = np.stack([contrast_echo(found.echoes, SCAN.echo_times_ms), np.nan_to_num(rate)])
+    echoes = np.moveaxis(found.echoes, 0, -1)
+    decay = fit_echo_decay(echoes, SCAN.echo_times_ms, noise=None, least_signal=0.0, least_echoes=2)
+    rate = np.nan_to_num(1e3 / decay.t2_ms)
+    maps = np.stack([contrast_echo(found.echoes, SCAN.echo_times_ms), rate])
     return cortex, maps, ribbon
 
 

@@ -146,7 +146,7 @@ def test_map_of_pure_white_matter_is_that_of_the_phantom(finished, truth):
 
 @pytest.mark.slow
 def test_maps_have_the_unit_of_a_concentration(finished):
-    paths = list(finished.out.glob("sub-*/anat/*PDmap.json"))
+    paths = list(finished.out.glob("sub-*/anat/*desc-tsc*_PDmap.json"))
     assert len(paths) >= 6
     for path in paths:
         assert json.loads(path.read_text())["Units"] == "mmol/L", path

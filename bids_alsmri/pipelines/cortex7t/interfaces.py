@@ -21,7 +21,7 @@ from bids_alsmri.interfaces.node import (
     write_facts,
 )
 from bids_alsmri.interfaces.registration import apply_transforms, read_linear, write_linear
-from bids_alsmri.numerics.echo_decay import combine_echoes, fit_decay
+from bids_alsmri.numerics.echo_decay import combine_echoes, fit_echo_decay
 from bids_alsmri.numerics.ribbon import bias_from_white_matter
 from bids_alsmri.pipelines.cortex7t import slab
 from bids_alsmri.spaces.atlases import draw_areas
@@ -64,19 +64,23 @@ class ReadEchoes(AlsInterface):
         edges = np.linalg.norm(echoes.affine[:3, :3], axis=0)
         noise, note = slab.noise_of_slab(echoes.data[..., 0], edges.tolist())
         magnitudes = np.moveaxis(echoes.data, -1, 0)
-        fit = fit_decay(
-            magnitudes, echoes.times_ms, sigma=noise.sigma, least_snr=self.inputs.least_snr
+        fit = fit_echo_decay(
+            echoes.data,
+            echoes.times_ms,
+            noise=noise,
+            least_signal=self.inputs.least_snr * noise.sigma,
+            least_echoes=2,
         )
         combined = combine_echoes(magnitudes)
         choices = {"combined": combined, "first": magnitudes[0], "last": magnitudes[-1]}
-        is_told = np.isfinite(fit.r2s) & (fit.r2s > 0.0)
-        rate = np.where(is_told, fit.r2s, 0.0)
+        time_s = 1e-3 * np.nan_to_num(fit.t2_ms)
+        rate = np.divide(1.0, time_s, out=np.zeros_like(time_s), where=time_s > 0.0)
         maps = {
             "combined": combined,
             "layer_image": choices[self.inputs.layer_image],
             "first": magnitudes[0],
             "r2s": rate,
-            "t2s": np.divide(1.0, rate, out=np.zeros_like(rate), where=is_told),
+            "t2s": time_s,
         }
         results: dict[str, Any] = {}
         for name, values in maps.items():
