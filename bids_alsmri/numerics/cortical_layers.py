@@ -14,6 +14,7 @@ from bids_alsmri.numerics.checks import as_float, require_finite, require_range
 
 _Array = NDArray[np.float64]
 
+_N_PARTS = 4  # of the profiles, each foretold by the others
 # by the number of borders that can be told
 _REASONS = (
     "no layers can be told apart",
@@ -162,9 +163,10 @@ def fit_layers(
     U-fibres, which is as dark at 7T as the deep layer, the fit would take it for that layer's end.
 
     The deep layer is the one that is darker than the layer above it. Wherever borders are searched
-    for, some are found. How many there are is settled between the
-    halves of the profiles: a curve with more borders, fitted to the mean of one half, must foretell
-    the profiles of the other half better (one-sided t test), in both directions. With one border
+    for, some are found. How many there are is settled by foretelling: a curve with more borders,
+    fitted to the mean of three quarters of the profiles, must foretell those of the last quarter
+    better than one with fewer (one-sided t test over all profiles, each left out once). With one
+    border
     what lies beneath counts as the deep layer's signal, and its thickness is missing; there is no
     prior to fall back on.
 
@@ -349,22 +351,21 @@ def _best(means: _Array, model: _Model) -> tuple[NDArray[np.intp], _Array]:
 
 
 def _count_borders(signal: _Array, models: list[_Model], significance: float) -> int:
-    halves = signal[0::2], signal[1::2]
-    limits = [stats.t.isf(significance, len(half) - 1) for half in halves]
-    errors = []
-    for here, other in (halves, halves[::-1]):
-        curves = []
-        for model in models:
-            place, levels = _best(here.mean(axis=0)[None], model)
-            curves.append(model.designs[place[0]] @ levels[0])
-        errors.append([((other - curve) ** 2).sum(axis=1) for curve in curves])
+    # each part is foretold from the curves that fit the other parts; gains over fewer borders are
+    # tested over all profiles at once
+    part = np.arange(len(signal)) % _N_PARTS
+    errors = np.empty((len(models), len(signal)))
+    for number in range(_N_PARTS):
+        is_left_out = part == number
+        mean = signal[~is_left_out].mean(axis=0)[None]
+        for model, row in zip(models, errors, strict=True):
+            place, levels = _best(mean, model)
+            curve = model.designs[place[0]] @ levels[0]
+            row[is_left_out] = ((signal[is_left_out] - curve) ** 2).sum(axis=1)
+    limit = stats.t.isf(significance, len(signal) - 1)
     n_borders = 0
     for more in (1, 2):
-        gains = [error[n_borders] - error[more] for error in errors]
-        spread = [gain.std(ddof=1) / np.sqrt(len(gain)) for gain in gains]
-        if all(
-            gain.mean() > limit * error
-            for gain, limit, error in zip(gains, limits[::-1], spread, strict=True)
-        ):
+        gain = errors[n_borders] - errors[more]
+        if gain.mean() > limit * gain.std(ddof=1) / np.sqrt(len(gain)):
             n_borders = more
     return n_borders

@@ -221,19 +221,64 @@ def _look_up(anatomy: Anatomy, grid: Grid, slab_to_t1w: Floats) -> _Lattice:
     # half white matter and half cortex: the border that a T1w shows
     white = np.divide(tissue.white, parts, out=np.zeros_like(parts), where=parts > 0.2)
     fine = ndimage.zoom(white, FINE, order=1, grid_mode=True, mode="nearest")
-    is_white = fine > 0.5
-    outside, inside = (ndimage.distance_transform_edt(m) for m in (~is_white, is_white))
-    distance = (outside - inside - 0.5 * np.sign(outside - inside)) * (LATTICE_MM / FINE)
+    distance = distance_from_level(0.5 - fine, LATTICE_MM / FINE)
     affine_fine = affine @ np.diag([1 / FINE, 1 / FINE, 1 / FINE, 1.0])
     affine_fine[:3, 3] -= LATTICE_MM * (1 - 1 / FINE) / 2
-    smooth = ndimage.gaussian_filter(distance.astype(np.float32), 1.0)
     other = np.clip(tissue.other_t1, 0, 1.5)
     return _Lattice(
         Grid((fine.shape[0], fine.shape[1], fine.shape[2]), affine_fine),
-        smooth,
+        distance,
         *(ndimage.zoom(m, FINE, order=1, grid_mode=True, mode="nearest")
           for m in (parts, tissue.fluid, other)),
     )  # fmt: skip
+
+
+def distance_from_level(level: Floats | Single, edge_mm: float) -> Single:
+    """Signed distance from the surface on which a smooth map is 0.
+
+    Parameters
+    ----------
+    level : (X, Y, Z) array
+        Rises through 0 at the surface.
+    edge_mm : float
+        Edge of a voxel, in mm.
+
+    Returns
+    -------
+    (X, Y, Z) array of float32
+        In mm, positive where the map is: from the plane on which the map passes 0 about the
+        nearest voxel beside the surface, which is not bound to the middles of voxels.
+
+    Examples
+    --------
+    >>> x = np.arange(12.0)[:, None, None] * np.ones((12, 3, 3))
+    >>> distance_from_level(x - 5.3, 0.5)[3:8, 1, 1].round(2)
+    array([-1.15, -0.65, -0.15,  0.35,  0.85], dtype=float32)
+    """
+    values = np.asarray(level, dtype=np.float32)
+    inside = values < 0.0
+    feet, counts = np.zeros((3, *values.shape), np.float32), np.zeros(values.shape, np.float32)
+    for axis in range(3):
+        lower, upper = (
+            tuple(slice(*ends) if a == axis else slice(None) for a in range(3))
+            for ends in ((None, -1), (1, None))
+        )
+        is_passed = inside[lower] != inside[upper]
+        step = np.where(is_passed, values[lower] - values[upper], 1.0)
+        share = np.where(is_passed, values[lower] / step, 0.0)
+        feet[axis][lower] += share
+        feet[axis][upper] += np.where(is_passed, share - 1.0, 0.0)
+        counts[lower] += is_passed
+        counts[upper] += is_passed
+    nearest = ndimage.distance_transform_edt(
+        counts == 0, return_distances=False, return_indices=True
+    )
+    slopes = np.stack(np.gradient(ndimage.gaussian_filter(values, 1.0)))
+    normals = slopes / np.maximum(np.sqrt((slopes**2).sum(axis=0)), 1e-6)
+    where = (slice(None), *nearest)
+    away = np.indices(values.shape, dtype=np.float32) - nearest
+    away -= (feet / np.maximum(counts, 1.0))[where]
+    return np.asarray((away * normals[where]).sum(axis=0) * edge_mm, dtype=np.float32)
 
 
 def _echoes(

@@ -6,13 +6,13 @@ from numpy.testing import assert_allclose
 
 from bids_alsmri.errors import SettingsError
 from bids_alsmri.phantom.cohort import draw_cohort
-from bids_alsmri.phantom.cortex7t import cortex_of, slab_grid
+from bids_alsmri.phantom.cortex7t import cortex_of, distance_from_level, slab_grid
 from bids_alsmri.phantom.cortex_layers import CONTRAST_ECHO_MS, Fold, LayeredCortex
 from bids_alsmri.phantom.cortex_slab import SlabSettings, contrast_echo, simulate_slab
 from bids_alsmri.phantom.dataset import simulate_session
 from bids_alsmri.phantom.records import Cortex7tSettings, PhantomSettings
 
-COARSE = Cortex7tSettings(voxel_mm=2.0, slice_mm=4.0, height_mm=16.0)
+COARSE = Cortex7tSettings(voxel_mm=2.0, slice_mm=4.0, height_mm=16.0, cortex_mm=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,16 @@ def test_contrasts_are_those_that_were_asked_for():
     assert_allclose([deep / superficial, white / deep, line / white], [0.88, 1.05, 0.98], rtol=1e-5)
 
 
+def test_distance_from_a_sphere_is_that_from_its_surface():
+    place = np.stack(np.meshgrid(*[np.arange(44) * 0.5 - 10.7] * 3, indexing="ij"))
+    radius = np.linalg.norm(place, axis=0)
+    # a border as partial volume makes it, soft over a millimetre
+    found = distance_from_level(np.clip(radius - 7.0, -0.5, 0.5), 0.5)
+    near = np.abs(radius - 7.0) < 3.0
+    # a tenth of a voxel of the head's maps
+    assert_allclose(found[near], (radius - 7.0)[near], atol=0.1)
+
+
 def test_geometric_mean_of_two_echoes_is_the_signal_between_them():
     settings = SlabSettings(shape=(16, 16, 2), snr=0.0, has_veins=False)
     found = simulate_slab(
@@ -74,7 +84,7 @@ def test_ribbon_is_as_wrong_as_was_asked_for():
 def test_patients_have_a_thinner_deep_layer_and_fast_ones_a_darker():
     kinds = ("hc", "slow", "fast")
     hc, slow, fast = (cortex_of(draw_cohort((kind,), seed=0)[0], 1.0) for kind in kinds)
-    assert (hc.deep_mm, slow.deep_mm, fast.deep_mm) == (1.0, 0.75, 0.75)
+    assert (hc.deep_mm, slow.deep_mm, fast.deep_mm) == (2.0, 1.5, 1.5)
     assert hc.deep_contrast < slow.deep_contrast < fast.deep_contrast
     assert cortex_of(draw_cohort(("fast",), seed=0)[0], 0.0).deep_mm == hc.deep_mm
 
