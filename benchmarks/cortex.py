@@ -20,6 +20,7 @@ from bids_alsmri.numerics.cortical_profiles import (
 from bids_alsmri.phantom.cortex_layers import Fold, LayeredCortex
 from bids_alsmri.phantom.cortex_slab import SlabSettings, contrast_echo, simulate_slab
 from bids_alsmri.pipelines.cortex7t.pipeline import Cortex7tSettings
+from bids_alsmri.pipelines.cortex7t.slab import without_doubtful
 
 SHAPE = (128, 104, 4)
 RIM = 10
@@ -53,8 +54,9 @@ def measured_mm(deep_mm: float, tilt_deg: float, contrast: float, white: float, 
         scan.voxel_mm,
         **cfg.aligning,
     )
-    layering = {**cfg.layering, "n_bootstrap": 20}
-    return fit_layers(aligned.profiles, aligned.depth_mm, rng=rng, **layering).deep_mm
+    layering = {**cfg.layering, "n_bootstrap": 100}
+    fit = fit_layers(aligned.profiles, aligned.depth_mm, rng=rng, **layering)
+    return without_doubtful(fit, aligned, cfg.smallest_layer_mm, **cfg.doubting).deep_mm
 
 
 def main() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -125,7 +127,8 @@ def table(fold, regions, **changes):
     results = slab.measure_areas(
         maps, ribbon, labels, np.diag([*SCAN.voxel_mm, 1.0]),
         spacing_mm=settings.profile_spacing_mm, least_profiles=settings.least_profiles,
-        aligning=settings.aligning, layering=settings.layering, seed=1,
+        aligning=settings.aligning, layering=settings.layering,
+        doubting=settings.doubting, seed=1,
     )  # fmt: skip
     rows = slab.rows_of_areas(
         results,
@@ -184,6 +187,22 @@ def test_of_the_hand_only_the_bank_that_faces_back_counts(fold):
     both = {r.region: r for r in all_results if r.side == "left"}["foot"]
     # banks face back and ahead by turns
     assert 0.2 * both.n_places < used.n_places < 0.8 * both.n_places
+
+
+@pytest.mark.parametrize(
+    ("doubt", "reason"),
+    [
+        ({"most_interval_mm": 1e-6}, "mm are allowed"),
+        ({"most_from_ribbon_mm": 1e-6}, "they are not the same border"),
+        ({"outer_margin_mm": 1.3}, "no layers|one border|left out beneath"),
+    ],
+)
+def test_doubtful_thickness_is_missing_with_its_reason(fold, doubt, reason):
+    found, _ = table(fold, ["foot"], **doubt)
+    own = found.loc[("foot", "left")]
+    for measure in ("deep_thickness", "deep_thickness_low", "hypointensity_to_thickness"):
+        assert np.isnan(own.loc[measure, "value"])
+        assert re.search(reason, own.loc[measure, "note"])
 
 
 def test_slice_length_is_not_shorter_than_the_thickness(fold):

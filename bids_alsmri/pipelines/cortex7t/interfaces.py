@@ -183,6 +183,40 @@ class Flatten(AlsInterface):
         return self.give(runtime, {"image": path})
 
 
+class MoveSlabInputSpec(NodeInputSpec):
+    """Inputs of :class:`MoveSlab`."""
+
+    image = File(exists=True, mandatory=True, desc="slab")
+    t1w = File(exists=True, mandatory=True, desc="gives the grid")
+    to_anatomy = File(exists=True, mandatory=True, desc="brings the slab onto the T1w")
+
+
+class MoveSlabOutputSpec(NodeOutputSpec):
+    """Outputs of :class:`MoveSlab`."""
+
+    image = File(exists=True, desc="slab on the grid of the T1w")
+
+
+class MoveSlab(AlsInterface):
+    """Show the slab where the T1w lies, for the figure."""
+
+    input_spec = MoveSlabInputSpec
+    output_spec = MoveSlabOutputSpec
+    memory_gb = 0.5
+    memory_per_anatomy = 4.0
+
+    def _run_interface(self, runtime: Any) -> Any:
+        path = apply_transforms(
+            Path(self.inputs.image),
+            Path(self.inputs.t1w),
+            [Path(self.inputs.to_anatomy)],
+            self.file(runtime, "moved.nii.gz"),
+            interpolation="Linear",
+            n_threads=1,
+        )
+        return self.give(runtime, {"image": path})
+
+
 class FindRibbonInputSpec(NodeInputSpec):
     """Inputs of :class:`FindRibbon`."""
 
@@ -351,6 +385,7 @@ class MeasureAreasInputSpec(NodeInputSpec):
     least_profiles = traits.Int(mandatory=True, desc="profiles that an area needs")
     aligning = traits.Dict(mandatory=True, desc="how profiles are put in step")
     layering = traits.Dict(mandatory=True, desc="how layers are told apart")
+    doubting = traits.Dict(mandatory=True, desc="what speaks against a thickness")
     reference = traits.Enum("nearest", "precuneus", mandatory=True, desc="for deep signal")
     seed = traits.Int(mandatory=True, desc="seed of the resamplings")
 
@@ -384,6 +419,7 @@ class MeasureAreas(AlsInterface):
             least_profiles=self.inputs.least_profiles,
             aligning=self.inputs.aligning,
             layering=self.inputs.layering,
+            doubting=self.inputs.doubting,
             seed=self.inputs.seed,
         )
         rows = slab.rows_of_areas(

@@ -47,14 +47,6 @@ class Cortex7tSettings(SettingsModel):
         source="beyond the fibres beneath the cortex",
         help="White matter nearer to the cortex does not count for that field.",
     )
-    anatomy_rim_mm: float = setting(
-        8.0,
-        unit="mm",
-        ge=0,
-        le=50,
-        source=CHOSEN,
-        help="Rim around the brain within which slab and T1w are compared.",
-    )
     registration_voxel_mm: float = setting(
         1.0,
         unit="mm",
@@ -107,7 +99,7 @@ class Cortex7tSettings(SettingsModel):
         32, unit="1", ge=8, le=256, source="mattes2003", help="Bins of the mutual information."
     )
     rigid_sampling: float = setting(
-        0.5,
+        1.0,
         unit="1",
         gt=0,
         le=1,
@@ -285,6 +277,23 @@ class Cortex7tSettings(SettingsModel):
     smallest_layer_mm: float = setting(
         0.5, unit="mm", gt=0, le=3, source=MEASURED, help="Least thickness of a layer."
     )
+    most_interval_mm: float = setting(
+        0.8,
+        unit="mm",
+        gt=0,
+        le=5,
+        source=CHOSEN,
+        help="Longest interval with which a thickness of the deep layer is told.",
+    )
+    most_from_ribbon_mm: float = setting(
+        1.0,
+        unit="mm",
+        gt=0,
+        le=5,
+        source="the ribbon may be wrong by 1 mm",
+        help="Largest distance of the deep layer's end from the white matter of the T1w at which "
+        "its thickness is told.",
+    )
     significance: float = setting(
         0.05,
         unit="1",
@@ -373,6 +382,14 @@ class Cortex7tSettings(SettingsModel):
             "significance": self.significance,
             "confidence": self.confidence,
             "n_bootstrap": self.n_bootstrap,
+        }
+
+    @property
+    def doubting(self) -> dict[str, float]:
+        """What speaks against a thickness of the deep layer."""
+        return {
+            "most_interval_mm": self.most_interval_mm,
+            "most_from_ribbon_mm": self.most_from_ribbon_mm,
         }
 
 

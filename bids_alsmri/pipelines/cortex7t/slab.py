@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -365,6 +365,7 @@ def measure_area(
     least_profiles: int,
     aligning: Mapping[str, float],
     layering: Mapping[str, Any],
+    doubting: Mapping[str, float],
     rng: np.random.Generator,
 ) -> AreaResult:
     """Profiles and layers of one area.
@@ -387,6 +388,8 @@ def measure_area(
         Profiles that layers take.
     aligning, layering : mapping
         Of `align_profiles` and `fit_layers`.
+    doubting : mapping
+        Of `without_doubtful`.
     rng : Generator
         Source of resamplings.
 
@@ -409,13 +412,62 @@ def measure_area(
         reason = f"{n_profiles} profiles of {len(places.start)} are left, {least_profiles} are due"
     else:
         try:
-            fit = fit_layers(aligned.profiles, aligned.depth_mm, rng=rng, **layering)
+            found = fit_layers(aligned.profiles, aligned.depth_mm, rng=rng, **layering)
+            fit = without_doubtful(found, aligned, layering["smallest_layer_mm"], **doubting)
             reason = fit.reason
         except NumericsError as error:
             reason = str(error)
     return AreaResult(
         region_of(area), area.side, aligned, fit, reason, len(places.start), aligned.shift_mm
     )
+
+
+def without_doubtful(
+    fit: LayerFit,
+    aligned: Aligned,
+    smallest_layer_mm: float,
+    *,
+    most_interval_mm: float,
+    most_from_ribbon_mm: float,
+) -> LayerFit:
+    """Layers whose deep thickness is missing where something speaks against it.
+
+    Parameters
+    ----------
+    fit : LayerFit
+        Of `fit_layers`.
+    aligned : Aligned
+        The profiles that it was fitted to.
+    smallest_layer_mm : float
+        Nearer to the ends of the profiles no border was sought, in mm.
+    most_interval_mm : float
+        Longest interval of a thickness that is told, in mm.
+    most_from_ribbon_mm : float
+        Largest distance of the inner border from that of the ribbon, in mm.
+
+    Returns
+    -------
+    LayerFit
+        The same where nothing speaks against it.
+    """
+    if not np.isfinite(fit.deep_mm):
+        return fit
+    depth, length = aligned.depth_mm, fit.deep_interval_mm[1] - fit.deep_interval_mm[0]
+    expected = float(np.median(aligned.outer_mm))
+    reason = ""
+    if fit.deep_from_mm < depth[0] + smallest_layer_mm + 1e-6:
+        reason = "the superficial layer lies in what is left out beneath the outer surface"
+    elif abs(fit.white_from_mm - expected) > most_from_ribbon_mm:
+        reason = (
+            f"the layer ends at {fit.white_from_mm:.1f} mm, the ribbon at {expected:.1f} mm: they "
+            "are not the same border"
+        )
+    elif length > most_interval_mm:
+        reason = f"its interval is {length:.1f} mm long, {most_interval_mm:g} mm are allowed"
+    if not reason:
+        return fit
+    nan = float("nan")
+    return replace(fit, white_from_mm=nan, deep_mm=nan, deep_interval_mm=(nan, nan), reason=reason)
 
 
 def _facing_back(places: Places, affine: NDArray[np.float64], edges: NDArray[np.float64]) -> Places:
@@ -666,13 +718,14 @@ def measure_areas(
     least_profiles: int,
     aligning: Mapping[str, float],
     layering: Mapping[str, Any],
+    doubting: Mapping[str, float],
     seed: int,
 ) -> list[AreaResult]:
     """Profiles and layers of all areas, each with a stream of random numbers of its own.
 
     Parameters
     ----------
-    maps, ribbon, labels, affine, spacing_mm, least_profiles, aligning, layering
+    maps, ribbon, labels, affine, spacing_mm, least_profiles, aligning, layering, doubting
         Of `measure_area`.
     seed : int
         Root of the streams.
@@ -693,6 +746,7 @@ def measure_areas(
             least_profiles=least_profiles,
             aligning=aligning,
             layering=layering,
+            doubting=doubting,
             rng=np.random.default_rng([seed, area.label]),
         )
         for area in measured_areas()

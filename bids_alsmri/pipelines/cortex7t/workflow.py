@@ -5,7 +5,7 @@ from __future__ import annotations
 from bids_alsmri.bids.query import Scan
 from bids_alsmri.engine.graph import Graph, Ref, Step
 from bids_alsmri.interfaces.drawing import DrawMap, DrawPair
-from bids_alsmri.interfaces.images import Coarsen, DilateMask, QualityTable, Register
+from bids_alsmri.interfaces.images import Coarsen, QualityTable, Register
 from bids_alsmri.pipelines.cortex7t.interfaces import (
     DrawProfiles,
     DrawRibbon,
@@ -15,6 +15,7 @@ from bids_alsmri.pipelines.cortex7t.interfaces import (
     Flatten,
     JudgeEchoes,
     MeasureAreas,
+    MoveSlab,
     ReadEchoes,
     StartFromScanner,
 )
@@ -68,11 +69,6 @@ def fit(graph: Graph, scan: Scan, cfg: Cortex7tSettings) -> None:
 def align(graph: Graph, cfg: Cortex7tSettings, read: Step) -> Ref:
     """Register the slab to the T1w, from where the scanner puts it."""
     t1w = graph.from_pipeline("anatomical", "preproc")
-    rim = graph.step(
-        "rim",
-        DilateMask(radius_mm=cfg.anatomy_rim_mm),
-        mask=graph.from_pipeline("anatomical", "brain_mask"),
-    )
     coarse = graph.step("coarsen", Coarsen(voxel_mm=cfg.registration_voxel_mm), image=read.combined)
     flat = graph.step(
         "flatten",
@@ -93,23 +89,24 @@ def align(graph: Graph, cfg: Cortex7tSettings, read: Step) -> Ref:
             winsor_percentiles=cfg.winsor_percentiles,
             n_threads=cfg.registration_threads,
         ),
-        fixed=t1w,
-        moving=flat.image,
-        fixed_mask=rim.mask,
+        # the slab is seen in all of the T1w, which goes on beyond it
+        fixed=flat.image,
+        moving=t1w,
         initial=start.transform,
     )
+    moved = graph.step("move_slab", MoveSlab(), image=flat.image, t1w=t1w, to_anatomy=found.inverse)
     pair = graph.step(
         "draw_anatomy",
         DrawPair(label="white matter"),
         fixed=t1w,
-        moved=found.moved,
+        moved=moved.image,
         outline=graph.from_pipeline("anatomical", "wm"),
-        mask=found.moved,
+        mask=moved.image,
     )
-    graph.save("to_anatomy", found.forward)
+    graph.save("to_anatomy", found.inverse)
     graph.figure("anatomy", pair.before, part="before")
     graph.figure("anatomy", pair.after, part="after")
-    return found.forward
+    return found.inverse
 
 
 def find_ribbon(graph: Graph, cfg: Cortex7tSettings, read: Step, to_anatomy: Ref) -> Step:
@@ -154,6 +151,7 @@ def measure(graph: Graph, cfg: Cortex7tSettings, read: Step, ribbon: Step) -> Re
             least_profiles=cfg.least_profiles,
             aligning=cfg.aligning,
             layering=cfg.layering,
+            doubting=cfg.doubting,
             reference=cfg.reference,
         ),
         image=even.image,
