@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
 BIN := $(VENV)/bin
+# stations of the legs, with the outlines of a reader
+DEMO_MUSCLE := --muscle-low-mm -860 --muscle-high-mm -60 --muscle-n-t2w 2 --muscle-n-dwi 2 \
+  --muscle-t2w-mm 7 --muscle-t2w-slice-mm 7 --muscle-dwi-mm 8 --muscle-dwi-slice-mm 12 \
+  --muscle-legs-mm 5 --muscle-legs-slice-mm 30 --no-muscle-hands --muscle-readers 1
 
 .PHONY: demo test setup lint image-check release-check clean
 .DELETE_ON_ERROR:
@@ -21,8 +25,9 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 # coarser than the defaults, so that it ends within a quarter of an hour on two cores
 demo: setup
 	$(BIN)/python -m bids_alsmri.phantom $(DEMO)/raw --controls 3 --fast 3 --slow 3 --seed 1 \
-	  --modalities anat,dwi --t1w-mm 3 --dwi-mm 3 --n-directions 12
+	  --modalities anat,dwi,muscle --t1w-mm 3 --dwi-mm 3 --n-directions 12 $(DEMO_MUSCLE)
 	$(BIN)/bids_alsmri $(DEMO)/raw $(DEMO)/derivatives participant -w $(DEMO)/work \
+	  -d reader=$(DEMO)/raw/derivatives/reader1 \
 	  --anatomical-template-registration-mm 3 --anatomical-template-resolution-mm 2 \
 	  --diffusion-template-resolution-mm 2
 	$(BIN)/bids_alsmri $(DEMO)/raw $(DEMO)/derivatives group -w $(DEMO)/work \

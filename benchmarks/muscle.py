@@ -12,6 +12,7 @@ visits: change over three visits against what was planted
 cost: time and memory of one participant with all stations (take it on a quiet machine)
 field: relative T2 signal of whole bodies under a receive field of 20 % with the field as the best
     mode finds it, with the true field, and as it is in the paper's mode; without the command line
+fat: fat fraction of T1w of legs in points, and agreement of Mercuri's grades with the pattern
 fusion: time, memory and overlap of multi-atlas segmentation of thighs of 320 x 320 x 31 voxels
     from five labelled people (take it on a quiet machine)
 
@@ -34,6 +35,7 @@ import numpy as np
 import pandas as pd
 import psutil
 from scipy import ndimage
+from statsmodels.stats.inter_rater import cohens_kappa
 
 from bids_alsmri.numerics.anatomy import dice
 from bids_alsmri.numerics.relative_signal import erode_labels
@@ -90,7 +92,8 @@ def compared(raw: Path, out: Path, measure: str) -> pd.DataFrame:
     parts = []
     for path in sorted(out.glob("sub-*/**/*_desc-muscles_stats.tsv")):
         place = path.parent.relative_to(out)
-        (true_path,) = (raw / "derivatives" / "phantom" / place).glob("*desc-tissue_stats.tsv")
+        truths = (raw / "derivatives" / "phantom" / place.parent).glob("*/*desc-tissue_stats.tsv")
+        (true_path,) = truths
         found = pd.read_csv(path, sep="\t", keep_default_na=False)
         found = found[found["measure"] == measure].copy()
         truth = pd.read_csv(true_path, sep="\t", keep_default_na=False)
@@ -99,7 +102,7 @@ def compared(raw: Path, out: Path, measure: str) -> pd.DataFrame:
         truth["relative_t2_eroded"] = truth["relative_t2"].astype(float) * (1 - fat) + fat
         truth["true"] = truth["adc" if measure.startswith("adc") else "relative_t2_eroded"]
         both = found.merge(
-            truth[["name", "side", "true", "fat_share"]],
+            truth[["name", "side", "true", "fat_share", "pattern"]],
             left_on=["region", "side"],
             right_on=["name", "side"],
         )
@@ -150,13 +153,12 @@ def visits(folder: Path, people: int, t2w_mm: float) -> None:
     processed(raw, raw.with_name("best"))
     table = compared(raw, raw.with_name("best"), "relative_t2_eroded")
     table[["sub", "ses"]] = table["scan"].str.extract(r"(sub-\w+)/ses-(\w+)/")
-    wide = table.pivot_table(index=["sub", "region", "side"], columns="ses")
+    both = ["true", "value"]
+    wide = table.pivot_table(both, index=["sub", "region", "side"], columns="ses")
     print("| visit | planted change (%) | found change (%) | largest difference (points) |")
     print("|---|---|---|---|")
     for visit in ("m04", "m12"):
-        change = {
-            name: 100 * (wide[name][visit] / wide[name]["m00"] - 1) for name in ("true", "value")
-        }
+        change = {name: 100 * (wide[name][visit] / wide[name]["m00"] - 1) for name in both}
         gap = (change["value"] - change["true"]).abs().max()
         means = " | ".join(f"{change[name].mean():+.1f}" for name in ("true", "value"))
         print(f"| {visit} | {means} | {gap:.1f} |")
@@ -211,6 +213,34 @@ def field(folder: Path, people: int, t2w_mm: float) -> None:
         print(
             f"| {way} | {np.median(percent):+.1f} | {np.percentile(size, 95):.1f} | "
             f"{size.max():.1f} | {len(percent)} |"
+        )
+
+
+def fat(folder: Path, people: int, t2w_mm: float) -> None:
+    """Print errors of the fat fraction of legs, and agreement of grades."""
+    del t2w_mm
+    words = ("--muscle-n-t2w", "0", "--muscle-n-dwi", "0", "--no-muscle-hands")
+    words += ("--fast", str(people), "--slow", str(people), "--controls", str(people))
+    patterns = ("none", "streaks", "patches", "confluent")
+    print(
+        "| voxels mm | median error (points) | 95 % of errors below | largest | "
+        "weighted kappa of grades | muscles |\n|---|---:|---:|---:|---:|---:|"
+    )
+    for plane_mm, slice_mm in (("1.5", "6"), ("3", "10"), ("5.25", "30")):
+        size = ("--muscle-legs-mm", plane_mm, "--muscle-legs-slice-mm", slice_mm)
+        raw = simulated(folder / f"legs_{plane_mm}", *words, *size)
+        processed(raw, raw.with_name("best"))
+        found = compared(raw, raw.with_name("best"), "fat_fraction")
+        points = 100 * (found["value"] - found["fat_share"])
+        grades = compared(raw, raw.with_name("best"), "mercuri")
+        true = grades["pattern"].map(patterns.index)
+        counts = np.zeros((4, 4), int)
+        np.add.at(counts, (true.to_numpy(int), grades["value"].to_numpy(int)), 1)
+        kappa = cohens_kappa(counts, wt="linear").kappa
+        print(
+            f"| {plane_mm} x {plane_mm} x {slice_mm} | {points.median():+.1f} | "
+            f"{np.percentile(points.abs(), 95):.1f} | {points.abs().max():.1f} | {kappa:.2f} | "
+            f"{len(points)} |"
         )
 
 
@@ -337,6 +367,7 @@ PARTS: dict[str, Callable[[Path, int, float], None]] = {
     "visits": visits,
     "cost": cost,
     "field": field,
+    "fat": fat,
     "fusion": fusion,
 }
 

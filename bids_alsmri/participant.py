@@ -412,7 +412,13 @@ def _empty_graph(
     values = values_for_names(settings, job.pipeline.name, bool(upstream))
     roots = {"raw": settings.bids_dir, "": settings.output_dir, **settings.derivatives}
     place = Surroundings(
-        settings.output_dir, roots, values, settings.seed, settings.omp_nthreads, VERSION
+        settings.output_dir,
+        roots,
+        values,
+        settings.seed,
+        settings.omp_nthreads,
+        VERSION,
+        resources_of(settings).n_procs,
     )
     stages = {"fit": job.identity.fit, "apply": job.identity.apply}
     memory = partial(

@@ -502,7 +502,7 @@ def _job(
 ) -> Job:
     record = read_record(record_path(settings.output_dir, scan))
     files = [path for paths in scan.inputs.values() for path in paths] + list(adopted.values())
-    files += files_of_settings(settings.pipelines[pipeline.name])
+    files += files_of_settings(settings.pipelines[pipeline.name]) + pipeline.beside(scan)
     identity = Identity(
         version=VERSION,
         fit=fit,

@@ -96,6 +96,8 @@ class Surroundings:
         Threads inside one step.
     version : str
         Version of the app.
+    n_procs : int
+        Processes of the run, which a step that does many things side by side may take.
     """
 
     output_dir: Path
@@ -104,6 +106,7 @@ class Surroundings:
     seed: int
     n_threads: int
     version: str
+    n_procs: int = 1
 
 
 def declared_gb(interface: BaseInterface) -> float:
@@ -173,6 +176,11 @@ class Graph:
     def n_threads(self) -> int:
         """Threads inside a step whose result does not depend on them."""
         return self.surroundings.n_threads
+
+    @property
+    def n_procs(self) -> int:
+        """Processes of the run, for a step that registers many images side by side."""
+        return self.surroundings.n_procs
 
     @property
     def template(self) -> str:

@@ -12,9 +12,26 @@ from types import MappingProxyType, ModuleType
 from typing import Any
 
 from bids_alsmri import pipelines
+from bids_alsmri.bids.query import Scan
 from bids_alsmri.bids.spec import IoSpec, load_io_spec
 from bids_alsmri.errors import SettingsError
 from bids_alsmri.options import SettingsModel
+
+
+def nothing_beside(scan: Scan) -> list[Path]:
+    """Images of other scans that a report shows: none.
+
+    Parameters
+    ----------
+    scan : Scan
+        Any.
+
+    Returns
+    -------
+    list of Path
+        Empty.
+    """
+    return []
 
 
 @dataclass(frozen=True)
@@ -50,6 +67,8 @@ class Pipeline:
         Function that makes further tables of the group level from its collected ones and the
         clinical table, as ``module:function`` of its folder; ``sidecar_of`` of that module tells
         what their columns are. Empty for none.
+    beside : callable
+        From a scan to images of others that its report shows beside its own.
     """
 
     name: str
@@ -63,6 +82,7 @@ class Pipeline:
     without_needs: str = ""
     atlas_grid_mm: str = ""
     group_tables: str = ""
+    beside: Callable[[Scan], list[Path]] = nothing_beside
 
     @property
     def folder(self) -> Path:

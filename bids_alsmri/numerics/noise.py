@@ -253,7 +253,11 @@ def remove_noise_floor(image: ArrayLike, noise: Noise) -> _Array:
         )
     ratio = np.linspace(0.0, _LARGEST_RATIO, 8001)
     n = noise.n_channels
-    mean = noise.floor / noise.sigma * special.hyp1f1(-0.5, n, -(ratio**2) / 2.0)
+    with np.errstate(invalid="ignore", over="ignore"):
+        mean = noise.floor / noise.sigma * special.hyp1f1(-0.5, n, -(ratio**2) / 2.0)
+    # scipy's function overflows at some hundred channels, where two moments tell the mean
+    power = ratio**2 + 2.0 * n
+    mean = np.where(np.isfinite(mean), mean, np.sqrt(power - (power + ratio**2) / (2.0 * power)))
     relative = values / noise.sigma
     far = np.sqrt(np.maximum(relative**2 - (2.0 * n - 1.0), 0.0))
     signal: _Array = noise.sigma * np.where(

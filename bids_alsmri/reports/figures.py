@@ -710,6 +710,74 @@ def draw_planes(
     return figure
 
 
+def draw_map_columns(
+    columns: Sequence[
+        tuple[str, tuple[float, float], Sequence[tuple[NDArray[Any], Sequence[float]]]]
+    ],
+) -> Figure:
+    """Maps of a body side by side, each made of planes at their places, with a scale of its own.
+
+    Parameters
+    ----------
+    columns : sequence of (label, limits, planes)
+        Quantity and unit; values of the darkest and brightest colour, the first below the second;
+        and planes with their extents, as of `draw_planes`. Values of NaN are left black.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        One column for each map, all at one scale in mm.
+
+    Raises
+    ------
+    NumericsError
+        If there is no column, or one has no plane.
+
+    Examples
+    --------
+    >>> planes = [(np.arange(12.0).reshape(3, 4), (-2, 2, 0, 3))]
+    >>> figure = draw_map_columns([("T2 (ms)", (0.0, 11.0), planes)])
+    >>> figure.axes[1].get_xlabel()
+    'T2 (ms)'
+    """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    if not columns or not all(planes for _, _, planes in columns):
+        raise NumericsError("columns lack planes; give at least one map with one plane")
+    extents = np.array([extent for *_, planes in columns for _, extent in planes], float)
+    left, right = extents[:, 0].min(), extents[:, 1].max()
+    bottom, top = extents[:, 2].min(), extents[:, 3].max()
+    n_columns = max(len(columns), 3)
+    wide_in = 0.88 * WIDTH_IN / n_columns
+    high_in = min(wide_in * (top - bottom) / (right - left), 9.0)
+    wide_in = high_in * (right - left) / (top - bottom)
+    foot_in = 1.0
+    with fixed_style():
+        figure = plain_figure(height_in=high_in + foot_in + 0.1)
+        whole_in = high_in + foot_in + 0.1
+        for number, (label, limits, planes) in enumerate(columns):
+            start = (number + 0.5) / n_columns - wide_in / WIDTH_IN / 2
+            axes = figure.add_axes(
+                (start, foot_in / whole_in, wide_in / WIDTH_IN, high_in / whole_in)
+            )
+            axes.set(facecolor="black", xticks=[], yticks=[])
+            scale = Normalize(*limits)
+            for plane, extent in planes:
+                axes.imshow(plane, "viridis", scale, origin="lower", extent=_limits(extent))
+            axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
+            bar = figure.add_axes((start, 0.72 / whole_in, wide_in / WIDTH_IN, 0.12 / whole_in))
+            figure.colorbar(
+                ScalarMappable(scale, "viridis"), cax=bar, orientation="horizontal", label=label
+            )
+        figure.text(0.02, 0.08 / whole_in, CONVENTION, color="#57606a")
+    return figure
+
+
+def _limits(extent: Sequence[float]) -> tuple[float, float, float, float]:
+    return float(extent[0]), float(extent[1]), float(extent[2]), float(extent[3])
+
+
 _Panels = Sequence[tuple[NDArray[Any], Sequence[float], NDArray[Any] | None, str]]
 
 
@@ -758,7 +826,7 @@ def _separate_axes(panels: _Panels) -> tuple[Figure, list[Axes]]:
 def _draw_plane(
     axes: Axes, plane: NDArray[Any], extent: Sequence[float], labels: NDArray[Any] | None
 ) -> None:
-    limits = (float(extent[0]), float(extent[1]), float(extent[2]), float(extent[3]))
+    limits = _limits(extent)
     view = axes.get_xlim(), axes.get_ylim()
     is_empty = not axes.images and axes.axison
     top = percentile(plane, 99.5)
@@ -817,7 +885,8 @@ def draw_body_chart(
     with fixed_style():
         figure = plain_figure(height_in=6.0)
         for number, (label, values) in enumerate(panels):
-            left = 0.02 + 0.48 * number
+            # one alone stands in the middle
+            left = 0.02 + 0.48 * number + (0.24 if len(panels) == 1 else 0.0)
             axes = figure.add_axes((left, 0.05, 0.36, 0.93))
             axes.add_collection(
                 PatchCollection(

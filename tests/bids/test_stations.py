@@ -85,17 +85,30 @@ def test_readers_are_kept_apart():
 
 
 def test_labelled_stations_of_others_are_found_and_ones_own_are_not(tmp_path):
-    raw, drawn = tmp_path / "anat", tmp_path / "derivatives"
-    for folder in (raw, drawn):
-        folder.mkdir()
-    for label in ("01", "02", "03"):
-        (raw / f"sub-{label}_acq-legs_chunk-1_T1w.nii.gz").touch()
-        (drawn / f"sub-{label}_acq-legs_chunk-1_desc-muscles_dseg.nii.gz").touch()
+    raw, drawn, other = (tmp_path / name for name in ("raw", "raw/derivatives", "other"))
+
+    def person(root, label, tail="acq-legs_chunk-1", content=""):
+        image = root / f"sub-{label}" / "anat" / f"sub-{label}_{tail}_T1w.nii.gz"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        image.write_text(content or f"{root.name} {label}")
+        drawn.mkdir(exist_ok=True)
+        folder = drawn if root == raw else image.parent
+        (folder / f"sub-{label}_{tail}_desc-muscles_dseg.nii.gz").touch()
+        return image
+
+    own = person(raw, "01")
+    person(raw, "02")
+    person(raw, "05", "acq-legs_chunk-2")
     (drawn / "sub-04_acq-legs_chunk-1_desc-muscles_dseg.nii.gz").touch()
-    (raw / "sub-05_acq-legs_chunk-2_T1w.nii.gz").touch()
-    (drawn / "sub-05_acq-legs_chunk-2_desc-muscles_dseg.nii.gz").touch()
-    scan = scan_of("anat acq-legs_chunk-1_T1w.nii.gz")
-    stations = list_stations(scan, "stations")
-    found = Sites(scan, stations).atlases_of(stations[0], tmp_path)
-    assert [image.name[:6] for image, _ in found] == ["sub-02", "sub-03"]
-    assert Sites(scan, stations).atlases_of(stations[0], None) == []
+    # somebody else of the same label, and the participant under another
+    person(other, "01")
+    person(other, "09", content=own.read_text())
+    scan = Scan("muscle", "01", None, {}, {"stations": (own,)}, {})
+    (station,) = list_stations(scan, "stations")
+
+    def found(folder):
+        return [image for image, _ in Sites(scan, (station,)).atlases_of(station, folder)]
+
+    assert found(raw) == [raw / "sub-02/anat/sub-02_acq-legs_chunk-1_T1w.nii.gz"]
+    assert found(other) == [other / "sub-01/anat/sub-01_acq-legs_chunk-1_T1w.nii.gz"]
+    assert found(None) == []

@@ -23,9 +23,15 @@ WORLD = "space-T1w_model-tensor_param"
 DIRECTIONS = {"best": ("AP", "PA"), "paper": ("AP",)}
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Folder of both modes: the second takes over what is alike in both, the anatomy."""
+    return tmp_path_factory.mktemp("real_head")
+
+
+# all tests of one mode run before the other takes its place
 @pytest.fixture(scope="module", params=["best", "paper"])
-def results(request, test_data, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp(request.param)
+def results(request, test_data, folder) -> Path:
     filters = {"dwi": {"direction": list(DIRECTIONS[request.param])}}
     (folder / "filters.json").write_text(json.dumps(filters))
     command = [

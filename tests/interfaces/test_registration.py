@@ -190,7 +190,7 @@ def test_local_correlation_repeats_bit_for_bit(pair, tmp_path):
         found = register(
             pair[0],
             pair[1]["t1w"],
-            stages=[RIGID, replace(CORRELATION, iterations=(10, 5))],
+            stages=[RIGID, replace(CORRELATION, iterations=(4, 2))],
             winsor_percentiles=WINSOR,
             out_prefix=tmp_path / name,
             seed=3,

@@ -130,6 +130,16 @@ def test_mean_of_many_magnitudes_gives_back_the_signal(n_channels, signal):
     assert abs(found - signal) < 5 * error * max(1.0, np.sqrt(2 * n_channels) / signal)
 
 
+@pytest.mark.parametrize("signal", [25.0, 39.0])
+def test_signal_of_hundreds_of_channels_is_given_back(signal):
+    power = np.random.default_rng(1).noncentral_chisquare(2 * 200, signal**2, 200_000)
+    magnitudes = np.sqrt(power)
+    error = magnitudes.std() / np.sqrt(magnitudes.size)
+    found = float(remove_noise_floor(magnitudes.mean(), Noise(1.0, 200.0)))
+    # the mean rises with the signal by the signal over the mean
+    assert abs(found - signal) < 4 * error * magnitudes.mean() / signal
+
+
 def test_floor_itself_is_no_signal():
     noise = Noise(2.0, 5.0)
     assert_allclose(remove_noise_floor([0.0, 0.9 * noise.floor], noise), 0.0)

@@ -238,8 +238,8 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def simulate_atlases(folder: Path, coarse: list[str]) -> None:
-    """Labelled thighs of other people; one of them has the label of a participant."""
-    others = ["--controls", "3", "--seed", "13", "--modalities", "muscle", "--muscle-n-t2w", "0"]
+    """Labelled thighs of other people, whose labels are those of participants."""
+    others = ["--controls", "2", "--seed", "13", "--modalities", "muscle", "--muscle-n-t2w", "0"]
     assert (
         simulate([str(folder), *others, "--muscle-n-dwi", "0", "--no-muscle-hands", *coarse]) == 0
     )

@@ -22,8 +22,8 @@ STEPS = (
     "FitTensor",
     "TemplateMaps",
 )
-# of 26 and 88 MB as float32: what is constant counts in one, and what grows in the other
-SHAPES = ("64 64 40 40", "96 96 60 40")
+# of 26 and 51 MB as float32: what is constant counts in one, and what grows in the other
+SHAPES = ("64 64 40 40", "80 80 50 40")
 
 
 # voxels of the T1w in mm, and the step after which to end: what grows with it counts in the second

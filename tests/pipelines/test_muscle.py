@@ -24,6 +24,7 @@ from bids_alsmri.pipelines.muscle.labels import read_labels
 from bids_alsmri.pipelines.muscle.measures import Measured
 from bids_alsmri.pipelines.muscle.sites import Sites, with_partners
 from bids_alsmri.pipelines.muscle.vocabulary import PROGRAMS, map_labels, read_vocabulary
+from bids_alsmri.planning import make_plan
 
 OURS = read_vocabulary(None)
 AFFINE = np.diag([4.0, 4.0, 4.0, 1.0])
@@ -857,6 +858,30 @@ def test_slices_show_every_muscle_at_half_of_its_area_or_more():
     assert drawing.covering_slices(np.zeros((3, 3, 3), int)) == []
 
 
+def test_maps_are_drawn_in_their_units_at_their_places(tmp_path):
+    # seconds, and no value in the left half
+    t2 = np.zeros((8, 3, 6), np.float32)
+    t2[4:] = 0.04
+    fat = np.zeros((8, 3, 6), np.float32)
+    lower = AFFINE.copy()
+    lower[2, 3] = -24.0
+    paths = [
+        str(saved(tmp_path, values, affine, name))
+        for values, affine, name in ((t2, AFFINE, "t2"), (t2, lower, "low"), (fat, AFFINE, "fat"))
+    ]
+    figure = drawing.draw_maps(paths, ["t2", "t2", "fat"])
+    columns = {figure.axes[n + 1].get_xlabel(): figure.axes[n] for n in (0, 2)}
+    high, low = columns["T2 (ms)"].images
+    assert_allclose(high.get_array()[:, 4:], 40.0)
+    assert np.ma.getmaskarray(high.get_array())[:, :4].all()
+    # edges of the voxels, x and z, in mm
+    assert_allclose(high.get_extent(), (-40.0, -8.0, -2.0, 22.0))
+    assert_allclose(low.get_extent(), (-40.0, -8.0, -26.0, -2.0))
+    (none,) = columns["fat fraction by signal"].images
+    assert_allclose(none.get_array(), 0.0)
+    assert none.norm.vmax == 1.0
+
+
 @pytest.mark.parametrize(
     ("session", "first"), [("m04", None), ("m12", "m04"), ("m100", "m04"), (None, None)]
 )
@@ -874,6 +899,34 @@ def test_first_visit_is_that_of_the_lowest_number_with_the_station(tmp_path, ses
     assert (found[0] if found else None) == first
     if found:
         assert found[1].is_file()
+
+
+@pytest.mark.parametrize(("changed", "expected"), [("m00", {"m00", "m12"}), ("m12", {"m12"})])
+def test_visits_whose_figure_shows_a_changed_first_visit_are_done_again(
+    tmp_path, run_settings, changed, expected
+):
+    raw = tmp_path / "raw"
+    for session in ("m00", "m12"):
+        folder = raw / "sub-01" / f"ses-{session}" / "anat"
+        folder.mkdir(parents=True)
+        path = saved(folder, legs(), name=f"ses-{session}_acq-wholebody_chunk-1_T2w")
+        path.with_name(path.name.replace(".nii.gz", ".json")).write_text("{}")
+    (raw / "dataset_description.json").write_text('{"Name": "two", "BIDSVersion": "1.10.0"}')
+    (raw / "participants.tsv").write_text("participant_id\nsub-01\n")
+
+    def digests():
+        plan = make_plan(run_settings(raw, tmp_path / "out", {"derivatives": {}}))
+        return {j.scan.session: j.identity.digest() for j in plan.jobs}
+
+    before = digests()
+    assert set(before) == {"m00", "m12"}
+    saved(
+        raw / "sub-01" / f"ses-{changed}" / "anat",
+        2 * legs(),
+        name=f"ses-{changed}_acq-wholebody_chunk-1_T2w",
+    )
+    after = digests()
+    assert {session for session in before if before[session] != after[session]} == expected
 
 
 def test_echoes_beside_an_image_of_their_name_leave_it_its_labels():

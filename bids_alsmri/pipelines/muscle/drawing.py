@@ -11,7 +11,13 @@ import pandas as pd
 
 from bids_alsmri.interfaces.images import canonical, voxel_edges_mm
 from bids_alsmri.pipelines.muscle.measures import SUMMARY
-from bids_alsmri.reports.figures import draw_body_chart, draw_difference, draw_planes, draw_regions
+from bids_alsmri.reports.figures import (
+    draw_body_chart,
+    draw_difference,
+    draw_map_columns,
+    draw_planes,
+    draw_regions,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,6 +25,8 @@ if TYPE_CHECKING:
 _MEASURE = "relative_t2"
 # share of the 99th percentile from which a voxel is body
 _BODY_SHARE = 0.12
+# figures show volumes in ml, tables in mm3
+_ML_PER_MM3 = 1e-3
 
 
 def draw_muscles(table: pd.DataFrame) -> Figure:
@@ -37,8 +45,9 @@ def draw_muscles(table: pd.DataFrame) -> Figure:
     measure, unit = (
         (_MEASURE, "relative T2 signal")
         if (table["measure"] == _MEASURE).any()
-        else ("volume", "volume (mm3)")
+        else ("volume", "volume (ml)")
     )
+    scale = _ML_PER_MM3 if measure == "volume" else 1.0
     own = table[(table["measure"] == measure) & (table["region"] != SUMMARY)]
     keys = list(zip(own["region"], own["side"], strict=True))
     spread = table[table["measure"] == f"{measure}_sd"].set_index(["region", "side"])["value"]
@@ -47,7 +56,7 @@ def draw_muscles(table: pd.DataFrame) -> Figure:
             "region": own["region"],
             "side": own["side"],
             "map": measure,
-            "mean": own["value"],
+            "mean": scale * own["value"],
             "sd": [spread.get(key, np.nan) for key in keys],
             "n": own["n"],
         }
@@ -117,10 +126,11 @@ def draw_readers(table: pd.DataFrame) -> Figure:
     )
     pairs = wide[[f"first{ending}", f"second{ending}"]].dropna().to_numpy(float)
     limits = table[table["region"] == "all"].set_index("measure")["value"]
-    label = "volume (mm3)" if ending else "relative T2 signal"
+    scale, label = (_ML_PER_MM3, "volume (ml)") if ending else (1.0, "relative T2 signal")
+    low, bias, high = (scale * limits[f"{name}{ending}"] for name in ("low", "bias", "high"))
     return draw_difference(
-        pairs,
-        (limits[f"low{ending}"], limits[f"bias{ending}"], limits[f"high{ending}"]),
+        scale * pairs,
+        (low, bias, high),
         label=label,
     )
 
@@ -164,6 +174,54 @@ def draw_overview(images: Sequence[str], titles: Sequence[str], labels: Sequence
         extent = _extent(affine, data.shape, 0, 2, edges)
         panels.append((data[:, at].T, extent, marked[:, at].T, title))
     return draw_planes(panels, is_stitched=True)
+
+
+# by kind: label, factor to its unit, and the values of the scale's ends; None for the brightest
+MAPS: Mapping[str, tuple[str, float, float | None]] = {
+    "relative": ("relative T2 signal", 1.0, None),
+    "adc": ("ADC ($10^{-3}$ mm$^2$/s)", 1e3, 3.0),
+    "fat": ("fat fraction by signal", 1.0, 1.0),
+    "dixon": ("fat fraction (Dixon)", 1.0, 1.0),
+    "t2": ("T2 (ms)", 1e3, None),
+}
+# 0 is a value of these, and none of the others
+_FRACTIONS = ("fat", "dixon")
+# of the values of a map, which noise outside the body has little of
+_BRIGHTEST_PERCENT = 99.0
+
+
+def draw_maps(maps: Sequence[str], kinds: Sequence[str]) -> Figure:
+    """Coronal slices through the maps of all stations, one column for each kind.
+
+    Parameters
+    ----------
+    maps : sequence of str
+        Maps of stations; 0 or NaN where there is no value.
+    kinds : sequence of str
+        Of each, a key of `MAPS`.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        Columns in the order of `MAPS`.
+    """
+    columns = []
+    for kind, (label, factor, highest) in MAPS.items():
+        planes, values = [], []
+        for path in [p for p, own in zip(maps, kinds, strict=True) if own == kind]:
+            data, affine = _read(path)
+            is_known = np.isfinite(data) & ((data > 0) | (kind in _FRACTIONS))
+            data = np.where(is_known, factor * data, np.nan)
+            weight = np.isfinite(data).sum(axis=(0, 2)) + np.finfo(np.float32).tiny
+            at = int(np.round(np.average(np.arange(len(weight)), weights=weight)))
+            extent = _extent(affine, data.shape, 0, 2, voxel_edges_mm(affine))
+            planes.append((data[:, at].T, extent))
+            values.append(data[np.isfinite(data)])
+        if planes:
+            found = np.concatenate(values)
+            top = highest or (np.percentile(found, _BRIGHTEST_PERCENT) if len(found) else 1.0)
+            columns.append((label, (0.0, float(top)), planes))
+    return draw_map_columns(columns)
 
 
 # of a muscle's largest area that a slice must show of it, and panels of the figure

@@ -19,6 +19,7 @@ from bids_alsmri.interfaces.node import (
     AlsInterface,
     NodeInputSpec,
     NodeOutputSpec,
+    SeriesSize,
     write_facts,
 )
 from bids_alsmri.interfaces.registration import write_linear
@@ -304,8 +305,15 @@ class FuseAtlases(AlsInterface):
 
     input_spec = FuseAtlasesInputSpec
     output_spec = FuseAtlasesOutputSpec
-    memory_gb = 2.0
+    memory_gb = 0.6
     memory_per_series = 30.0
+
+    def needed_gb(self, series: SeriesSize) -> float:
+        """Memory in GB, with that of the registrations that run at once."""
+        return super().needed_gb(series) + 0.5 * self._n_at_once()
+
+    def _n_at_once(self) -> int:
+        return max(1, int(self.inputs.n_threads) // int(self.inputs.registration_threads))
 
     def _run_interface(self, runtime: Any) -> Any:
         vocabulary = read_vocabulary(optional_path(self.inputs.region_list))
@@ -323,7 +331,7 @@ class FuseAtlases(AlsInterface):
                 self.inputs.fusion,
                 seed=self.inputs.seed,
                 n_threads=self.inputs.registration_threads,
-                n_at_once=max(1, self.inputs.n_threads // self.inputs.registration_threads),
+                n_at_once=self._n_at_once(),
             ),
             bias={**self.inputs.bias, "n_threads": self.inputs.n_threads},
             leaves_one_out=self.inputs.leaves_one_out,
@@ -822,6 +830,29 @@ class DrawOverview(AlsInterface):
             drawing.draw_overview(self.inputs.images, self.inputs.titles, self.inputs.labels),
             figure,
         )
+        return self.give(runtime, {"figure": figure})
+
+
+class DrawMapsInputSpec(NodeInputSpec):
+    """Inputs of :class:`DrawMaps`."""
+
+    maps = InputMultiObject(File(exists=True), mandatory=True, desc="maps of stations")
+    kinds = traits.List(traits.Str(), mandatory=True, desc="what each shows")
+
+
+class DrawMaps(AlsInterface):
+    """Draw coronal slices through maps, side by side."""
+
+    input_spec = DrawMapsInputSpec
+    output_spec = FigureOutputSpec
+    memory_gb = 0.5
+    memory_per_series = 15.0
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from bids_alsmri.reports.figures import save_figure
+
+        figure = self.file(runtime, "maps.svg")
+        save_figure(drawing.draw_maps(self.inputs.maps, self.inputs.kinds), figure)
         return self.give(runtime, {"figure": figure})
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from bids_alsmri.engine.pipeline import Pipeline
 from bids_alsmri.options import SettingsModel, setting
+from bids_alsmri.pipelines.muscle.sites import images_of_first_visit
 
 
 class MuscleSettings(SettingsModel):
@@ -457,4 +458,5 @@ PIPELINE = Pipeline(
     group_by=kept_apart,
     drawn=("labels", "labels_table", "bone"),
     group_tables="cohort:composite_tables",
+    beside=images_of_first_visit,
 )

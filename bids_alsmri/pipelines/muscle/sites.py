@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -147,20 +148,7 @@ class Sites:
 
     def first_visit(self, station: Station) -> tuple[str, Path] | None:
         """Session and image of a station at the first visit; None where this is the first."""
-        path, own = self.image_of(station), self.scan.session
-        if own is None:
-            return None
-        # sub-01/ses-m12/anat/sub-01_ses-m12_T2w.nii.gz
-        folders = path.parents[2].glob("ses-*")
-        names = sorted((f.name.removeprefix("ses-") for f in folders), key=_by_number)
-        for session in names:
-            name = path.name.replace(f"_ses-{own}_", f"_ses-{session}_")
-            found = path.parents[2] / f"ses-{session}" / path.parent.name / name
-            if session == own:
-                return None
-            if found.is_file():
-                return session, found
-        return None
+        return _at_first_visit(self.image_of(station), self.scan.session)
 
     def shows_legs(self, station: Station) -> bool:
         """Whether compartments of legs can be looked for: a T1w of the legs."""
@@ -187,11 +175,22 @@ class Sites:
         for labels in sorted(folder.rglob(f"*{_LABEL_END}.nii.gz")):
             name = parse_name(labels.name)
             image = images.get(labels.name.replace(f"{_LABEL_END}.nii.gz", end))
-            if image is None or name is None or name.entities.get("sub") == self.scan.participant:
+            if image is None or name is None:
                 continue
-            if all(name.entities.get(k) == station.entities.get(k) for k in ("acq", "chunk")):
+            is_alike = all(
+                name.entities.get(k) == station.entities.get(k) for k in ("acq", "chunk")
+            )
+            if is_alike and not self._is_own(image, station):
                 found.append((image, labels))
         return found
+
+    def _is_own(self, image: Path, station: Station) -> bool:
+        """Whether an image is the participant's: people of two datasets may share a label."""
+        own = self.image_of(station)
+        folder = next((f for f in own.parents if f.name == f"sub-{self.scan.participant}"), None)
+        if folder is not None and folder.resolve() in image.resolve().parents:
+            return True
+        return filecmp.cmp(own, image, shallow=False)
 
     def sources(
         self,
@@ -215,6 +214,39 @@ class Sites:
             for source, own in by_source.items()
             if station in own
         }
+
+
+def images_of_first_visit(scan: Scan) -> list[Path]:
+    """Images of a participant's first visit that are shown beside those of a later one.
+
+    Parameters
+    ----------
+    scan : Scan
+        Participant and session.
+
+    Returns
+    -------
+    list of Path
+        Of the same names but for the session; empty at the first visit.
+    """
+    images = [path for paths in scan.inputs.values() for path in paths if path.suffix == ".gz"]
+    found = [_at_first_visit(path, scan.session) for path in images]
+    return [visit[1] for visit in found if visit is not None]
+
+
+def _at_first_visit(path: Path, own: str | None) -> tuple[str, Path] | None:
+    """Session and image of the first visit; None where this is the first."""
+    if own is None:
+        return None
+    # sub-01/ses-m12/anat/sub-01_ses-m12_T2w.nii.gz
+    folders = path.parents[2].glob("ses-*")
+    names = sorted((f.name.removeprefix("ses-") for f in folders), key=_by_number)
+    for session in names[: names.index(own)] if own in names else []:
+        name = path.name.replace(f"_ses-{own}_", f"_ses-{session}_")
+        found = path.parents[2] / f"ses-{session}" / path.parent.name / name
+        if found.is_file():
+            return session, found
+    return None
 
 
 def _by_number(label: str) -> list[tuple[int, str]]:

@@ -16,6 +16,7 @@ from scipy import ndimage
 from bids_alsmri.errors import DataError, NumericsError
 from bids_alsmri.interfaces.base import ImageData, read_image
 from bids_alsmri.numerics.apparent_diffusion import check_b_values
+from bids_alsmri.numerics.fatty_replacement import fat_shift_hz
 from bids_alsmri.numerics.noise import Noise, noise_of_air
 from bids_alsmri.numerics.relative_signal import BoneReference, find_bone_reference
 from bids_alsmri.numerics.stations import (
@@ -42,9 +43,6 @@ _BODY_SHARE = 0.08
 _N_AXES = 3
 # stations whose table moved by this much less or more than their headers tell contradict them
 _MOST_TABLE_ERROR_MM = 50.0
-# chemical shift of fat from water (Brown et al. 2014, Magnetic Resonance Imaging, table 17.1), and
-# the gyromagnetic ratio of protons in MHz/T
-_FAT_PPM, _MHZ_PER_T = 3.35, 42.577
 
 
 @dataclass(frozen=True)
@@ -612,7 +610,7 @@ def fat_shift_voxels(metadata: Mapping[str, Any], n_phase: int) -> tuple[int, fl
         return None
     if not isinstance(readout, int | float):
         return None
-    shift = float(_FAT_PPM * _MHZ_PER_T * tesla * readout)
+    shift = fat_shift_hz(float(tesla)) * float(readout)
     return "ijk".index(direction[0]), shift if direction.endswith("-") else -shift
 
 

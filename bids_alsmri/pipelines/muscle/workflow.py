@@ -14,6 +14,7 @@ from bids_alsmri.pipelines.muscle.interfaces import (
     CompareReaders,
     DivideByBone,
     DrawLeftOut,
+    DrawMaps,
     DrawOverview,
     DrawSlices,
     DrawVisits,
@@ -93,6 +94,16 @@ def fit(graph: Graph, scan: Scan, cfg: MuscleSettings) -> None:
     )
     graph.save("quality", quality.table, facts=quality.facts)
     draw(graph, cfg, sites, {**labels, **found})
+    draw_maps(
+        graph,
+        {
+            "relative": [step.relative for step in relative.values()],
+            "adc": [step.adc for step in diffusion.values()],
+            "fat": [step.fat for step in legs.values()],
+            "dixon": [step.fat for step in dixon.values()],
+            "t2": [step.t2 for step in relaxation.values()],
+        },
+    )
     draw_visits(graph, sites)
 
 
@@ -155,7 +166,11 @@ def fuse(graph: Graph, cfg: MuscleSettings, sites: Sites, drawn: Steps) -> Steps
                 title=station.title,
                 leaves_one_out=cfg.atlas_leave_one_out,
                 registration_threads=cfg.atlas_threads,
-                n_threads=max(graph.n_threads, cfg.atlas_threads),
+                # no result depends on it: as many registrations at once as there are processes
+                n_threads=min(
+                    max(graph.n_procs, graph.n_threads, cfg.atlas_threads),
+                    len(atlases) * cfg.atlas_threads,
+                ),
             ),
             image=sites.image_of(station),
             atlas_images=[image for image, _ in atlases],
@@ -457,6 +472,16 @@ def draw(graph: Graph, cfg: MuscleSettings, sites: Sites, labels: Steps) -> None
             labels=[labels[s].labels for s in labelled],
         )
         graph.figure("slices", slices.figure)
+
+
+def draw_maps(graph: Graph, maps: dict[str, list[Any]]) -> None:
+    """Draw what was measured in every voxel."""
+    given = [(kind, path) for kind, paths in maps.items() for path in paths]
+    if given:
+        drawn = graph.step(
+            "draw_maps", DrawMaps(kinds=[kind for kind, _ in given]), maps=[p for _, p in given]
+        )
+        graph.figure("maps", drawn.figure)
 
 
 def own_list(cfg: MuscleSettings) -> str:
