@@ -439,7 +439,7 @@ def without_doubtful(
     aligned : Aligned
         The profiles that it was fitted to.
     smallest_layer_mm : float
-        Nearer to the ends of the profiles no border was sought, in mm.
+        Nearer to the ends of the profiles, and to each other, no borders were sought, in mm.
     most_interval_mm : float
         Longest interval of a thickness that is told, in mm.
     most_from_ribbon_mm : float
@@ -457,6 +457,8 @@ def without_doubtful(
     reason = ""
     if fit.deep_from_mm < depth[0] + smallest_layer_mm + 1e-6:
         reason = "the superficial layer lies in what is left out beneath the outer surface"
+    elif fit.deep_mm < smallest_layer_mm + 1e-6:
+        reason = f"a layer thinner than {smallest_layer_mm:g} mm was not sought, and may be there"
     elif abs(fit.white_from_mm - expected) > most_from_ribbon_mm:
         reason = (
             f"the layer ends at {fit.white_from_mm:.1f} mm, the ribbon at {expected:.1f} mm: they "
