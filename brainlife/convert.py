@@ -36,6 +36,7 @@ OUTPUTS = {
         for name in ("fa", "md", "ad", "rd")
     },
     "output_muscles": {"muscles.tsv": "anat/sub-*_desc-muscles_stats.tsv"},
+    "output_cortex": {"layers.tsv": "anat/sub-*_desc-layers_stats.tsv"},
 }
 # labels of a station of muscle, which the platform wants with their names as JSON
 PARCELLATION = "output_parcellation"

@@ -222,11 +222,9 @@ def _rules(spec: InputSpec) -> Iterator[tuple[str, str]]:
     in_sidecar = [
         f"{key}: {value}" for key, values in spec.marks_in_sidecar.items() for value in values
     ]
-    if marks or in_sidecar:
-        yield (
-            "Marked by",
-            f"{_code(marks, 'or')} in the name, or {_code(in_sidecar, 'or')} in the sidecar",
-        )
+    ways = [(marks, "name"), (in_sidecar, "sidecar")]
+    if told := [f"{_code(texts, 'or')} in the {place}" for texts, place in ways if texts]:
+        yield "Marked by", ", or ".join(told)
     if spec.absent:
         yield "Name has no", _code([f"{key}-" for key in spec.absent], "or")
     for key, values in spec.excluded.items():

@@ -60,7 +60,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
 }
 # the pipeline's own computing modules
 COMPUTING = (
-    {"errors", "interfaces", "numerics", "spaces", "reports.figures"},
+    {"errors", "interfaces", "numerics", "spaces", "reports.figures", "reports.cortex"},
     {"numpy", "scipy", "pandas", "nibabel", "nipype", "matplotlib", "dipy"},
 )
 # may import all of ours

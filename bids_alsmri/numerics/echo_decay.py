@@ -1,4 +1,4 @@
-"""Transverse relaxation time from the echoes of a train."""
+"""Transverse relaxation time from the echoes of a train, and the image that combines them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 from bids_alsmri.errors import NumericsError
-from bids_alsmri.numerics.checks import as_float, require_range
+from bids_alsmri.numerics.checks import as_float, require_finite, require_range
 from bids_alsmri.numerics.noise import Noise
 
 _Array = NDArray[np.float64]
@@ -40,7 +40,12 @@ class Decay:
 
 
 def fit_echo_decay(
-    signal: ArrayLike, echo_times_ms: ArrayLike, *, noise: Noise | None, least_signal: float
+    signal: ArrayLike,
+    echo_times_ms: ArrayLike,
+    *,
+    noise: Noise | None,
+    least_signal: float,
+    least_echoes: int,
 ) -> Decay:
     r"""Relaxation time of each voxel by least squares of the signal itself.
 
@@ -53,7 +58,10 @@ def fit_echo_decay(
     noise : Noise or None
         In the unit of the signal; None leaves its floor in.
     least_signal : float
-        Signal of the first echo from which a voxel is fitted, in that unit, not negative.
+        Signal from which a voxel is fitted, in that unit, not negative.
+    least_echoes : int
+        Echoes from the first that must exceed it, 1 to E: more where few echoes must tell noise
+        from signal.
 
     Returns
     -------
@@ -63,14 +71,16 @@ def fit_echo_decay(
     Raises
     ------
     NumericsError
-        If there are fewer than two echoes, their times do not rise or do not fit the signal.
+        If there are fewer than two echoes, their times do not rise or do not fit the signal, or
+        fewer or more echoes than there are must exceed the least signal.
 
     Notes
     -----
     Minimises :math:`\sum_i (M_i - E[M | A e^{-R t_i}])^2` from the line through the logarithms
     that is weighted by :math:`M_i^2`, by steps of Gauss and Newton in :math:`R`, :math:`A` being
-    linear. :math:`E[M | S]` is the mean magnitude of a signal under the noise (Koay and Basser
-    2006, doi:10.1016/j.jmr.2006.01.016): its floor would lengthen the time.
+    linear. Two echoes give :math:`R = \ln(S_1 / S_2) / (t_2 - t_1)`. :math:`E[M | S]` is the mean
+    magnitude of a signal under the noise (Koay and Basser 2006, doi:10.1016/j.jmr.2006.01.016): its
+    floor would lengthen the time.
     A train of echoes whose refocusing is not perfect has stimulated echoes, which lengthen it
     too, and of which the first echo has none (Milford et al. 2015,
     doi:10.1371/journal.pone.0145255).
@@ -79,7 +89,8 @@ def fit_echo_decay(
     --------
     >>> times_ms = np.array([10.0, 20.0, 30.0, 40.0])
     >>> signal = [np.exp(-times_ms / 35)]
-    >>> fit_echo_decay(signal, times_ms, noise=None, least_signal=0).t2_ms.round(6)
+    >>> fit = fit_echo_decay(signal, times_ms, noise=None, least_signal=0, least_echoes=1)
+    >>> fit.t2_ms.round(6)
     array([35.])
     """
     values, times = as_float("signal", signal), as_float("echo_times_ms", echo_times_ms, ndim=1)
@@ -94,9 +105,10 @@ def fit_echo_decay(
             f"{len(times)} values; give one time per echo"
         )
     require_range("least_signal", least_signal, 0.0, np.inf)
+    require_range("least_echoes", least_echoes, 1, len(times))
     shape = values.shape[:-1]
     flat = values.reshape(-1, len(times))
-    is_fitted = np.isfinite(flat).all(axis=1) & (flat[:, 0] > least_signal)
+    is_fitted = np.isfinite(flat).all(axis=1) & (flat[:, :least_echoes] > least_signal).all(axis=1)
     magnitude = flat[is_fitted]
     clean, rate = magnitude, _start(magnitude, times)
     low, high = 1.0 / (_LONGEST * times[-1]), 1.0 / (_SHORTEST * times[0])
@@ -111,6 +123,36 @@ def fit_echo_decay(
     t2[is_fitted] = np.where(is_told, 1.0 / np.where(is_told, rate, 1.0), np.nan)
     level[is_fitted] = np.where(is_told, amplitude, np.nan)
     return Decay(t2.reshape(shape), level.reshape(shape))
+
+
+def combine_echoes(echoes: ArrayLike) -> _Array:
+    r"""Root of the mean square of echoes, in which each counts by its own signal.
+
+    Parameters
+    ----------
+    echoes : (E, ...) array_like
+        Magnitude at each echo, not negative.
+
+    Returns
+    -------
+    (...) array
+        In the unit of the echoes.
+
+    Raises
+    ------
+    NumericsError
+        If there is no echo or a value is not finite.
+
+    Examples
+    --------
+    >>> combine_echoes([[3.0], [4.0]]).round(3)
+    array([3.536])
+    """
+    magnitude = as_float("echoes", echoes)
+    if magnitude.ndim < 1 or len(magnitude) == 0:
+        raise NumericsError("echoes is empty; give one or more")
+    require_finite("echoes", magnitude)
+    return np.asarray(np.sqrt(np.mean(magnitude**2, axis=0)), dtype=np.float64)
 
 
 def _lifted(signal: _Array, noise: Noise) -> _Array:

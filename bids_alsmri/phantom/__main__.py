@@ -14,6 +14,7 @@ from bids_alsmri.phantom.records import (
     DIXON_KINDS,
     MAX_TUBES,
     SODIUM_EFFECTS,
+    Cortex7tSettings,
     MuscleSettings,
     PhantomSettings,
     SodiumSettings,
@@ -103,6 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     scan.add_argument("--axis-order", default=d.axis_order, help="stored axes, such as RAS or PSR")
     _add_sodium(parser)
+    _add_cortex7t(parser)
     _add_muscle(parser)
     return parser
 
@@ -139,6 +141,29 @@ def _add_sodium(parser: argparse.ArgumentParser) -> None:
         choices=SODIUM_EFFECTS,
         default=d.effect,
         help="graded disease effect, or 10 percent in the corticospinal tract of all patients",
+    )
+
+
+def _add_cortex7t(parser: argparse.ArgumentParser) -> None:
+    d = Cortex7tSettings()
+    group = parser.add_argument_group("slab at 7T (--modalities anat,cortex7t)")
+    for flag, default, text in (
+        ("--cortex7t-mm", d.voxel_mm, "voxel edge in the slice (mm)"),
+        ("--cortex7t-slice-mm", d.slice_mm, "thickness of slices (mm)"),
+        ("--cortex7t-field-of-view-mm", d.field_of_view_mm, "field of view in the slice (mm)"),
+        ("--cortex7t-height-mm", d.height_mm, "all slices together (mm)"),
+        ("--cortex7t-snr", d.snr, "SNR of the superficial cortex, first echo; 0: no noise"),
+        ("--cortex7t-bias", d.bias, "largest deviation of the receive field from one"),
+        ("--cortex7t-transmit-drop", d.transmit_drop, "share of signal lost towards the back"),
+        ("--cortex7t-cortex-mm", d.cortex_mm, "least thickness of the cortex; 0: the template's"),
+    ):
+        group.add_argument(flag, type=float, default=default, help=text)
+    group.add_argument(
+        "--cortex7t-echo-times-ms",
+        type=float,
+        nargs="+",
+        default=list(d.echo_times_ms),
+        help="echo times (ms)",
     )
 
 
@@ -240,6 +265,17 @@ def settings_from(arguments: argparse.Namespace) -> PhantomSettings:
         axis_order=a.axis_order.upper(),
         grey_loss=a.grey_loss,
         sodium=_sodium_settings_from(a),
+        cortex7t=Cortex7tSettings(
+            voxel_mm=a.cortex7t_mm,
+            slice_mm=a.cortex7t_slice_mm,
+            field_of_view_mm=a.cortex7t_field_of_view_mm,
+            height_mm=a.cortex7t_height_mm,
+            echo_times_ms=tuple(a.cortex7t_echo_times_ms),
+            snr=a.cortex7t_snr,
+            bias=a.cortex7t_bias,
+            transmit_drop=a.cortex7t_transmit_drop,
+            cortex_mm=a.cortex7t_cortex_mm,
+        ),
         muscle=_muscle_settings_from(a),
     )
 

@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 
 from bids_alsmri.errors import SettingsError
-from bids_alsmri.phantom import anat, diffusion, muscle, sodium
+from bids_alsmri.phantom import anat, cortex7t, diffusion, muscle, sodium
 from bids_alsmri.phantom.anatomy import Anatomy
 from bids_alsmri.phantom.cohort import stream
 from bids_alsmri.phantom.deformation import draw_deformation
@@ -48,6 +48,7 @@ MODALITIES: dict[str, Modality] = {
     "anat": anat.simulate,
     "dwi": diffusion.simulate,
     "sodium": sodium.simulate,
+    "cortex7t": cortex7t.simulate,
 }
 # the body is drawn by itself, and no head is built for it
 BODY_MODALITIES = {"muscle": muscle.simulate}
@@ -92,6 +93,10 @@ a density-adapted radial readout: a sphere of k-space, weighted by the decay of 
 concentrations of the tubes (SodiumReferenceConcentrations, mmol/L) are labelled by where the tubes
 stand. Patients have more sodium along corticospinal tract, motor cortex and callosum, fast
 progressors most.
+
+Slabs at 7T (acq-M1_MEGRE, where asked for with --modalities) show the same anatomy with a dark deep
+layer of the cortex, thinner in patients and darker in fast progressors, a receive bias and a
+transmit field that drops towards the back.
 
 Whole-body stations (modality muscle; acq-wholebody T2w and diffusion, acq-legs and acq-hands T1w)
 show limbs, trunk, neck and head with bones, fat and 34 muscles. Muscles of patients are brighter in
@@ -184,7 +189,11 @@ def simulate_session(
         return bodies
     shape = draw_deformation(stream(settings.seed, participant, "shape"))
     has_loss = settings.grey_loss > 0 and participant.group == "als"
-    head = build_thinned_head(settings.grey_loss) if has_loss else build_head()
+    grey_loss = settings.grey_loss if has_loss else 0.0
+    if "cortex7t" in settings.modalities and settings.cortex7t.cortex_mm > 0:
+        head = cortex7t.build_thick_head(settings.cortex7t.cortex_mm, grey_loss)
+    else:
+        head = build_thinned_head(grey_loss) if has_loss else build_head()
     anatomy = Anatomy(head, shape)
     heads = {
         name: MODALITIES[name](participant, anatomy, settings, rng)

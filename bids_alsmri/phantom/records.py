@@ -254,6 +254,65 @@ class MuscleSettings:
 
 
 @dataclass(frozen=True)
+class Cortex7tSettings:
+    """How slabs through the motor cortex are acquired; by default as in Cosottini 2016.
+
+    Parameters
+    ----------
+    voxel_mm, slice_mm : float
+        Edge of a voxel in the slice and thickness of slices, in mm.
+    field_of_view_mm, height_mm : float
+        Field of view in the slice and of all slices, in mm.
+    echo_times_ms : tuple of float
+        Echo times, rising, in ms.
+    snr : float
+        Signal of the superficial cortex at the first echo over the noise of one channel; 0: none.
+    bias : float
+        Largest deviation of the smooth receive field from one.
+    transmit_drop : float
+        Share of signal that is lost from the front to the back of the slab.
+    cortex_mm : float
+        Least thickness of the upper cortex of the whole head, in mm; 0 leaves it as thin as that
+        of the template.
+
+    Raises
+    ------
+    SettingsError
+        If a value is out of its range.
+    """
+
+    voxel_mm: float = 0.25
+    slice_mm: float = 2.0
+    field_of_view_mm: float = 112.0
+    height_mm: float = 44.0
+    echo_times_ms: tuple[float, ...] = (10.0, 20.0)
+    snr: float = 20.0
+    bias: float = 0.3
+    transmit_drop: float = 0.4
+    cortex_mm: float = 3.6
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self,
+            (
+                ("voxel_mm", 0.1, 4),
+                ("slice_mm", 0.2, 8),
+                ("field_of_view_mm", 20, 200),
+                ("height_mm", 4, 120),
+                ("snr", 0, 1e6),
+                ("bias", 0, 0.9),
+                ("transmit_drop", 0, 0.9),
+                ("cortex_mm", 0, 6),
+            ),
+        )
+        times = self.echo_times_ms
+        if not times or any(not 0 < t <= 200 for t in times) or list(times) != sorted(set(times)):
+            raise SettingsError(
+                f"echo_times_ms is {times}; give rising echo times above 0 and up to 200 ms"
+            )
+
+
+@dataclass(frozen=True)
 class PhantomSettings:
     """Everything that decides how a cohort is scanned; who is in it stands elsewhere.
 
@@ -299,6 +358,8 @@ class PhantomSettings:
         concentrations and diffusivities of what is left do not change.
     sodium : SodiumSettings
         How sodium images are acquired.
+    cortex7t : Cortex7tSettings
+        How slabs through the motor cortex are acquired.
     muscle : MuscleSettings
         How muscle images are acquired.
 
@@ -330,6 +391,7 @@ class PhantomSettings:
     axis_order: str = "RAS"
     grey_loss: float = 0.0
     sodium: SodiumSettings = field(default_factory=SodiumSettings)
+    cortex7t: Cortex7tSettings = field(default_factory=Cortex7tSettings)
     muscle: MuscleSettings = field(default_factory=MuscleSettings)
 
     def __post_init__(self) -> None:

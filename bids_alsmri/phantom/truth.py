@@ -40,6 +40,8 @@ Written by bids_alsmri_phantom beside the images. World coordinates are RAS+ in 
   of that scan; sodium on a grid of the T1w scan (space-T1w); the head's pose between T1w and sodium
   (desc-pose_stats.tsv); concentration, relaxation, weight and point spread of each tissue
   (desc-tissues_stats.tsv). The coil's sensitivity is in fmap.
+- sub-*/anat/*acq-M1*: distance from white matter on the slab's grid; thickness, contrast and rates
+  of decay of the layers (desc-layers_stats.tsv); the head's pose between T1w and slab.
 - sub-*/*/*desc-muscles_dseg: muscles on the grid of each station, label-bone_desc-ref_mask its
   fatty marrow; desc-tissue_stats.tsv what each muscle is made of (relative T2 signal, ADC, fat).
 - tpl-*: disease effects, tract weights, the healthy FA and sodium in template space.

@@ -184,10 +184,11 @@ def test_results_become_datatypes(convert, task):
     assert (folder / "output_report" / "html" / "index.html").read_text() == "page"
 
 
-def test_muscles_become_a_table_and_a_parcellation_with_names(convert, task):
+def test_muscles_and_cortex_become_tables_and_a_parcellation_with_names(convert, task):
     folder = task()
     results = {
         "anat/sub-01_desc-muscles_stats.tsv": "region\tvalue\n",
+        "anat/sub-01_acq-M1_desc-layers_stats.tsv": "area\tvalue\n",
         "anat/sub-01_acq-legs_chunk-1_desc-muscles_dseg.nii.gz": "nameless",
         "anat/sub-01_acq-legs_chunk-2_desc-muscles_dseg.nii.gz": "empty",
         "anat/sub-01_acq-legs_chunk-2_desc-muscles_dseg.tsv": "index\tname\n",
@@ -202,7 +203,8 @@ def test_muscles_become_a_table_and_a_parcellation_with_names(convert, task):
         path.write_text(text)
     assert convert.main(["outputs", "0"]) == 0
     product = json.loads((folder / "product.json").read_text())
-    assert product["outputs"] == ["output_muscles", "output_parcellation"]
+    assert product["outputs"] == ["output_muscles", "output_cortex", "output_parcellation"]
+    assert (folder / "output_cortex" / "layers.tsv").read_text() == "area\tvalue\n"
     assert (folder / "output_muscles" / "muscles.tsv").read_text() == "region\tvalue\n"
     assert (folder / "output_parcellation" / "parc.nii.gz").read_text() == "named"
     names = json.loads((folder / "output_parcellation" / "label.json").read_text())

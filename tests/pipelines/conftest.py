@@ -53,6 +53,14 @@ CHEAP: dict[str, dict[str, Any]] = {
         "start_shrink_factors": (4, 3),
         "rigid_shrink_factors": (3, 2),
     },
+    "cortex7t": {
+        "registration_voxel_mm": 3.0,
+        "rigid_iterations": (40, 20),
+        "rigid_shrink_factors": (2, 1),
+        "rigid_smoothing_mm": (3.0, 2.0),
+        "ribbon_mm": 1.5,
+        "n_bootstrap": 20,
+    },
     "muscle": {
         "bias_shrink_factor": 4,
         "bias_iterations": (5,),
@@ -194,20 +202,24 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Raw dataset of two participants; the truth lies in its derivatives.
 
     sub-01, a fast progressor, has a T1w and one diffusion series in two runs of different gain,
-    with two lost slices and more motion than is usual, a sodium image, and stations of the legs
-    whose muscles two readers drew, of the calves in two phases and four echoes too. sub-02 has no
-    T1w, and its images are stored with other axes, another handedness and oblique; its sodium image
-    comes with a map of the coil, and with a proton image to which the head's T1w is renamed.
+    with two lost slices and more motion than is usual, a sodium image, a coarse slab at 7T, and
+    stations of the legs whose muscles two readers drew, of the calves in two phases and four echoes
+    too. sub-02 has no T1w, and its images are stored with other axes, another handedness and
+    oblique; its sodium image comes with a map of the coil, and with a proton image to which the
+    head's T1w is renamed.
     """
     folder = tmp_path_factory.mktemp("cohort")
     raw, other = folder / "raw", folder / "other"
     series = ["--dwi-mm", "4", "--n-directions", "14", "--n-b0", "2"]
+    slab = ["--cortex7t-mm", "1.5", "--cortex7t-slice-mm", "3", "--cortex7t-height-mm", "18"]
+    slab += ["--cortex7t-cortex-mm", "0"]
+    series += ["--modalities", "anat,dwi,sodium,cortex7t", *slab]
     moved = ["--max-motion-deg", "5", "--max-motion-mm", "2", "--dropout-slices", "2"]
     first = [str(raw), "--fast", "1", "--seed", "11", "--t1w-mm", "3", *series, *moved]
     legs = ["--muscle-low-mm", "-860", "--muscle-high-mm", "-60", "--muscle-n-t2w", "2"]
     legs += ["--muscle-n-dwi", "2", "--muscle-t2w-mm", "7", "--muscle-t2w-slice-mm", "7"]
     legs += ["--muscle-dwi-mm", "8", "--muscle-dwi-slice-mm", "12", "--muscle-readers", "2"]
-    legs += ["--modalities", "anat,dwi,sodium,muscle", "--no-muscle-hands"]
+    legs += ["--modalities", "anat,dwi,sodium,cortex7t,muscle", "--no-muscle-hands"]
     coarse = ["--muscle-legs-mm", "4", "--muscle-legs-slice-mm", "30"]
     more = ["--muscle-dixon", "phases", "--muscle-n-echoes", "4"]
     assert simulate([*first, *legs, *coarse, *more]) == 0

@@ -269,6 +269,7 @@ def map_t2(
         np.array(used),
         noise=noise,
         least_signal=_SIGNAL_SHARE * float(np.percentile(echoes[..., 0], 99)),
+        least_echoes=1,
     )
     warnings = [
         f"{title}: its noise could not be told, so T2 is too long where signal is low ({why})"

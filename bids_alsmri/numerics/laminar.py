@@ -1,0 +1,391 @@
+"""Depth within the cortical ribbon: equidistant and equivolume, in volumes and in single slices.
+
+The ribbon is given as a rim, in the form that LayNii uses: 1 marks what lies outside the cortex
+(cerebrospinal fluid), 2 what lies inside (white matter), 3 grey matter, 0 what is unknown. Depth is
+0 at white matter and 1 at the outer surface.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+
+from bids_alsmri.errors import NumericsError
+from bids_alsmri.numerics.checks import as_float, require_range
+from bids_alsmri.numerics.compile import kernel
+
+_Array = NDArray[np.float64]
+_Mask = NDArray[np.bool_]
+_Index = NDArray[np.int32]
+_Labels = NDArray[np.int8]
+
+Surface = Literal["faces", "centres"]
+
+OUTSIDE, INSIDE, CORTEX = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class CorticalDepth:
+    """Where in the cortex each voxel of a rim lies.
+
+    Attributes
+    ----------
+    equidistant : (X, Y, Z) array
+        Share of the way from white matter to the outer surface, 0 to 1; NaN outside the cortex and
+        where no border can be reached.
+    equivolume : (X, Y, Z) array
+        Share of the volume of the voxel's column that lies between it and white matter, 0 to 1; NaN
+        as before.
+    thickness_mm : (X, Y, Z) array
+        Straight way from white matter to the voxel and on to the outer surface, in mm; NaN as
+        before.
+    is_measured : (X, Y, Z) array of bool
+        Voxels of the cortex that both borders are reached from without leaving it and far from
+        where white matter touches the outside. In the others depth is a formal number: a blob
+        without a border to the outside, or a bank that the segmentation has lost.
+    """
+
+    equidistant: _Array
+    equivolume: _Array
+    thickness_mm: _Array
+    is_measured: _Mask
+
+
+@kernel
+def _grow(
+    rim: _Labels,
+    seed: int,
+    opposite: int,
+    steps: _Index,
+    lengths_mm: _Array,
+    distance_mm: _Array,
+    anchor: _Index,
+    is_outside: _Mask,
+    queue: _Index,
+    is_queued: _Mask,
+) -> None:
+    # shortest way along voxels from each voxel of the cortex to a seed, by a queue in which each
+    # voxel stands at most once; ways may cross the opposite tissue, which is noted
+    capacity = queue.size
+    n_queued = 0
+    for v in range(rim.size):
+        if rim[v] == seed:
+            distance_mm[v] = 0.0
+            anchor[v] = v
+            is_border = False
+            for step in steps:
+                if rim[v + step] == 3:
+                    is_border = True
+                elif rim[v + step] == opposite:
+                    is_outside[v] = True
+            if is_border or is_outside[v]:
+                queue[n_queued] = v
+                is_queued[v] = True
+                n_queued += 1
+    head, tail = 0, n_queued % capacity
+    while n_queued > 0:
+        v = queue[head]
+        head = (head + 1) % capacity
+        n_queued -= 1
+        is_queued[v] = False
+        outside = is_outside[v] or rim[v] == opposite
+        for q in range(steps.size):
+            u = v + steps[q]
+            if rim[u] != 3 and rim[u] != opposite:
+                continue
+            way = distance_mm[v] + lengths_mm[q]
+            # ways of equal length differ by rounding
+            if way < distance_mm[u] - 1e-9:
+                distance_mm[u] = way
+                anchor[u] = anchor[v]
+                is_outside[u] = outside
+                if not is_queued[u]:
+                    queue[tail] = u
+                    is_queued[u] = True
+                    tail = (tail + 1) % capacity
+                    n_queued += 1
+
+
+@kernel
+def _smooth(
+    values: NDArray[np.float32],
+    smoothed: NDArray[np.float32],
+    inverse_weight: NDArray[np.float32],
+    weights: NDArray[np.float32],
+    n_steps: int,
+) -> None:
+    # inverse_weight is 0 outside the cortex, so values stay 0 there
+    w0, w1, w2 = weights[0], weights[1], weights[2]
+    one = np.float32(1.0)
+    for step in range(n_steps):
+        old, new = (values, smoothed) if step % 2 == 0 else (smoothed, values)
+        for i in range(1, old.shape[0] - 1):
+            for j in range(1, old.shape[1] - 1):
+                for k in range(1, old.shape[2] - 1):
+                    new[i, j, k] = inverse_weight[i, j, k] * (
+                        one * old[i, j, k]
+                        + w0 * (old[i - 1, j, k] + old[i + 1, j, k])
+                        + w1 * (old[i, j - 1, k] + old[i, j + 1, k])
+                        + w2 * (old[i, j, k - 1] + old[i, j, k + 1])
+                    )
+
+
+def cortical_depth(
+    rim: NDArray[np.integer],
+    voxel_mm: ArrayLike,
+    *,
+    surface: Surface,
+    in_plane: bool,
+    smoothing_steps: int,
+) -> CorticalDepth:
+    r"""Depth of each voxel of the cortex, by distance and by volume.
+
+    Parameters
+    ----------
+    rim : (X, Y, Z) array of int
+        0 unknown, 1 outside the cortex, 2 white matter, 3 cortex.
+    voxel_mm : (3,) array_like
+        Sides of a voxel, in mm, positive.
+    surface : {"faces", "centres"}
+        Where the cortex ends: between a voxel of it and its neighbour of another tissue, as for
+        segmented tissues, or at the centres of voxels labelled 1 and 2, as for lines that were
+        drawn along the border.
+    in_plane : bool
+        Whether each slice of the third axis is taken by itself. Slices several times thicker than
+        wide say little about the course of the cortex between them.
+    smoothing_steps : int
+        How often the volume shares of neighbouring columns are averaged, 0 to 10000; `n` steps
+        smooth with a Gaussian of about :math:`\sqrt{n} / 2` voxels.
+
+    Returns
+    -------
+    CorticalDepth
+        Maps of depth and thickness.
+
+    Raises
+    ------
+    NumericsError
+        If the rim is not 3D, holds other labels or lacks one of the three, a side is not positive
+        or a setting is out of range.
+
+    Notes
+    -----
+    Ways go from voxel to voxel along 26 directions (8 in a slice). Along any one line they are too
+    long by one factor in both directions, which cancels in
+    :math:`x = d_{in} / (d_{in} + d_{out})`; thickness is taken from the straight way to the two
+    anchors.
+
+    A column is the set of voxels that share an anchor on the border where more of them share it:
+    the inner one at a crown, the outer one at a fundus. With :math:`a` the share of its voxels in
+    its inner half, averaged over neighbouring columns, the equivolume depth is
+    :math:`a x / (a x + (1 - a) (1 - x))`. Equal volumes at depths that follow from the areas of
+    both surfaces are due to Waehnert et al. 2014 (doi:10.1016/j.neuroimage.2013.03.078); columns
+    by anchors and their shares are those of LN2_LAYERS (Huber et al. 2021,
+    doi:10.1016/j.neuroimage.2021.118091), with which both depths agree under ``"centres"``.
+
+    Examples
+    --------
+    >>> rim = np.full((12, 1, 1), 3)
+    >>> rim[0], rim[-1] = 2, 1
+    >>> depth = cortical_depth(
+    ...     rim, [0.25, 0.25, 2.0], surface="faces", in_plane=True, smoothing_steps=0
+    ... )
+    >>> depth.equidistant[1:-1, 0, 0].round(2)
+    array([0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95])
+    >>> float(depth.thickness_mm[5, 0, 0])
+    2.5
+    """
+    sides = _checked_sides(voxel_mm)
+    _require_rim(rim)
+    require_range("smoothing_steps", smoothing_steps, 0, 10_000)
+    if surface not in ("faces", "centres"):
+        raise NumericsError(f"surface is {surface!r}; give 'faces' or 'centres'")
+    padded = np.pad(rim.astype(np.int8), 1)
+    shape = padded.shape
+    inner_mm, inner, inner_leaves = _ways(padded, INSIDE, OUTSIDE, sides, in_plane)
+    outer_mm, outer, outer_leaves = _ways(padded, OUTSIDE, INSIDE, sides, in_plane)
+    cortex = np.flatnonzero((padded.ravel() == CORTEX) & (inner >= 0) & (outer >= 0))
+    if cortex.size == 0:
+        raise NumericsError(
+            "no voxel of the cortex (label 3) is connected with white matter (2) and the outside "
+            "(1); check that the rim's labels touch each other"
+        )
+    inner, outer = inner[cortex], outer[cortex]
+    inner_mm, outer_mm = inner_mm[cortex], outer_mm[cortex]
+    straight_mm, across_mm = _straight_ways(cortex, inner, outer, shape, sides)
+    if surface == "faces":
+        # on average the surface lies half a voxel before the anchor, in the column's direction
+        inner_mm, outer_mm = inner_mm - across_mm / 2.0, outer_mm - across_mm / 2.0
+        straight_mm = straight_mm - across_mm
+    way_mm = inner_mm + outer_mm
+    depth = np.clip(inner_mm / way_mm, 0.0, 1.0)
+    share = _inner_share(depth, cortex, inner, outer, shape, sides, in_plane, smoothing_steps)
+    volume = share * depth / (share * depth + (1.0 - share) * (1.0 - depth))
+    is_measured = np.zeros(padded.size, dtype=np.bool_)
+    is_measured[cortex] = ~(inner_leaves[cortex] | outer_leaves[cortex])
+    return CorticalDepth(
+        equidistant=_as_map(depth, cortex, shape),
+        equivolume=_as_map(volume, cortex, shape),
+        thickness_mm=_as_map(straight_mm, cortex, shape),
+        is_measured=is_measured.reshape(shape)[1:-1, 1:-1, 1:-1].copy(),
+    )
+
+
+def layer_labels(
+    depth: _Array, *, n_layers: int, is_measured: NDArray[np.bool_]
+) -> NDArray[np.int16]:
+    """Layers of equal depth, counted from white matter.
+
+    Parameters
+    ----------
+    depth : (X, Y, Z) array
+        Depth of `cortical_depth`, 0 to 1, NaN outside the cortex.
+    n_layers : int
+        How many, 1 to 100.
+    is_measured : (X, Y, Z) array of bool
+        Voxels to label.
+
+    Returns
+    -------
+    (X, Y, Z) array of int16
+        1 at white matter to `n_layers` at the outer surface; 0 elsewhere.
+
+    Raises
+    ------
+    NumericsError
+        If shapes differ or the number is out of range.
+
+    Examples
+    --------
+    >>> depth = np.array([[[np.nan, 0.0, 0.1, 0.34, 1.0]]])
+    >>> layer_labels(depth, n_layers=3, is_measured=np.isfinite(depth)).tolist()
+    [[[0, 1, 1, 2, 3]]]
+    """
+    if depth.shape != is_measured.shape:
+        raise NumericsError(
+            f"depth has shape {depth.shape} but is_measured {is_measured.shape}; "
+            "give both from one rim"
+        )
+    require_range("n_layers", n_layers, 1, 100)
+    labels = np.zeros(depth.shape, dtype=np.int16)
+    inside = is_measured & np.isfinite(depth)
+    labels[inside] = np.clip(np.ceil(n_layers * depth[inside]), 1, n_layers).astype(np.int16)
+    return labels
+
+
+def _checked_sides(voxel_mm: ArrayLike) -> _Array:
+    sides = as_float("voxel_mm", voxel_mm, ndim=1)
+    if sides.shape != (3,):
+        raise NumericsError(f"voxel_mm has {sides.size} values; give three sides in mm")
+    for side in sides:
+        require_range("voxel_mm", float(side), 0.0, np.inf, unit="mm", open_low=True)
+    return sides
+
+
+def _require_rim(rim: NDArray[np.integer]) -> None:
+    if rim.ndim != 3:
+        raise NumericsError(f"rim has shape {rim.shape}; give (X, Y, Z)")
+    counts = ndimage.sum_labels(np.ones(rim.shape), rim, index=range(4))
+    n_other = rim.size - int(counts.sum())
+    if n_other:
+        raise NumericsError(
+            f"rim holds {n_other} voxels with labels beyond 0 to 3; give 1 outside the cortex, "
+            "2 white matter, 3 cortex, 0 unknown"
+        )
+    if not counts[1:].all():
+        raise NumericsError(
+            f"rim holds {int(counts[1])} voxels outside the cortex (1), {int(counts[2])} of white "
+            f"matter (2) and {int(counts[3])} of cortex (3); all three are needed"
+        )
+
+
+def _ways(
+    padded: _Labels, seed: int, opposite: int, sides: _Array, in_plane: bool
+) -> tuple[_Array, _Index, _Mask]:
+    reach = np.array([1, 1, 0 if in_plane else 1])
+    offsets = np.argwhere(np.ones(2 * reach + 1)) - reach
+    offsets = offsets[offsets.any(axis=1)]
+    strides = np.array([padded.shape[1] * padded.shape[2], padded.shape[2], 1])
+    distance_mm = np.full(padded.size, np.inf)
+    anchor = np.full(padded.size, -1, dtype=np.int32)
+    is_outside = np.zeros(padded.size, dtype=np.bool_)
+    _grow(
+        padded.ravel(),
+        seed,
+        opposite,
+        (offsets @ strides).astype(np.int32),
+        np.linalg.norm(offsets * sides, axis=1),
+        distance_mm,
+        anchor,
+        is_outside,
+        np.empty(padded.size, dtype=np.int32),
+        np.zeros(padded.size, dtype=np.bool_),
+    )
+    return distance_mm, anchor, is_outside
+
+
+def _straight_ways(
+    cortex: NDArray[np.intp], inner: _Index, outer: _Index, shape: tuple[int, ...], sides: _Array
+) -> tuple[_Array, _Array]:
+    # the sum of both straight ways, and what one voxel measures along them
+    here, within, without = (
+        np.stack(np.unravel_index(flat, shape)).astype(np.float32)
+        for flat in (cortex, inner, outer)
+    )
+    scale = sides.astype(np.float32)[:, None]
+    straight = np.linalg.norm((here - within) * scale, axis=0)
+    straight += np.linalg.norm((here - without) * scale, axis=0)
+    column = np.abs(without - within)
+    length = np.linalg.norm(column * scale, axis=0)
+    # a plane of voxels follows the next one at this distance along the column's direction
+    across = np.max(column * scale**2, axis=0) / np.maximum(length, np.finfo(np.float32).tiny)
+    across = np.minimum(across, straight / np.float32(2.0))
+    return straight.astype(np.float64), across.astype(np.float64)
+
+
+def _inner_share(
+    depth: _Array,
+    cortex: NDArray[np.intp],
+    inner: _Index,
+    outer: _Index,
+    shape: tuple[int, ...],
+    sides: _Array,
+    in_plane: bool,
+    smoothing_steps: int,
+) -> _Array:
+    n_voxels = int(np.prod(shape))
+    n_inner = np.bincount(inner, minlength=n_voxels)[inner]
+    n_outer = np.bincount(outer, minlength=n_voxels)[outer]
+    column = np.where(n_inner >= n_outer, inner, outer)
+    in_half = (depth < 0.5) + 0.5 * (depth == 0.5)
+    size = np.bincount(column, minlength=n_voxels)
+    inner_half = np.bincount(column, weights=in_half, minlength=n_voxels)
+    share = np.zeros(n_voxels, dtype=np.float32)
+    share[cortex] = inner_half[column] / size[column]
+    if smoothing_steps:
+        weights = np.exp(-0.5 * (sides / sides.min()) ** 2)
+        if in_plane:
+            weights[2] = 0.0
+        is_cortex = np.zeros(n_voxels, dtype=np.float32)
+        is_cortex[cortex] = 1.0
+        is_cortex = is_cortex.reshape(shape)
+        total = is_cortex.copy()
+        for axis, weight in enumerate(weights):
+            total += weight * ndimage.correlate1d(is_cortex, [1.0, 0.0, 1.0], axis, mode="constant")
+        values = share.reshape(shape)
+        smoothed = np.zeros_like(values)
+        inverse = (is_cortex / total.clip(1.0)).astype(np.float32)
+        _smooth(values, smoothed, inverse, weights.astype(np.float32), smoothing_steps)
+        share = (smoothed if smoothing_steps % 2 else values).ravel()
+    # columns that lie in one half alone say nothing about the other
+    return np.clip(share[cortex].astype(np.float64), 1e-3, 1.0 - 1e-3)
+
+
+def _as_map(values: _Array, cortex: NDArray[np.intp], shape: tuple[int, ...]) -> _Array:
+    full = np.full(int(np.prod(shape)), np.nan)
+    full[cortex] = values
+    return full.reshape(shape)[1:-1, 1:-1, 1:-1].copy()

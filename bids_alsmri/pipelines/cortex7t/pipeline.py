@@ -1,0 +1,422 @@
+"""Settings of the pipeline of the cortex at 7T, and its place in the registry."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from bids_alsmri.engine.pipeline import Pipeline
+from bids_alsmri.options import SettingsModel, setting
+
+SCRIPT = "antsRegistrationSyN.sh of ANTs"
+MEASURED = "benchmarks/cortex.py"
+CHOSEN = "chosen on simulated slabs and heads"
+
+
+class Cortex7tSettings(SettingsModel):
+    """Settings of the pipeline of the cortex at 7T."""
+
+    least_snr: float = setting(
+        3.0,
+        unit="1",
+        ge=0,
+        le=100,
+        source="gudbjartsson1995",
+        help="Echoes below so many times the noise lie in its floor and give no rate of decay.",
+    )
+    layer_image: Literal["combined", "first", "last"] = setting(
+        "combined",
+        source="the paper does not say which echo was measured",
+        help="Image that layers are sought in: all echoes combined, the first or the last.",
+    )
+    receive_fwhm_mm: float = setting(
+        12.0,
+        unit="mm",
+        ge=0,
+        le=100,
+        paper=0.0,
+        source=CHOSEN,
+        paper_source="cosottini2016",
+        help="Width of the Gaussian by which the field of reception and transmission is taken from "
+        "white matter; 0 leaves the signal as it is.",
+    )
+    receive_inset_mm: float = setting(
+        1.5,
+        unit="mm",
+        ge=0,
+        le=10,
+        source="beyond the fibres beneath the cortex",
+        help="White matter nearer to the cortex does not count for that field.",
+    )
+    registration_voxel_mm: float = setting(
+        1.0,
+        unit="mm",
+        ge=0,
+        le=5,
+        source="no finer than the T1w",
+        help="Least voxel edge of the slab in the registration; all else is measured on its own "
+        "voxels.",
+    )
+    bias_shrink_factor: int = setting(
+        2,
+        unit="1",
+        ge=1,
+        le=8,
+        source=CHOSEN,
+        help="Down-sampling for the bias correction before the registration.",
+    )
+    bias_iterations: tuple[int, ...] = setting(
+        (20, 20),
+        unit="1",
+        source=CHOSEN,
+        help="Most iterations of that correction at each level; it serves the registration alone.",
+    )
+    bias_convergence: float = setting(
+        1e-4,
+        unit="1",
+        gt=0,
+        le=0.1,
+        source=CHOSEN,
+        help="Change of the field at which a level of that correction ends.",
+    )
+    bias_spline_mm: float = setting(
+        200.0,
+        unit="mm",
+        ge=20,
+        le=400,
+        source=CHOSEN,
+        help="Distance of the field's control points at the first level.",
+    )
+    rigid_iterations: tuple[int, ...] = setting(
+        (100, 100, 50), unit="1", source=CHOSEN, help="Iterations per level of the registration."
+    )
+    rigid_shrink_factors: tuple[int, ...] = setting(
+        (4, 2, 1), unit="1", source=SCRIPT, help="Down-sampling per level."
+    )
+    rigid_smoothing_mm: tuple[float, ...] = setting(
+        (4.0, 2.0, 1.0), unit="mm", source=SCRIPT, help="Smoothing per level."
+    )
+    rigid_bins: int = setting(
+        32, unit="1", ge=8, le=256, source="mattes2003", help="Bins of the mutual information."
+    )
+    rigid_sampling: float = setting(
+        1.0,
+        unit="1",
+        gt=0,
+        le=1,
+        source=CHOSEN,
+        help="Share of voxels that the mutual information is computed from.",
+    )
+    rigid_step: float = setting(
+        0.1, unit="1", gt=0, le=1, source=SCRIPT, help="Gradient step of the registration."
+    )
+    registration_convergence: float = setting(
+        1e-6,
+        unit="1",
+        gt=0,
+        le=0.01,
+        source=SCRIPT,
+        help="Slope of the metric below which a level of the registration ends.",
+    )
+    registration_convergence_window: int = setting(
+        10,
+        unit="1",
+        ge=2,
+        le=100,
+        source=SCRIPT,
+        help="Iterations over which that slope is taken.",
+    )
+    winsor_percentiles: tuple[float, float] = setting(
+        (0.5, 99.5),
+        unit="%",
+        source=SCRIPT,
+        help="Percentiles to which darker and brighter voxels are set in the registration.",
+    )
+    registration_threads: int = setting(
+        1,
+        unit="threads",
+        ge=1,
+        le=64,
+        source="ARCHITECTURE: mutual information repeats on one thread only",
+        help="Threads of the registration; its result depends on them.",
+    )
+    ribbon_mm: float = setting(
+        0.5,
+        unit="mm",
+        gt=0,
+        le=2,
+        source="half a voxel of the T1w",
+        help="Edge of the lattice on which distances from the borders of the cortex are counted.",
+    )
+    ribbon_smoothing_mm: float = setting(
+        0.5,
+        unit="mm",
+        ge=0,
+        le=5,
+        source="a lattice has steps",
+        help="Standard deviation of the Gaussian that evens those distances out.",
+    )
+    normal_smoothing_mm: float = setting(
+        1.5,
+        unit="mm",
+        ge=0,
+        le=10,
+        source=MEASURED,
+        help="Standard deviation of the Gaussian that evens out the normals of the cortex.",
+    )
+    area_reach_mm: float = setting(
+        4.0,
+        unit="mm",
+        ge=0,
+        le=20,
+        source="about the thickness of the motor cortex",
+        help="How far from an area of the template the border of white matter may lie to belong "
+        "to it.",
+    )
+    profile_spacing_mm: float = setting(
+        0.5,
+        unit="mm",
+        gt=0,
+        le=5,
+        source="neighbours must not share noise",
+        help="Least distance of profiles along the cortex.",
+    )
+    most_tilt_deg: float = setting(
+        25.0,
+        unit="degree",
+        ge=0,
+        le=60,
+        source=MEASURED,
+        help="Profiles of cortex that is tilted more against the upright on the slice are left "
+        "out.",
+    )
+    cortex_range_mm: tuple[float, float] = setting(
+        (1.2, 7.0),
+        unit="mm",
+        source="the cortex is 1.5 to 5 mm thick, the ribbon may be wrong by 1 mm",
+        help="Least and largest distance of white matter and fluid at which there is cortex.",
+    )
+    outer_margin_mm: float = setting(
+        0.8,
+        unit="mm",
+        ge=0,
+        le=3,
+        source=MEASURED,
+        help="What is left out beneath the outer surface, where voxels hold fluid.",
+    )
+    inner_reach_mm: float = setting(
+        1.8,
+        unit="mm",
+        gt=0,
+        le=10,
+        source=MEASURED,
+        help="How far profiles go on into white matter.",
+    )
+    profile_step_mm: float = setting(
+        0.1,
+        unit="mm",
+        gt=0,
+        le=1,
+        source=MEASURED,
+        help="Distance of samples along profiles, and of the borders that are tried.",
+    )
+    surface_reach_mm: float = setting(
+        1.3,
+        unit="mm",
+        gt=0,
+        le=5,
+        source=MEASURED,
+        help="How far from the ribbon's outer surface that of the slab is sought.",
+    )
+    surface_blur_mm: float = setting(
+        0.25,
+        unit="mm",
+        gt=0,
+        le=2,
+        source=MEASURED,
+        help="Standard deviation of the blur of that surface.",
+    )
+    surface_least_step: float = setting(
+        0.2,
+        unit="1",
+        ge=0,
+        le=5,
+        source="the contrast of layers stays below 0.15",
+        help="By what share of the signal fluid must be brighter than cortex.",
+    )
+    surface_evening_mm: float = setting(
+        1.25,
+        unit="mm",
+        gt=0,
+        le=10,
+        source=MEASURED,
+        help="Radius over which the place of that surface is a median.",
+    )
+    most_bend_mm: float = setting(
+        0.7,
+        unit="mm",
+        gt=0,
+        le=5,
+        source=MEASURED,
+        help="By how much the distance from white matter may differ from that along a profile.",
+    )
+    layer_blurs_mm: tuple[float, ...] = setting(
+        (0.15, 0.25, 0.4, 0.6),
+        unit="mm",
+        source=MEASURED,
+        help="Blurs of the borders of layers that are tried.",
+    )
+    line_gaps_mm: tuple[float, ...] = setting(
+        (0.5, 0.8, 1.1),
+        unit="mm",
+        source=MEASURED,
+        help="Distances from the cortex at which the dark line of the U-fibres is tried.",
+    )
+    line_width_mm: float = setting(
+        0.5, unit="mm", gt=0, le=3, source=MEASURED, help="Width of that line."
+    )
+    smallest_layer_mm: float = setting(
+        0.5, unit="mm", gt=0, le=3, source=MEASURED, help="Least thickness of a layer."
+    )
+    most_interval_mm: float = setting(
+        0.8,
+        unit="mm",
+        gt=0,
+        le=5,
+        source=CHOSEN,
+        help="Longest interval with which a thickness of the deep layer is told.",
+    )
+    most_from_ribbon_mm: float = setting(
+        1.0,
+        unit="mm",
+        gt=0,
+        le=5,
+        source="the ribbon may be wrong by 1 mm",
+        help="Largest distance of the deep layer's end from the white matter of the T1w at which "
+        "its thickness is told.",
+    )
+    significance: float = setting(
+        0.05,
+        unit="1",
+        gt=0,
+        le=0.5,
+        source="usual in the field",
+        help="Level of the test for each border of a layer.",
+    )
+    confidence: float = setting(
+        0.95,
+        unit="1",
+        ge=0.5,
+        le=0.999,
+        source="usual in the field",
+        help="Confidence of intervals.",
+    )
+    n_bootstrap: int = setting(
+        200,
+        unit="1",
+        ge=20,
+        le=100000,
+        source="enough for ends of intervals to a tenth of their width",
+        help="Resamplings of profiles from which intervals are taken.",
+    )
+    least_profiles: int = setting(
+        60,
+        unit="1",
+        ge=8,
+        le=100000,
+        source=MEASURED,
+        help="Profiles that an area needs; with less its values are missing.",
+    )
+    reference: Literal["nearest", "precuneus"] = setting(
+        "nearest",
+        paper="precuneus",
+        source="the precuneus is often out of view",
+        paper_source="cosottini2016",
+        help="What deep signal is divided by: the superficial cortex of the left precuneus, and "
+        "where that is out of view of the area itself, or else nothing.",
+    )
+
+    @property
+    def rigid_stages(self) -> list[dict[str, Any]]:
+        """The one stage of the registration."""
+        return [
+            {
+                "transform": "rigid",
+                "metric": "mi",
+                "metric_parameter": self.rigid_bins,
+                "sampling": self.rigid_sampling,
+                "gradient_step": self.rigid_step,
+                "iterations": list(self.rigid_iterations),
+                "shrink_factors": list(self.rigid_shrink_factors),
+                "smoothing_mm": list(self.rigid_smoothing_mm),
+                "convergence": self.registration_convergence,
+                "convergence_window": self.registration_convergence_window,
+            }
+        ]
+
+    @property
+    def aligning(self) -> dict[str, float]:
+        """How profiles are put in step."""
+        return {
+            "most_tilt_deg": self.most_tilt_deg,
+            "least_cortex_mm": self.cortex_range_mm[0],
+            "most_cortex_mm": self.cortex_range_mm[1],
+            "margin_mm": self.outer_margin_mm,
+            "beyond_mm": self.inner_reach_mm,
+            "step_mm": self.profile_step_mm,
+            "reach_mm": self.surface_reach_mm,
+            "blur_mm": self.surface_blur_mm,
+            "least_step": self.surface_least_step,
+            "evening_mm": self.surface_evening_mm,
+            "most_bend_mm": self.most_bend_mm,
+        }
+
+    @property
+    def layering(self) -> dict[str, Any]:
+        """How layers are told apart."""
+        return {
+            "blurs_mm": list(self.layer_blurs_mm),
+            "line_gaps_mm": list(self.line_gaps_mm),
+            "line_mm": self.line_width_mm,
+            "smallest_layer_mm": self.smallest_layer_mm,
+            "step_mm": self.profile_step_mm,
+            "significance": self.significance,
+            "confidence": self.confidence,
+            "n_bootstrap": self.n_bootstrap,
+        }
+
+    @property
+    def doubting(self) -> dict[str, float]:
+        """What speaks against a thickness of the deep layer."""
+        return {
+            "most_interval_mm": self.most_interval_mm,
+            "most_from_ribbon_mm": self.most_from_ribbon_mm,
+        }
+
+
+def kept_apart(settings: Cortex7tSettings) -> tuple[str, ...]:
+    """Entities that keep slabs apart.
+
+    Parameters
+    ----------
+    settings : Cortex7tSettings
+        Not looked at.
+
+    Returns
+    -------
+    tuple of str
+        Protocol, reconstruction and run; echoes belong together.
+    """
+    return ("acquisition", "reconstruction", "run")
+
+
+PIPELINE = Pipeline(
+    name="cortex7t",
+    title="Cortex at 7T",
+    settings=Cortex7tSettings,
+    primary="slab",
+    group_by=kept_apart,
+    needs=("anatomical",),
+    adopts=(("areas",),),
+    without_needs="no T1-weighted image: rates of decay are mapped, but without a cortical ribbon "
+    "no area is measured",
+)

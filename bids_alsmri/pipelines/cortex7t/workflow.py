@@ -1,0 +1,176 @@
+"""The pipeline of the cortex at 7T, step by step."""
+
+from __future__ import annotations
+
+from bids_alsmri.bids.query import Scan
+from bids_alsmri.engine.graph import Graph, Ref, Step
+from bids_alsmri.interfaces.drawing import DrawMap, DrawPair
+from bids_alsmri.interfaces.images import Coarsen, QualityTable, Register
+from bids_alsmri.pipelines.cortex7t.interfaces import (
+    DrawProfiles,
+    DrawRibbon,
+    EvenOut,
+    FindAreas,
+    FindRibbon,
+    Flatten,
+    JudgeEchoes,
+    MeasureAreas,
+    MoveSlab,
+    ReadEchoes,
+    StartFromScanner,
+)
+from bids_alsmri.pipelines.cortex7t.pipeline import PIPELINE, Cortex7tSettings
+
+# upper end of the scale of rates of decay, 1/s
+FASTEST_R2S = 60.0
+
+
+def fit(graph: Graph, scan: Scan, cfg: Cortex7tSettings) -> None:
+    """Fit the decay, bring the ribbon of the T1w to the slab and measure the motor areas."""
+    read = graph.step(
+        "read",
+        ReadEchoes(
+            metadata=graph.metadata("slab"), least_snr=cfg.least_snr, layer_image=cfg.layer_image
+        ),
+        images=graph.files("slab"),
+    )
+    graph.save("combined", read.combined)
+    graph.save("r2s", read.r2s)
+    graph.save("t2s", read.t2s)
+    facts = [read.facts]
+    labels = None
+    if graph.from_pipeline("anatomical", "preproc") is not None:
+        ribbon = find_ribbon(graph, cfg, read, align(graph, cfg, read))
+        labels = ribbon.labels
+        facts.append(measure(graph, cfg, read, ribbon))
+    judged = graph.step(
+        "judge",
+        JudgeEchoes(),
+        first=read.first,
+        r2s=read.r2s,
+        noise=read.noise,
+        labels=labels,
+    )
+    quality = graph.step(
+        "quality",
+        QualityTable(definitions=str(PIPELINE.folder / "quality.json")),
+        facts=[*facts, judged.facts],
+    )
+    graph.save("quality", quality.table, facts=quality.facts)
+    rates = graph.step(
+        "draw_r2s",
+        DrawMap(label="R2* (1/s)", factor=1.0, low=0.0, high=FASTEST_R2S),
+        image=read.r2s,
+        mask=read.first,
+    )
+    graph.figure("r2s", rates.figure)
+
+
+def align(graph: Graph, cfg: Cortex7tSettings, read: Step) -> Ref:
+    """Register the slab to the T1w, from where the scanner puts it."""
+    t1w = graph.from_pipeline("anatomical", "preproc")
+    coarse = graph.step("coarsen", Coarsen(voxel_mm=cfg.registration_voxel_mm), image=read.combined)
+    flat = graph.step(
+        "flatten",
+        Flatten(
+            shrink_factor=cfg.bias_shrink_factor,
+            iterations=list(cfg.bias_iterations),
+            convergence=cfg.bias_convergence,
+            spline_mm=cfg.bias_spline_mm,
+            n_threads=cfg.registration_threads,
+        ),
+        image=coarse.image,
+    )
+    start = graph.step("start", StartFromScanner())
+    found = graph.step(
+        "register",
+        Register(
+            stages=cfg.rigid_stages,
+            winsor_percentiles=cfg.winsor_percentiles,
+            n_threads=cfg.registration_threads,
+        ),
+        # the slab is seen in all of the T1w, which goes on beyond it
+        fixed=flat.image,
+        moving=t1w,
+        initial=start.transform,
+    )
+    moved = graph.step("move_slab", MoveSlab(), image=flat.image, t1w=t1w, to_anatomy=found.inverse)
+    pair = graph.step(
+        "draw_anatomy",
+        DrawPair(label="white matter"),
+        fixed=t1w,
+        moved=moved.image,
+        outline=graph.from_pipeline("anatomical", "wm"),
+        mask=moved.image,
+    )
+    graph.save("to_anatomy", found.inverse)
+    graph.figure("anatomy", pair.before, part="before")
+    graph.figure("anatomy", pair.after, part="after")
+    return found.inverse
+
+
+def find_ribbon(graph: Graph, cfg: Cortex7tSettings, read: Step, to_anatomy: Ref) -> Step:
+    """Bring the borders of the cortex to the slab."""
+    ribbon = graph.step(
+        "ribbon",
+        FindRibbon(
+            lattice_mm=cfg.ribbon_mm,
+            smoothing_mm=cfg.ribbon_smoothing_mm,
+            normal_smoothing_mm=cfg.normal_smoothing_mm,
+        ),
+        image=read.combined,
+        to_anatomy=to_anatomy,
+        wm=graph.from_pipeline("anatomical", "wm"),
+        gm=graph.from_pipeline("anatomical", "gm"),
+    )
+    graph.save("layers", ribbon.labels)
+    graph.save("layers_table", ribbon.table)
+    return ribbon
+
+
+def measure(graph: Graph, cfg: Cortex7tSettings, read: Step, ribbon: Step) -> Ref:
+    """Measure the motor areas, and draw where they lie and their profiles."""
+    even = graph.step(
+        "even_out",
+        EvenOut(fwhm_mm=cfg.receive_fwhm_mm, inset_mm=cfg.receive_inset_mm),
+        image=read.layer_image,
+        ribbon=ribbon.ribbon,
+    )
+    areas = graph.step(
+        "areas",
+        FindAreas(template=graph.template, reach_mm=cfg.area_reach_mm),
+        image=read.combined,
+        to_anatomy=graph.saved("to_anatomy"),
+        from_template=graph.from_pipeline("anatomical", "template_to_t1w"),
+        labels=graph.adopted.get("areas"),
+    )
+    measured = graph.step(
+        "measure",
+        MeasureAreas(
+            spacing_mm=cfg.profile_spacing_mm,
+            least_profiles=cfg.least_profiles,
+            aligning=cfg.aligning,
+            layering=cfg.layering,
+            doubting=cfg.doubting,
+            reference=cfg.reference,
+        ),
+        image=even.image,
+        r2s=read.r2s,
+        ribbon=ribbon.ribbon,
+        labels=areas.labels,
+    )
+    borders = graph.step(
+        "draw_ribbon", DrawRibbon(), image=even.image, ribbon=ribbon.ribbon, labels=areas.labels
+    )
+    profiles = graph.step("draw_profiles", DrawProfiles(), profiles=measured.profiles)
+    graph.save("even", even.image)
+    graph.save("areas", areas.labels)
+    graph.save("areas_table", areas.table)
+    graph.save("area_stats", measured.table)
+    graph.figure("ribbon", borders.figure)
+    graph.figure("profiles", profiles.figure)
+    return measured.facts
+
+
+def apply(graph: Graph, scan: Scan, cfg: Cortex7tSettings) -> None:
+    """Nothing is left to do: the slab is measured where it lies."""

@@ -1,0 +1,249 @@
+"""Pictures of the cortex at 7T: slices of a slab with its ribbon, and profiles of areas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_alsmri.reports.sheets import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    VERMILION,
+    WIDTH_IN,
+    check_same_shape,
+    fixed_style,
+    percentile,
+    plain_figure,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+AREA_COLOURS = {"foot": GREEN, "leg": PURPLE, "hand": VERMILION, "face": ORANGE}
+OTHER_COLOUR = "#ffffff"  # the precuneus; the borders have yellow and blue
+TEXT_COLOUR = "#24292f"
+N_SLICES = 3
+N_COLUMNS = 3
+
+
+def draw_ribbon(
+    image: NDArray[Any],
+    affine: NDArray[np.float64],
+    white_mm: NDArray[Any],
+    outer_mm: NDArray[Any],
+    labels: NDArray[np.integer[Any]],
+    *,
+    names: Mapping[int, str],
+) -> Figure:
+    """Slices of a slab with the borders of the cortex and the motor areas.
+
+    Parameters
+    ----------
+    image : (X, Y, Z) array
+        Slab in any unit; the third axis counts slices.
+    affine : (4, 4) array
+        Voxel indices to world, in mm.
+    white_mm, outer_mm : (X, Y, Z) array
+        Signed distances from white matter, positive outside it, and from the outer surface,
+        positive beneath it, in mm.
+    labels : (X, Y, Z) array of int
+        Areas, 0 for none.
+    names : mapping of int to str
+        Name of each label.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        Slices as they were acquired, turned so that the right is on the right and the front on top.
+
+    Raises
+    ------
+    NumericsError
+        If shapes differ.
+
+    Examples
+    --------
+    >>> ramp = np.arange(8.0)[:, None, None] * np.ones((8, 8, 4))
+    >>> figure = draw_ribbon(
+    ...     ramp, np.eye(4), ramp - 3, 6 - ramp, (ramp > 4).astype(int), names={1: "hand"}
+    ... )
+    >>> len(figure.axes)
+    3
+    """
+    for name, other in (("white_mm", white_mm), ("outer_mm", outer_mm), ("labels", labels)):
+        check_same_shape(name, other, image)
+    edges = np.linalg.norm(affine[:3, :3], axis=0)
+    chosen = _slices_through(labels, names, image.shape[2])
+    width = WIDTH_IN / N_SLICES
+    turned = _turned(image[:, :, :1], affine)[..., 0].shape
+    is_swapped = _axis_to_the_right(affine) == 1
+    ratio = (turned[1] * edges[0 if is_swapped else 1]) / (
+        turned[0] * edges[1 if is_swapped else 0]
+    )
+    height = width * ratio + 0.45
+    with fixed_style():
+        figure = plain_figure(height_in=height)
+        # fluid may be white throughout: layers differ by a few per cent
+        tissue = image[np.isfinite(image) & (outer_mm > 0.0)]
+        shown = tissue if tissue.size else image
+        low, high = percentile(shown, 1.0), percentile(shown, 99.0)
+        for column, index in enumerate(chosen):
+            axes = figure.add_axes(
+                (column / N_SLICES, 0.45 / height, 0.99 / N_SLICES, 1.0 - 0.45 / height)
+            )
+            parts = [
+                _turned(v[:, :, index : index + 1], affine)[..., 0]
+                for v in (image, white_mm, outer_mm, labels)
+            ]
+            _draw_slice(axes, parts, (low, high), names, ratio * turned[0] / turned[1])
+            place = affine[:3, :3] @ np.array([*(np.array(image.shape[:2]) / 2), index])
+            z_mm = float(place[2] + affine[2, 3])
+            axes.text(
+                0.03,
+                0.94,
+                f"z = {z_mm:.0f} mm",
+                fontsize=7,
+                color="white",
+                transform=axes.transAxes,
+            )
+        for order, (text, colour) in enumerate(
+            [
+                ("white matter", "#ffd400"),
+                ("outer surface", "#56b4e9"),
+                *_shown_names(labels, names),
+            ]
+        ):
+            figure.text(0.01 + 0.14 * order, 0.12 / height, text, color=_dark(colour), fontsize=8)
+    return figure
+
+
+def draw_profiles(table: pd.DataFrame) -> Figure:
+    """Mean profile of each area over depth, with the borders of its deep layer.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Region, side, depth (mm), mean, error, deep_from and white_from (mm; NaN for none).
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        One panel per region, left and right in two colours; signal over that of the first sample.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> rows = {"region": "hand", "side": "left", "depth": [1.0, 2.0], "mean": [10.0, 9.0]}
+    >>> table = pd.DataFrame({**rows, "error": 0.1, "deep_from": 1.5, "white_from": np.nan})
+    >>> figure = draw_profiles(table)
+    >>> [axes.get_title(loc="left") for axes in figure.axes]
+    ['hand']
+    """
+    regions = list(dict.fromkeys(table["region"]))
+    n_rows = max(1, int(np.ceil(len(regions) / N_COLUMNS)))
+    height = 2.3 * n_rows
+    with fixed_style():
+        figure = plain_figure(height_in=height)
+        if not regions:
+            figure.text(0.02, 0.5, "No area has profiles; the table says why.", color=TEXT_COLOUR)
+        for index, region in enumerate(regions):
+            row, column = divmod(index, N_COLUMNS)
+            axes = figure.add_axes(
+                (
+                    0.07 + column / N_COLUMNS * 0.96,
+                    1.0 - (row + 1) / n_rows + 0.5 / height,
+                    0.245,
+                    1.0 / n_rows - 0.82 / height,
+                )
+            )
+            for side, colour in (("left", BLUE), ("right", VERMILION)):
+                own = table[(table["region"] == region) & (table["side"] == side)]
+                if len(own):
+                    _draw_profile(axes, own, colour, side)
+            axes.set_title(str(region), fontsize=9, loc="left", color=TEXT_COLOUR)
+            axes.set_xlabel("depth (mm)")
+            if column == 0:
+                axes.set_ylabel("signal (1)")
+            axes.grid(color="#d0d7de", linewidth=0.5)
+            axes.legend(frameon=False, fontsize=7, loc="best")
+    return figure
+
+
+def _draw_profile(axes: Axes, own: pd.DataFrame, colour: str, side: str) -> None:
+    depth, mean = own["depth"].to_numpy(float), own["mean"].to_numpy(float)
+    error, scale = own["error"].to_numpy(float), float(own["mean"].to_numpy(float)[0])
+    axes.plot(depth, mean / scale, color=colour, linewidth=1.3, label=side)
+    axes.fill_between(
+        depth, (mean - error) / scale, (mean + error) / scale, color=colour, alpha=0.25, linewidth=0
+    )
+    for border in ("deep_from", "white_from"):
+        place = float(own[border].iloc[0])
+        if np.isfinite(place):
+            axes.axvline(place, color=colour, linestyle="--", linewidth=0.9)
+
+
+def _draw_slice(
+    axes: Axes,
+    parts: list[NDArray[Any]],
+    window: tuple[float, float],
+    names: Mapping[int, str],
+    aspect: float,
+) -> None:
+    image, white, outer, labels = parts
+    axes.imshow(image.T, cmap="gray", vmin=window[0], vmax=window[1], origin="lower", aspect=aspect)
+    axes.contour(white.T, [0.0], colors="#ffd400", linewidths=0.6)
+    axes.contour(outer.T, [0.0], colors="#56b4e9", linewidths=0.6)
+    for label, name in names.items():
+        inside = labels == label
+        if inside.any() and not inside.all():
+            colour = AREA_COLOURS.get(name, OTHER_COLOUR)
+            axes.contour(inside.T.astype(float), [0.5], colors=colour, linewidths=1.0)
+    axes.set_axis_off()
+
+
+def _slices_through(
+    labels: NDArray[np.integer[Any]], names: Mapping[int, str], n_slices: int
+) -> list[int]:
+    # where the hand is, above and below it; evenly where no area is
+    hand = [label for label, name in names.items() if name == "hand"]
+    for wanted in (np.isin(labels, hand), labels > 0):
+        held = np.flatnonzero(wanted.any(axis=(0, 1)))
+        if len(held):
+            places = np.quantile(held, [0.15, 0.5, 0.85])
+            return sorted(round(float(place)) for place in places)
+    return [int(n_slices * share) for share in (0.25, 0.5, 0.75)]
+
+
+def _axis_to_the_right(affine: NDArray[np.float64]) -> int:
+    return int(np.argmax(np.abs(affine[0, :2])))
+
+
+def _turned(values: NDArray[Any], affine: NDArray[np.float64]) -> NDArray[Any]:
+    # the first axis to the right, the second to the front or upwards
+    first = _axis_to_the_right(affine)
+    turned = values.transpose(first, 1 - first, 2)
+    other = affine[1:3, 1 - first]
+    if affine[0, first] < 0:
+        turned = turned[::-1]
+    if other[np.argmax(np.abs(other))] < 0:
+        turned = turned[:, ::-1]
+    return turned
+
+
+def _shown_names(
+    labels: NDArray[np.integer[Any]], names: Mapping[int, str]
+) -> list[tuple[str, str]]:
+    present = {int(label) for label in np.unique(labels)}
+    shown = dict.fromkeys(name for label, name in names.items() if label in present)
+    return [(name, AREA_COLOURS.get(name, OTHER_COLOUR)) for name in shown]
+
+
+def _dark(colour: str) -> str:
+    return {"#ffd400": "#9a7d00", "#56b4e9": "#1f78b4", "#ffffff": TEXT_COLOUR}.get(colour, colour)
