@@ -251,7 +251,7 @@ class FindRibbon(AlsInterface):
         found = slab.find_ribbon(
             image.data.shape,
             image.affine,
-            np.linalg.inv(read_linear(Path(self.inputs.to_anatomy))).astype(np.float64),
+            np.asarray(np.linalg.inv(read_linear(Path(self.inputs.to_anatomy))), np.float64),
             {name: read_image(Path(getattr(self.inputs, name)), ndim=3) for name in ("wm", "gm")},
             lattice_mm=self.inputs.lattice_mm,
             smoothing_mm=self.inputs.smoothing_mm,
