@@ -325,17 +325,23 @@ class Graph:
                 f"{'without' if station is None else 'with'} a station, against its entry in "
                 "io_spec.json (many)"
             )
-        scan, datatype = self.scan, spec.datatype
-        if station is not None:
-            scan, datatype = replace(scan, entities=station.entities), station.datatype
-            spec = replace(spec, datatype=spec.datatype or datatype)
-        place = self.surroundings
-        path = output_path(place.output_dir, scan, spec, place.values)
+        if station is None:
+            path = self.path_of(spec)
+        else:
+            scan = replace(self.scan, entities=station.entities)
+            spec = replace(spec, datatype=spec.datatype or station.datatype)
+            place = self.surroundings
+            path = output_path(place.output_dir, scan, spec, place.values)
         has_own = path.suffix not in NO_SIDECAR and not self._is_described(path)
         files = None if station is None else station.files
         text = json.dumps(self._sidecar(spec, files), sort_keys=True) if has_own else ""
         key = "" if station is None else station.key
         self._save(of_station(name, key), source, path, text, facts)
+
+    def path_of(self, spec: OutputSpec) -> Path:
+        """Final path of an output that belongs to no station."""
+        place = self.surroundings
+        return output_path(place.output_dir, self.scan, spec, place.values)
 
     def _is_described(self, path: Path) -> bool:
         """Whether a file saved before has the sidecar of this one: a label image and its table."""

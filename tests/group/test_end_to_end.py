@@ -64,6 +64,10 @@ def test_names_are_those_of_derivatives(finished):
     for table in ("labels", "participation", "demographics", "quality", "qualityTests"):
         assert f"group/desc-{table}_stats.tsv" in found
     assert "group/contrast-alsVsHc_desc-faSkeletonClusters_stats.tsv" in found
+    assert "group/desc-faSkeletonRegions_stats.tsv" in found
+    folders = {path.name for path in finished.out.iterdir() if path.is_dir()}
+    people = {f"sub-0{n}" for n in range(1, 10)}
+    assert folders == {"group", "logs", "tpl-MNI152NLin2009aSym", *people}
 
 
 @pytest.mark.parametrize("newest_schema", [False, True])
