@@ -67,6 +67,8 @@ OTHER = {
     "cluster_forming_t": 3.5,
     "permutations_per_job": 25,
     "time_column": "weeks",
+    "tables_file": Path("own.json"),
+    "site_column": "scanner",
 }
 # settings that only count beside another one
 BESIDE = {
