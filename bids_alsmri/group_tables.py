@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from bids_alsmri.comparisons.tables import (
     ScanMeasures,
     harmonise_cohort,
     make_cohort,
+    participant_rows,
     profile,
     region_measures,
     with_atrophy,
@@ -31,7 +31,8 @@ from bids_alsmri.engine.pipeline import registry
 from bids_alsmri.errors import AlsMriError
 from bids_alsmri.group_pictures import camel, figures_of, one_figure
 from bids_alsmri.group_planning import excluded_scans, visits_of, warnings_of_flags
-from bids_alsmri.reports.clinical_plots import draw_profile, draw_responses, draw_visits
+from bids_alsmri.group_profiles import profile_section
+from bids_alsmri.reports.clinical_plots import draw_responses, draw_visits
 from bids_alsmri.reports.page import Section
 from bids_alsmri.reports.publication import html_table, latex_table
 from bids_alsmri.reports.tables import Table
@@ -71,16 +72,12 @@ COLUMNS: Mapping[str, str] = {
     "n_missing": "Participants without a value",
     "z": "Standard deviations from the controls, adjusted for age and sex",
     "z_change": "z less that of the first visit",
+    "n_scores": "Measures with a z",
+    "n_beyond_2": "Of these, more than 2 standard deviations from the controls",
 }
 # tables of regions that tell of labels, not of participants
 NOT_OF_PEOPLE = ("raters",)
-# what is drawn of a participant; regions of atlases by the hundred would hide it
-_DRAWN = re.compile(
-    r"cortex7t\..+|sodium\.(tsc_mean|tsc_corrected)\.(motor_areas\.)?[^.]+|diffusion\.\w+_mean\.[^.]+"
-    r"|muscle\.(relative_t2|adc|fat_fraction|dixon_fat_fraction|volume)\.[^.]+"
-)
 MOST_RANKED = 40  # measures in the figure of responses; all stand in the table
-MOST_PROFILES = 40  # participants whose profile is drawn in the page; all stand in the table
 
 
 @dataclass(frozen=True)
@@ -95,8 +92,11 @@ class ClinicalResults:
         All participants, visits and measures.
     tables : tuple of ResultTable
         Those of which the cohort has measures.
-    profiles : DataFrame
-        Each participant against the controls.
+    profiles, participants : DataFrame
+        Each participant against the controls: as of `bids_alsmri.comparisons.tables.profile`, and
+        in one row each.
+    covariates : tuple of str
+        What these are adjusted for.
     warnings : tuple of str
         What could not be made, and what is suspect.
     """
@@ -105,6 +105,8 @@ class ClinicalResults:
     cohort: Cohort
     tables: tuple[ResultTable, ...]
     profiles: pd.DataFrame
+    participants: pd.DataFrame
+    covariates: tuple[str, ...]
     warnings: tuple[str, ...]
 
 
@@ -193,8 +195,15 @@ def make_clinical(
             continue
         if made is not None:
             tables.append(made)
+    profiles = profile(cohort, covariates=covariates)
     return ClinicalResults(
-        checked, cohort, tuple(tables), profile(cohort, covariates=covariates), tuple(warnings)
+        checked,
+        cohort,
+        tuple(tables),
+        profiles,
+        participant_rows(profiles, cohort.visits),
+        tuple(covariates),
+        tuple(warnings),
     )
 
 
@@ -272,6 +281,7 @@ def write_clinical(settings: RunSettings, results: ClinicalResults) -> list[Path
         ("clinicalRejected", results.checked.rejected, "Clinical values that were rejected"),
         ("clinicalMissing", results.checked.missing, "Values and missing ones of clinical columns"),
         ("profiles", results.profiles, "Each participant against the controls of the dataset"),
+        ("participants", results.participants, "One row per participant, against the controls"),
     ):
         path = folder / f"desc-{name}_stats.tsv"
         _write(path, frame, text, {})
@@ -297,7 +307,7 @@ def write_clinical(settings: RunSettings, results: ClinicalResults) -> list[Path
 
 
 def _write(path: Path, frame: pd.DataFrame, text: str, facts: Mapping[str, object]) -> None:
-    columns = {str(c): {"Description": COLUMNS.get(str(c), readable(c))} for c in frame}
+    columns = {str(c): {"Description": _description(str(c))} for c in frame}
     content = {
         "Description": text,
         **facts,
@@ -307,6 +317,13 @@ def _write(path: Path, frame: pd.DataFrame, text: str, facts: Mapping[str, objec
     }
     write_json(sidecar_path(path), content)
     write_text(path, frame.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.6g"))
+
+
+def _description(column: str) -> str:
+    kind, _, measure = column.partition(".")
+    if kind in ("z", "z_change"):
+        return f"{readable(measure)}: {COLUMNS[kind]}"
+    return COLUMNS.get(column, readable(column))
 
 
 def clinical_sections(settings: RunSettings, results: ClinicalResults) -> Iterator[Section]:
@@ -379,8 +396,14 @@ def clinical_sections(settings: RunSettings, results: ClinicalResults) -> Iterat
     ranked = responsiveness(results.tables)
     if ranked["table"].nunique() > 1:
         yield _ranking(settings, ranked)
-    if len(results.profiles):
-        yield from _profiles(settings, results)
+    if results.profiles["z"].notna().any():
+        yield profile_section(
+            settings,
+            results.cohort,
+            results.profiles,
+            results.participants,
+            list(results.covariates),
+        )
 
 
 def responsiveness(tables: Sequence[ResultTable]) -> pd.DataFrame:
@@ -464,29 +487,3 @@ def _attendance(cohort: Cohort) -> pd.DataFrame:
             name = str(visit).removeprefix("ses-")
             rows.append({"group": group, "visit": name, "months": months, "n": seen, "of": n})
     return pd.DataFrame(rows)
-
-
-def _is_drawn(measure: object) -> bool:
-    return _DRAWN.fullmatch(str(measure)) is not None
-
-
-def _profiles(settings: RunSettings, results: ClinicalResults) -> Iterator[Section]:
-    """One section per participant with values of any pipeline."""
-    known = results.profiles[results.profiles["z"].notna()]
-    patients = known[(known["group"] == results.cohort.patient) & known["measure"].map(_is_drawn)]
-    for who, own in list(patients.groupby("participant_id", sort=False))[:MOST_PROFILES]:
-        rows = own.assign(name=[readable(m) for m in own["measure"]])
-        figure = draw_profile(rows, title=str(who), visits=results.cohort.visits)
-        caption = (
-            "Measures from the cortex down to the foot in standard deviations from the controls, "
-            "adjusted for age and sex; the band is ±2. Visits are told apart by shape. All "
-            "measures stand in group/desc-profiles_stats.tsv."
-        )
-        yield Section(
-            pipeline="Participants against controls",
-            scan=str(who),
-            status="done",
-            figures=one_figure(
-                settings, f"{str(who).replace('sub-', 'profile')}", str(who), caption, figure
-            ),
-        )

@@ -75,6 +75,7 @@ TOP = {
     "group_graphs",
     "group_summary",
     "group_pictures",
+    "group_profiles",
     "group_tables",
     "group",
     "cli",

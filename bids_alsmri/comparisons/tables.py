@@ -578,6 +578,56 @@ def profile(cohort: Cohort, *, covariates: Sequence[str]) -> pd.DataFrame:
     return found
 
 
+def participant_rows(profiles: pd.DataFrame, visits: Sequence[Hashable]) -> pd.DataFrame:
+    """One row per participant: each measure's z at its last visit, and its change.
+
+    Parameters
+    ----------
+    profiles : DataFrame
+        As of `profile`.
+    visits : sequence
+        Labels in order of time.
+
+    Returns
+    -------
+    DataFrame
+        ``participant_id``, ``group``, ``n_scores``, ``n_beyond_2`` (how many are more than 2
+        standard deviations from the controls), then ``z.*`` for each measure with any z (of the
+        participant's last visit with one) and, where there are several visits, ``z_change.*`` since
+        the first. Measures stand from the cortex down, participants in the order of `profiles`.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"participant_id": [f"s{k}" for k in range(8)], "visit": 0,
+    ...     "group": ["hc"] * 7 + ["als"], "muscle.adc.tongue": [1, 2, 3, 4, 5, 6, 7, 14.0]})
+    >>> found = profile(Cohort(frame, "als", "hc", (0,), (0.0,)), covariates=())
+    >>> row = participant_rows(found, (0,)).iloc[-1]
+    >>> row["participant_id"], float(row["z.muscle.adc.tongue"].round(2))
+    ('s7', 2.81)
+    """
+    order = {visit: number for number, visit in enumerate(visits)}
+    known = profiles[profiles["z"].notna()]
+    known = known.assign(number=known["visit"].map(order)).sort_values("number", kind="stable")
+    last = known.drop_duplicates(["participant_id", "measure"], keep="last")
+    people = profiles.drop_duplicates("participant_id").set_index("participant_id")["group"]
+    names = [m for m in dict.fromkeys(profiles["measure"]) if m in set(last["measure"])]
+
+    def wide(column: str) -> pd.DataFrame:
+        table = last.pivot(index="participant_id", columns="measure", values=column)
+        return table.reindex(index=people.index, columns=names)
+
+    z = wide("z")
+    parts: list[pd.DataFrame | pd.Series] = [people.to_frame("group")]
+    parts += [z.notna().sum(axis=1).rename("n_scores")]
+    parts += [(z.abs() > 2).sum(axis=1).rename("n_beyond_2"), z.add_prefix("z.")]
+    if len(visits) > 1:
+        # of the first visit itself it is nought, and tells nothing
+        change = wide("z_change").where(wide("number") > 0)
+        parts.append(change.dropna(axis=1, how="all").add_prefix("z_change."))
+    found: pd.DataFrame = pd.concat(parts, axis=1).reset_index()
+    return found
+
+
 def place_of(measure: str) -> str:
     """Place of a measure along the neuraxis.
 

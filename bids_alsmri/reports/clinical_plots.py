@@ -1,9 +1,9 @@
-"""Plots of clinical tables: forests, courses, responsiveness, visits, curves, whole patients."""
+"""Plots of clinical tables: forests, courses, responsiveness, visits, curves, whole cohorts."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,6 @@ from bids_alsmri.errors import NumericsError
 from bids_alsmri.reports.sheets import (
     BLUE,
     GREEN,
-    ORANGE,
-    PURPLE,
     VERMILION,
     fixed_style,
     plain_figure,
@@ -30,6 +28,8 @@ if TYPE_CHECKING:
 _SOFT, _DARK, _MAGENTA = "#57606a", "#1b1f24", "#c2185b"
 _ROW_IN, _HEAD_IN, _FOOT_IN = 0.24, 0.75, 0.62
 _LEFT, _WIDTH = 0.3, 0.66
+_FARTHEST = 5.0  # standard deviations at the ends of the colours
+_MOST_HEADS = 110  # columns that leave their names room, at 7 points on the width of a page
 _RESPONSIVE = 0.8  # Cohen's large effect (Jenkins 2020)
 # By site of onset, as in Jenkins 2020; lines are told apart by pattern too.
 _ONSETS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
@@ -38,7 +38,6 @@ _ONSETS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (("ll", "lower", "leg", "foot"), "lower limb", VERMILION, "-."),
 )
 _OTHER = ("other or unknown", _SOFT, "-")
-_VISIT_LOOKS = ((BLUE, "o"), (ORANGE, "s"), (VERMILION, "^"), (PURPLE, "D"), (GREEN, "v"))
 
 
 @dataclass(frozen=True)
@@ -396,94 +395,103 @@ def draw_visits(counts: pd.DataFrame) -> Figure:
     return figure
 
 
-def draw_profile(rows: pd.DataFrame, *, title: str, visits: Sequence[Hashable]) -> Figure:
-    """One participant against the controls, from the cortex down.
+def draw_scores(
+    scores: pd.DataFrame, places: Sequence[str], groups: Sequence[str], *, title: str
+) -> Figure:
+    """All participants against the controls, one row each, from the cortex down.
 
     Parameters
     ----------
-    rows : DataFrame
-        ``place``, ``name``, ``visit`` and ``z``, in the order in which they are to stand.
+    scores : DataFrame
+        Standard deviations, participants in rows (their names in the index) and measures in
+        columns (named for the reader); NaN where there is none. Participants of one group stand
+        together.
+    places : sequence of str
+        Part of the neuraxis of each column; columns of one part stand together.
+    groups : sequence of str
+        Group of each row.
     title : str
-        Participant.
-    visits : sequence
-        Labels in order of time.
+        Of the figure.
 
     Returns
     -------
     figure : matplotlib.figure.Figure
-        Values beyond ±8 stand at the rim, with their number.
+        Colours end at ±5. Names of rows and columns stand where there is room for them.
 
     Raises
     ------
     NumericsError
-        If there is no row.
+        If there is no score, or not one place per column and one group per row.
 
     Examples
     --------
     >>> import pandas as pd
-    >>> rows = pd.DataFrame({"place": ["muscle"] * 2, "name": ["tongue"] * 2, "visit": [0, 4],
-    ...     "z": [1.0, 12.0]})
-    >>> len(draw_profile(rows, title="sub-01", visits=[0, 4]).axes)
-    1
+    >>> scores = pd.DataFrame({"tongue, ADC": [0.4, 3.1]}, index=["sub-01", "sub-02"])
+    >>> figure = draw_scores(scores, ["muscle"], ["hc", "als"], title="T")
+    >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    ['sub-01', 'sub-02']
     """
-    if not len(rows):
-        raise NumericsError(f"{title}: no value to draw; leave the profile out")
-    keys = list(dict.fromkeys(zip(rows["place"], rows["name"], strict=True)))
-    steps = [1.0 + 0.8 * (k == 0 or keys[k][0] != keys[k - 1][0]) for k in range(len(keys))]
-    places = dict(zip(keys, np.cumsum(steps), strict=True))
-    total = float(max(places.values())) + 0.8
-    height_in = _HEAD_IN + _FOOT_IN + 0.21 * total
-    most = 8.0
+    from matplotlib import colormaps
+
+    n_rows, n_columns = scores.shape
+    if not n_rows or not n_columns or (len(groups), len(places)) != (n_rows, n_columns):
+        raise NumericsError(
+            f"scores of shape {scores.shape} with {len(groups)} groups and {len(places)} places; "
+            "give one group per row, one place per column, and at least one score"
+        )
+    row_in = float(np.clip(9.0 / n_rows, 0.018, 0.2))
+    # names are drawn while lines of 7 points do not run into each other
+    has_names, has_heads = row_in >= 0.1, n_columns <= _MOST_HEADS
+    head_in, foot_in = _HEAD_IN + 0.3, 2.6 if has_heads else 0.5
+    height_in = head_in + row_in * n_rows + foot_in
+    left, width = 0.12, 0.79
+    colours = colormaps["RdBu_r"].with_extremes(bad="#d9dde2")
     with fixed_style():
         figure = plain_figure(height_in)
-        write_head(figure, title, "Standard deviations from controls, adjusted for age and sex.")
-        axes = figure.add_axes(
-            (_LEFT, _FOOT_IN / height_in, _WIDTH, 1 - (_HEAD_IN + _FOOT_IN) / height_in)
-        )
-        axes.axvspan(-2, 2, color="#eef1f4", zorder=0)
-        axes.axvline(0, color=_DARK, linewidth=1)
-        for number, visit in enumerate(visits):
-            color, marker = _VISIT_LOOKS[number % len(_VISIT_LOOKS)]
-            own = rows[rows["visit"] == visit]
-            heights = [places[key] for key in zip(own["place"], own["name"], strict=True)]
-            z = own["z"].to_numpy(float)
-            label = str(visit).removeprefix("ses-")
-            axes.plot(
-                np.clip(z, -most, most), heights, linestyle="", marker=marker, color=color,
-                markersize=5, alpha=0.85, label=label, clip_on=False,
+        text = "Standard deviations from the controls at each one's last visit. Grey: not measured."
+        write_head(figure, title, text)
+        box = (left, foot_in / height_in, width, row_in * n_rows / height_in)
+        axes = figure.add_axes(box)
+        image = axes.imshow(
+            scores.to_numpy(float), cmap=colours, vmin=-_FARTHEST, vmax=_FARTHEST, aspect="auto",
+            interpolation="nearest",
+        )  # fmt: skip
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+        names = [str(name) for name in scores.index]
+        axes.set_yticks(range(n_rows) if has_names else [], names if has_names else [])
+        heads = [textwrap.shorten(str(name), 48, placeholder=" …") for name in scores]
+        axes.set_xticks(range(n_columns) if has_heads else [], heads if has_heads else [])
+        axes.tick_params(axis="y", labelsize=7)
+        axes.tick_params(axis="x", labelsize=7, labelrotation=90)
+        for label, start, stop in _runs(groups):
+            if start:
+                axes.axhline(start - 0.5, color=_DARK, linewidth=1.2)
+            axes.annotate(
+                label, (0.008, 1 - (start + stop) / 2 / n_rows),
+                xycoords=("figure fraction", "axes fraction"), va="center", fontweight="bold",
+                fontsize=9, parse_math=False,
             )  # fmt: skip
-        _name_extremes(axes, rows, places, most)
-        for key, height in places.items():
-            previous = keys[keys.index(key) - 1] if keys.index(key) else (None, None)
-            if key[0] != previous[0]:
-                axes.text(
-                    -0.01, height - 0.95, str(key[0]), transform=axes.get_yaxis_transform(),
-                    ha="right", va="center", fontweight="bold", fontsize=9,
-                )  # fmt: skip
-        names = [textwrap.shorten(str(name), 46, placeholder=" …") for _, name in keys]
-        axes.set_yticks([places[key] for key in keys], names, fontsize=8, parse_math=False)
-        axes.set(xlim=(-most, most), ylim=(total, 0.2), xlabel="z")
-        if len(visits) > 1:
-            figure.legend(
-                loc="center right", bbox_to_anchor=(0.97, 1 - 0.5 / height_in),
-                ncols=len(visits), frameon=False,
+        for label, start, stop in _runs(places):
+            if start:
+                axes.axvline(start - 0.5, color=_DARK, linewidth=1.2)
+            # a narrow part has its name from its left border on
+            axes.annotate(
+                label, (start / n_columns, 1), xycoords="axes fraction", xytext=(2, 4),
+                textcoords="offset points", fontsize=9, fontweight="bold",
+                rotation=0 if (stop - start) / n_columns > 0.12 else 20,
             )  # fmt: skip
+        bar_in = min(2.0, row_in * n_rows)
+        top = box[1] + box[3]
+        bar = figure.add_axes((0.93, top - bar_in / height_in, 0.012, bar_in / height_in))
+        figure.colorbar(image, cax=bar, label="z", extend="both")
     return figure
 
 
-def _name_extremes(
-    axes: Axes, rows: pd.DataFrame, places: Mapping[tuple[str, str], float], most: float
-) -> None:
-    """Number of the furthest value of each measure that leaves the axis."""
-    for key, own in rows.groupby(["place", "name"], sort=False):
-        for value, side in ((float(own["z"].max()), 1), (float(own["z"].min()), -1)):
-            if side * value > most:
-                axes.annotate(
-                    f"{value:.0f}".replace("-", "−"),
-                    (side * most, places[str(key[0]), str(key[1])]),
-                    xytext=(side * 8, 0),
-                    textcoords="offset points",
-                    fontsize=7.5,
-                    va="center",
-                    ha="left" if side > 0 else "right",
-                )
+def _runs(labels: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Label, first place and the one after the last, of neighbours with one label."""
+    starts = [k for k in range(len(labels)) if not k or labels[k] != labels[k - 1]]
+    return [
+        (str(labels[start]), start, stop)
+        for start, stop in zip(starts, [*starts[1:], len(labels)], strict=True)
+    ]

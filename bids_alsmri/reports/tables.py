@@ -65,11 +65,15 @@ class Table:
         Said in place of a table without rows.
     path : str
         The same as a file, relative to the folder of the page; may be empty.
+    links : tuple of str
+        Addresses, relative to the folder of the page, that the first cells of all rows lead to;
+        empty for none.
 
     Raises
     ------
     SettingsError
-        If a column that is named is not in the frame, or a decimal is negative.
+        If a column that is named is not in the frame, a decimal is negative, or there are links
+        and not one for each row.
 
     Examples
     --------
@@ -91,8 +95,14 @@ class Table:
     p_columns: tuple[str, ...] = ()
     empty: str = "There is nothing to list."
     path: str = ""
+    links: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.links and len(self.links) != len(self.frame):
+            raise SettingsError(
+                f"table {self.title!r} has {len(self.links)} links and {len(self.frame)} rows; "
+                "give one for each row, or none"
+            )
         columns = [str(column) for column in self.frame]
         for name in (*self.headings, *self.decimals, *self.p_columns):
             if name not in columns:
@@ -130,8 +140,12 @@ class Table:
         texts = self._texts()
         return tuple(
             tuple(
-                Cell(texts[str(name)][row], column)
-                for name, column in zip(self.frame, columns, strict=True)
+                Cell(
+                    texts[str(name)][row],
+                    column,
+                    self.links[row] if self.links and not number else "",
+                )
+                for number, (name, column) in enumerate(zip(self.frame, columns, strict=True))
             )
             for row in range(len(self.frame))
         )
@@ -175,10 +189,13 @@ class Cell:
         What is shown.
     column : Column
         Where it stands.
+    link : str
+        Address that it leads to; may be empty.
     """
 
     text: str
     column: Column
+    link: str = ""
 
 
 @dataclass(frozen=True)

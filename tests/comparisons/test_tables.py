@@ -8,7 +8,7 @@ from scipy import stats
 from statsmodels.api import OLS
 
 from bids_alsmri.comparisons.presentation import presented
-from bids_alsmri.comparisons.tables import profile, region_measures, with_derived
+from bids_alsmri.comparisons.tables import participant_rows, profile, region_measures, with_derived
 from bids_alsmri.errors import DataError
 from bids_alsmri.stats.tables import Cohort, TableSpec, make_table
 
@@ -118,3 +118,37 @@ def test_listed_patients_have_their_own_values_and_nothing_else():
     assert list(cells) == ["participant", "onset site", "UMN score"]
     assert cells.iloc[-1].tolist() == ["s23", "bulbar", "13"]
     assert cells["UMN score"].tolist()[:3] == ["n/a"] * 3
+
+
+def test_a_row_has_the_last_visit_and_its_change_since_the_first():
+    rng = np.random.default_rng(5)
+    people = [f"c{k}" for k in range(9)] + ["p0", "p1"]
+    rows = [
+        {
+            "participant_id": who,
+            "visit": visit,
+            "group": "hc" if who.startswith("c") else "als",
+            "muscle.adc.tongue": rng.normal(),
+            # of p1 the second visit has no value of it
+            "sodium.tsc_mean.gm": np.nan if (who, visit) == ("p1", 1) else rng.normal(),
+        }
+        for who in people
+        for visit in ((0, 1) if who.startswith("p") else (0,))
+    ]
+    own = Cohort(pd.DataFrame(rows), "als", "hc", (0, 1), (0.0, 12.0))
+    scores = profile(own, covariates=())
+    found = participant_rows(scores, own.visits).set_index("participant_id")
+    z = scores.set_index(["participant_id", "visit", "measure"])["z"]
+    assert found.index.tolist() == people
+    # the brain stands above the muscles
+    names = ["z.sodium.tsc_mean.gm", "z.muscle.adc.tongue"]
+    assert [name for name in found if name.startswith("z.")] == names
+    assert found.at["p0", "z.muscle.adc.tongue"] == z["p0", 1, "muscle.adc.tongue"]
+    assert found.at["p1", "z.sodium.tsc_mean.gm"] == z["p1", 0, "sodium.tsc_mean.gm"]
+    change = z["p0", 1, "muscle.adc.tongue"] - z["p0", 0, "muscle.adc.tongue"]
+    assert_allclose(found.at["p0", "z_change.muscle.adc.tongue"], change)
+    assert np.isnan(found.at["p1", "z_change.sodium.tsc_mean.gm"])
+    assert np.isnan(found.at["c3", "z_change.muscle.adc.tongue"])
+    assert found.at["p1", "n_scores"] == 2
+    beyond = sum(abs(found.at["p0", name]) > 2 for name in names)
+    assert found.at["p0", "n_beyond_2"] == beyond

@@ -123,7 +123,21 @@ def test_tables_of_regions_alone_get_their_tables_and_page(clinic):
     assert any(last in text and "moved" in text for text in made.warnings)
     (flagged,) = [text for text in made.warnings if "takes part with tube_snr 5" in text]
     assert people["participant_id"].iloc[3] in flagged
+    # the page of somebody who took part in an earlier run
+    earlier = clinic.out / "group" / "profiles" / f"{last}.html"
+    earlier.parent.mkdir(parents=True)
+    earlier.touch()
     assert main(clinic.words("--exclusions", str(path))) == ExitCode.DONE
+    # everybody who takes part has a row and a page, controls too, and the row leads to it
+    rows = pd.read_csv(clinic.out / "group" / "desc-participants_stats.tsv", sep="\t")
+    taken = rows.loc[rows["n_scores"] > 0, "participant_id"].tolist()
+    assert taken == people["participant_id"].tolist()[:-1]
+    text = (clinic.out / "group.html").read_text("utf-8")
+    pages = {path.stem for path in (clinic.out / "group" / "profiles").iterdir()}
+    assert pages == set(taken)
+    for who in taken:
+        assert f'href="./group/profiles/{who}.html"' in text
+        assert "white matter, TSC" in (clinic.out / f"group/profiles/{who}.html").read_text("utf-8")
     # the quality of scans that no comparison of maps has; those out of range are told
     assert "Quality of sodium scans" in (clinic.out / "group.html").read_text("utf-8")
 
