@@ -196,6 +196,13 @@ def make_clinical(
         if made is not None:
             tables.append(made)
     profiles = profile(cohort, covariates=covariates)
+    if len(profiles) and not profiles["z"].notna().any():
+        most, what = int(profiles["n_controls"].max()), " and ".join(covariates) or "nothing"
+        warnings.append(
+            f"participants are not set against the controls: at most {most} have a measure, and "
+            f"{4 + len(covariates)} are needed to adjust for {what} (3 more than coefficients); "
+            "add controls"
+        )
     return ClinicalResults(
         checked,
         cohort,

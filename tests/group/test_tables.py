@@ -60,6 +60,10 @@ class Clinic:
         )
         write_record(self.out / "logs" / "scans" / f"{name}_sodium.json", record)
 
+    def forget(self, participant: str) -> None:
+        for record in (self.out / "logs" / "scans").glob(f"{participant}_*.json"):
+            record.unlink()
+
 
 @pytest.fixture
 def clinic(tmp_path: Path) -> Clinic:
@@ -140,6 +144,23 @@ def test_tables_of_regions_alone_get_their_tables_and_page(clinic):
         assert "white matter, TSC" in (clinic.out / f"group/profiles/{who}.html").read_text("utf-8")
     # the quality of scans that no comparison of maps has; those out of range are told
     assert "Quality of sodium scans" in (clinic.out / "group.html").read_text("utf-8")
+
+
+def test_too_few_controls_for_a_norm_are_named(clinic):
+    people = pd.read_csv(clinic.raw / "participants.tsv", sep="\t")
+    controls = people.loc[people["group"] == "hc", "participant_id"].tolist()
+    patients = people.loc[people["group"] == "als", "participant_id"].tolist()
+    # intercept, age and sex leave 3 degrees of freedom to 6 controls and 2 to 5
+    for n_controls, is_enough in ((6, True), (5, False)):
+        for number, who in enumerate([*controls[:n_controls], *patients]):
+            clinic.finish(who, [("wm", "tsc_mean", 40.0 + number % 7)])
+        for who in controls[n_controls:]:
+            clinic.forget(who)
+        _, made = clinic.made()
+        assert made.profiles["z"].notna().any() == is_enough
+        told = [text for text in made.warnings if "not set against the controls" in text]
+        assert bool(told) != is_enough
+    assert "at most 5 have a measure, and 6 are needed to adjust for age and sex" in told[0]
 
 
 def test_maps_that_were_asked_for_are_still_missed(clinic):
