@@ -263,7 +263,7 @@ def roc(values: ArrayLike, is_ill: ArrayLike, *, level: float) -> Roc:
     -------
     Roc
         The interval is taken on the logit scale, so that it stays within 0 to 1; where the area is
-        0 or 1 it is Hanley and Lippman-Hand's rule of three.
+        0 or 1 it is Hanley and Lippman-Hand's rule of three; NaN where all values are the same.
 
     Raises
     ------
@@ -358,6 +358,8 @@ def _delong(ill: _Array, well: _Array) -> tuple[float, _Array, _Array, float]:
 
 
 def _area_interval(area: float, variance: float, n: int, level: float) -> tuple[float, float]:
+    if variance == 0 and area not in (0.0, 1.0):
+        return math.nan, math.nan  # all members of a group add the same, as where all are equal
     if area in (0.0, 1.0):
         least = (1 - level) ** (1 / n)  # of n without an exception
         return (least, 1.0) if area == 1.0 else (0.0, 1 - least)

@@ -371,8 +371,10 @@ def _make(
             values[family] = adjust_family(frame[name].to_numpy(float)[family])
             frame[q] = values
     if {"q_paper", "q_best"} <= set(frame):
-        known = frame[["q_paper", "q_best"]].notna().all(axis=1)
-        other = (frame["q_paper"] <= _ALPHA) != (frame["q_best"] <= _ALPHA)
+        # a paper without families decides by p
+        paper = "p_paper" if spec.family == "none" else "q_paper"
+        known = frame[[paper, "q_best"]].notna().all(axis=1)
+        other = (frame[paper] <= _ALPHA) != (frame["q_best"] <= _ALPHA)
         frame["differs"] = known & other
     notes = [f"Not adjusted for {name}, which is not in the tables." for name in absent]
     if spec.note:
@@ -849,7 +851,10 @@ class _Maker:
         pooled = compare_counts(counts, "chi-squared")
         known = np.asarray(np.isfinite(values).any(axis=1))
         share = np.array(
-            [np.nanmean(v > 0) if k else np.nan for v, k in zip(values, known, strict=True)]
+            [
+                np.mean(own[np.isfinite(own)] > 0) if k else np.nan
+                for own, k in zip(values, known, strict=True)
+            ]
         )
         own = permute_groups(
             share[known & first], share[known & ~first], of="mean",

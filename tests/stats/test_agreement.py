@@ -37,6 +37,12 @@ def test_weights_are_by_the_grade_not_its_place():
     assert_allclose(kappa(a, b, weights="linear", level=0.95).value, 1 - observed / by_chance)
 
 
+def test_a_measure_that_is_the_same_for_all_tells_nothing_and_has_no_interval():
+    found = roc([2.0] * 8, [True] * 4 + [False] * 4, level=0.95)
+    assert found.area == 0.5
+    assert np.isnan([found.low, found.high]).all()
+
+
 def test_readers_that_call_all_the_same_have_no_kappa():
     found = kappa([1, 1, 1], [1, 1, 1], weights="none", level=0.95)
     assert np.isnan(found.value)

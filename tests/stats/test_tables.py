@@ -172,6 +172,34 @@ def test_shares_count_findings_of_known_muscles():
     )
 
 
+def test_shares_of_participants_are_of_the_muscles_that_were_seen():
+    frame = pd.DataFrame({"participant_id": list("abcdef"), "visit": "m0"})
+    frame["group"] = ["als"] * 3 + ["hc"] * 3
+    frame["muscle.atrophy.a"] = [1.0, 1, 1, 1, 0, 0]
+    frame["muscle.atrophy.b"] = [np.nan, 1, 1, 0, 0, 0]
+    own = Cohort(frame, "als", "hc", ("m0",), (0.0,))
+    row = table(own, read_specs()["diamanti_atrophy"]).frame.iloc[0]
+    # shares 1, 1, 1 and 0.5, 0, 0: of the 20 relabellings this and its reverse are the furthest
+    assert_allclose(row["p_best"], 2 / 20)
+
+
+def test_a_paper_without_families_decides_by_its_p():
+    rng = np.random.default_rng(7)
+    frame = pd.DataFrame({"participant_id": [f"s{k}" for k in range(40)], "visit": "m0"})
+    frame["group"] = ["als"] * 20 + ["hc"] * 20
+    for k in range(12):
+        frame[f"m{k}"] = rng.normal(size=40)
+    frame.loc[:19, "m0"] += 0.55
+    own = Cohort(frame, "als", "hc", ("m0",), (0.0,))
+    names = tuple(f"m{k}" for k in range(12))
+    for family in ("none", "table"):
+        spec = TableSpec("t", "T", "own", "ranks", measures=names, family=family)
+        row = table(own, spec).frame.set_index("measure").loc["m0"]
+        # found by itself, and not among twelve
+        assert row["p_paper"] < 0.05 < row["q_best"]
+        assert row["differs"] == (family == "none")
+
+
 def test_order_of_participants_does_not_matter():
     own = cohort(8, 8)
     turned = Cohort(own.frame.iloc[::-1].reset_index(drop=True), "als", "hc", VISITS, MONTHS)
