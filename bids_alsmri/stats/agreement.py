@@ -14,6 +14,14 @@ from statsmodels.stats.inter_rater import cohens_kappa
 
 from bids_alsmri.errors import NumericsError
 from bids_alsmri.numerics.checks import as_float, require_finite, require_same_shape
+from bids_alsmri.numerics.rater_agreement import (
+    Limits,
+    MeanSquares,
+    coefficient_of_variation,
+    intraclass_correlation,
+    limits_of_agreement,
+    mean_squares,
+)
 from bids_alsmri.stats.comparison import proportion_interval
 
 _Array = NDArray[np.float64]
@@ -375,8 +383,8 @@ class Repeatability:
     Parameters
     ----------
     cov_percent : float
-        Within-item standard deviation over the mean, in per cent; NaN where the mean is not
-        positive.
+        Within-item standard deviation over the item's mean, in per cent, root mean square over
+        items; NaN where a mean is not positive.
     icc, icc_low, icc_high : float
         Intraclass correlation of single measurements, absolute agreement, two-way random.
     bias, lower, upper : float
@@ -419,9 +427,8 @@ def repeatability(ratings: ArrayLike, *, level: float) -> Repeatability:
 
     Notes
     -----
-    The coefficient of variation is the root of the mean within-item variance over the grand mean.
-    ICC(A,1) and its interval after McGraw and Wong 1996 (doi:10.1037/1082-989X.1.1.30); limits of
-    agreement after Bland and Altman 1986 (doi:10.1016/S0140-6736(86)90837-8).
+    The three are those of `bids_alsmri.numerics.rater_agreement`. The interval of the correlation,
+    there ICC(A,1), after McGraw and Wong 1996 (doi:10.1037/1082-989X.1.1.30).
 
     Examples
     --------
@@ -433,36 +440,20 @@ def repeatability(ratings: ArrayLike, *, level: float) -> Repeatability:
     """
     x = as_float("ratings", ratings, ndim=2)
     require_finite("ratings", x)
-    n, k = x.shape
-    if n < 2 or k < 2:
-        raise NumericsError(f"ratings has {n} items and {k} raters; give at least 2 of each")
-    mean = float(x.mean())
-    rows, columns = x.mean(axis=1), x.mean(axis=0)
-    ms_rows = k * float(((rows - mean) ** 2).sum()) / (n - 1)
-    ms_columns = n * float(((columns - mean) ** 2).sum()) / (k - 1)
-    left = x - rows[:, np.newaxis] - columns + mean
-    ms_error = float((left**2).sum()) / ((n - 1) * (k - 1))
-    icc, low, high = _icc(ms_rows, ms_columns, ms_error, n, k, level)
-    within = math.sqrt(float(x.var(axis=1, ddof=1).mean()))
-    bias = lower = upper = math.nan
-    if k == 2:
-        difference = x[:, 1] - x[:, 0]
-        bias = float(difference.mean())
-        reach = float(stats.norm.ppf((1 + level) / 2)) * float(difference.std(ddof=1))
-        lower, upper = bias - reach, bias + reach
-    cov = 100 * within / mean if mean > 0 else math.nan
-    return Repeatability(cov, icc, low, high, bias, lower, upper, n, k)
+    own, (n, k) = mean_squares(x), x.shape
+    icc = intraclass_correlation(x)
+    low, high = _icc_interval(icc, own, n, k, level)
+    limits = limits_of_agreement(x, level=level) if k == 2 else Limits(*[math.nan] * 3)
+    cov = 100 * coefficient_of_variation(x) if (x.mean(axis=1) > 0).all() else math.nan
+    return Repeatability(cov, icc, low, high, limits.bias, limits.low, limits.high, n, k)
 
 
-def _icc(
-    rows: float, columns: float, error: float, n: int, k: int, level: float
-) -> tuple[float, float, float]:
-    whole = rows + (k - 1) * error + k * (columns - error) / n
-    if whole <= 0:
-        return math.nan, math.nan, math.nan
-    icc = (rows - error) / whole
-    if error == 0 or icc >= 1:
-        return icc, math.nan, math.nan
+def _icc_interval(
+    icc: float, own: MeanSquares, n: int, k: int, level: float
+) -> tuple[float, float]:
+    rows, columns, error = own.subjects, own.raters, own.error
+    if not icc < 1 or error == 0:
+        return math.nan, math.nan
     a = k * icc / (n * (1 - icc))
     b = 1 + k * icc * (n - 1) / (n * (1 - icc))
     v = (a * columns + b * error) ** 2 / (
@@ -473,4 +464,4 @@ def _icc(
     share = k * columns + (k * n - k - n) * error
     low = n * (rows - upper_f * error) / (upper_f * share + n * rows)
     high = n * (lower_f * rows - error) / (share + n * lower_f * rows)
-    return icc, low, high
+    return low, high

@@ -100,9 +100,9 @@ def test_one_group_has_no_curve():
 
 
 def test_raters_by_hand():
-    # pairs 10, 12 and 20, 18: differences 2 and -2, within-variances 2 and 2, mean 15
+    # pairs 10, 12 and 20, 18: differences 2 and -2, within-variances 2 and 2, means 11 and 19
     found = repeatability([[10.0, 12.0], [20.0, 18.0]], level=0.95)
-    assert_allclose(found.cov_percent, 100 * np.sqrt(2) / 15)
+    assert_allclose(found.cov_percent, 100 * np.sqrt((2 / 11**2 + 2 / 19**2) / 2))
     assert_allclose((found.bias, found.upper), (0.0, 1.959964 * np.sqrt(8)), rtol=1e-6)
 
 
