@@ -161,7 +161,8 @@ def _number_text(value: float) -> str:
 
 
 def _z_text(z: float) -> str:
-    return f"{z:+.1f}".replace("-", "−") if math.isfinite(z) else NOT_AVAILABLE
+    # 0 is added, for what is rounded to zero to have one sign
+    return f"{round(z, 1) + 0.0:+.1f}".replace("-", "−") if math.isfinite(z) else NOT_AVAILABLE
 
 
 def _place_percent(z: float) -> str:
