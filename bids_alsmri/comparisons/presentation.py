@@ -130,6 +130,7 @@ _MEASURES = {
 _NAMES = {
     **{name: name.upper() for name in ("ppv", "npv", "frap", "aopp", "mmse", "fab", "nfl")},
     "alsfrs_r": "ALSFRS-R",
+    "el_escorial": "El Escorial class",
     "mrc_sum": "MRC sum",
     "umn_score": "UMN score",
     "rate_per_month": "rate (points per month)",
