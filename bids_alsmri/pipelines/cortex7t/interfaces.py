@@ -23,7 +23,8 @@ from bids_alsmri.interfaces.node import (
 from bids_alsmri.interfaces.registration import apply_transforms, read_linear, write_linear
 from bids_alsmri.numerics.echo_decay import combine_echoes, fit_echo_decay
 from bids_alsmri.numerics.ribbon import bias_from_white_matter
-from bids_alsmri.pipelines.cortex7t import slab
+from bids_alsmri.pipelines.cortex7t import borders, drawn, slab
+from bids_alsmri.pipelines.cortex7t.sites import KINDS
 from bids_alsmri.spaces.atlases import draw_areas
 from bids_alsmri.spaces.templates import get_template
 
@@ -215,6 +216,45 @@ class MoveSlab(AlsInterface):
             n_threads=1,
         )
         return self.give(runtime, {"image": path})
+
+
+class ReadBordersInputSpec(NodeInputSpec):
+    """Inputs of :class:`ReadBorders`."""
+
+    segmentation = File(exists=True, mandatory=True, desc="labels")
+    image = File(exists=True, desc="slab that they were drawn on; without it they are FreeSurfer's")
+
+
+class ReadBordersOutputSpec(NodeOutputSpec):
+    """Outputs of :class:`ReadBorders`."""
+
+    wm = File(exists=True, desc="white matter")
+    gm = File(exists=True, desc="cortex")
+    facts = File(exists=True, desc="findings, JSON")
+
+
+class ReadBorders(AlsInterface):
+    """Read white matter and cortex of a segmentation that was given."""
+
+    input_spec = ReadBordersInputSpec
+    output_spec = ReadBordersOutputSpec
+    memory_gb = 0.5
+    memory_per_anatomy = 8.0
+    memory_per_series = 10.0
+
+    def _run_interface(self, runtime: Any) -> Any:
+        path, slab_path = Path(self.inputs.segmentation), optional_path(self.inputs.image)
+        if slab_path is None:
+            wm, gm, affine = borders.read_segmentation(path)
+        else:
+            wm, gm, affine = borders.read_drawn(path, read_image(slab_path, ndim=3))
+        paths = {name: self.file(runtime, f"{name}.nii.gz") for name in ("wm", "gm")}
+        write_image(wm, affine, paths["wm"])
+        write_image(gm, affine, paths["gm"])
+        whose = "segmentation of the T1w that was given" if slab_path is None else "labels drawn"
+        note = f"borders of the cortex were taken from {path.name} ({whose})"
+        paths["facts"] = write_facts(self.file(runtime, "facts.json"), {"notes": [note]})
+        return self.give(runtime, paths)
 
 
 class FindRibbonInputSpec(NodeInputSpec):
@@ -434,6 +474,49 @@ class MeasureAreas(AlsInterface):
         facts = {"measures": slab.quality_of_areas(results)}
         paths["facts"] = write_facts(self.file(runtime, "facts.json"), facts)
         return self.give(runtime, paths)
+
+
+class MeasureDrawnInputSpec(NodeInputSpec):
+    """Inputs of :class:`MeasureDrawn`."""
+
+    image = File(exists=True, mandatory=True, desc="slab as it was measured, nothing taken off")
+    before = File(exists=True, desc="table that rows are added to, TSV")
+    caliper = File(exists=True, desc="caliper lines, labels of areas")
+    caliper_table = File(exists=True, desc="names of the labels, TSV")
+    oval = File(exists=True, desc="ovals, labels of areas")
+    oval_table = File(exists=True, desc="names of the labels, TSV")
+    points = File(exists=True, desc="lines and ovals as points, TSV")
+    oval_mm2 = traits.Float(mandatory=True, desc="area of ovals that are given as points, mm2")
+    reader = traits.Int(mandatory=True, desc="number of the reader, from 0")
+
+
+class MeasureDrawnOutputSpec(NodeOutputSpec):
+    """Outputs of :class:`MeasureDrawn`."""
+
+    table = File(exists=True, desc="measures of areas, TSV")
+
+
+class MeasureDrawn(AlsInterface):
+    """Measure the lines and ovals that a reader drew."""
+
+    input_spec = MeasureDrawnInputSpec
+    output_spec = MeasureDrawnOutputSpec
+    memory_gb = 0.3
+    memory_per_series = 5.0
+
+    def _run_interface(self, runtime: Any) -> Any:
+        image = read_image(Path(self.inputs.image), ndim=3)
+        given = {kind: optional_path(getattr(self.inputs, kind)) for kind in KINDS}
+        files = {kind: path for kind, path in given.items() if path is not None}
+        drawing = drawn.read_drawing(image, files, oval_mm2=self.inputs.oval_mm2)
+        rows = pd.DataFrame(drawn.rows_of_drawing(drawing, image.voxel_mm, self.inputs.reader))
+        before = optional_path(self.inputs.before)
+        parts = [rows]
+        if before is not None:
+            parts.insert(0, pd.read_csv(before, sep="\t", na_values="n/a", keep_default_na=False))
+        path = self.file(runtime, "table.tsv")
+        pd.concat(parts).to_csv(path, sep="\t", index=False, na_rep="n/a", float_format="%.6g")
+        return self.give(runtime, {"table": path})
 
 
 class DrawRibbonInputSpec(NodeInputSpec):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from bids_alsmri.engine.pipeline import Pipeline
@@ -9,6 +10,9 @@ from bids_alsmri.options import SettingsModel, setting
 
 SCRIPT = "antsRegistrationSyN.sh of ANTs"
 MEASURED = "benchmarks/cortex.py"
+# below the root of a dataset: of FreeSurfer and FastSurfer, of fMRIPrep and sMRIPrep
+FREESURFER_FOLDERS = ("", "sourcedata/freesurfer", "freesurfer")
+SEGMENTATIONS = ("ribbon.mgz", "aparc+aseg.mgz", "aparc.DKTatlas+aseg.deep.mgz", "aseg.mgz")
 CHOSEN = "chosen on simulated slabs and heads"
 
 
@@ -326,6 +330,14 @@ class Cortex7tSettings(SettingsModel):
         source=MEASURED,
         help="Profiles that an area needs; with less its values are missing.",
     )
+    oval_mm2: float = setting(
+        4.0,
+        unit="mm2",
+        gt=0,
+        le=100,
+        source="cosottini2016",
+        help="Area of ovals that a reader gives as points.",
+    )
     reference: Literal["nearest", "precuneus"] = setting(
         "nearest",
         paper="precuneus",
@@ -409,6 +421,37 @@ def kept_apart(settings: Cortex7tSettings) -> tuple[str, ...]:
     return ("acquisition", "reconstruction", "run")
 
 
+def segmentation_of(root: Path, participant: str, session: str | None) -> dict[str, Path]:
+    """Segmentation of FreeSurfer, FastSurfer or sMRIPrep that the borders of the cortex come from.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of a derivative dataset: of FreeSurfer's or FastSurfer's subjects, or of sMRIPrep.
+    participant, session : str, str or None
+        Labels, without ``sub-`` and ``ses-``.
+
+    Returns
+    -------
+    dict of Path
+        ``segmentation``: of the session before that of the participant, ribbons before
+        segmentations; empty where there is none.
+    """
+    subject = f"sub-{participant}"
+    subjects = [subject] if session is None else [f"{subject}_ses-{session}", subject]
+    paths = []
+    for name in subjects:
+        for folder in FREESURFER_FOLDERS:
+            paths += [root / folder / name / "mri" / image for image in SEGMENTATIONS]
+        inner = root / name.replace("_ses-", "/ses-") / "anat"
+        paths += sorted(
+            path
+            for path in inner.glob(f"{name}_*desc-aseg_dseg.nii.gz")
+            if "_space-" not in path.name
+        )
+    return next(({"segmentation": path} for path in paths if path.is_file()), {})
+
+
 PIPELINE = Pipeline(
     name="cortex7t",
     title="Cortex at 7T",
@@ -417,6 +460,8 @@ PIPELINE = Pipeline(
     group_by=kept_apart,
     needs=("anatomical",),
     adopts=(("areas",),),
+    foreign=segmentation_of,
+    drawn=("ribbon", "caliper", "caliper_table", "oval", "oval_table", "points"),
     without_needs="no T1-weighted image: rates of decay are mapped, but without a cortical ribbon "
     "no area is measured",
 )

@@ -35,6 +35,7 @@ PARTS = ("foot", "leg", "hand", "face")
 # of these the bank that faces backwards is precentral, and its like across the sulcus is not
 BACKWARD_PARTS = ("hand", "face")
 REFERENCE = "precuneus"
+SOURCE = "profiles"
 RIBBON_NAMES = {1: "fluid", 2: "white matter", 3: "cortex"}
 LATTICE_MARGIN_MM = 4.0
 LONGEST_ECHO_S = 0.2
@@ -520,7 +521,7 @@ def rows_of_area(
     Returns
     -------
     list of dict
-        Region, side, measure, value, unit, n, note.
+        Region, side, measure, value, unit, n, note and source.
     """
     aligned, fit, note = result.aligned, result.fit, result.reason
     nan = float("nan")
@@ -579,6 +580,7 @@ def rows_of_area(
             "unit": unit,
             "n": len(aligned.profiles),
             "note": text or "n/a",
+            "source": SOURCE,
         }
         for measure, value, unit, text in rows
     ]
