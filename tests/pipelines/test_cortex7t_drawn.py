@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import nipype.pipeline.engine as pe
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,12 +10,14 @@ from numpy.testing import assert_allclose
 
 from bids_alsmri.adoption import find_drawn
 from bids_alsmri.bids.query import Scan, open_layout
+from bids_alsmri.bids.stations import drawn_key
+from bids_alsmri.engine.graph import Graph, Surroundings
 from bids_alsmri.errors import DataError, NumericsError
 from bids_alsmri.interfaces.base import read_image, write_image
 from bids_alsmri.numerics.calipers import line_lengths, oval_mask
 from bids_alsmri.pipelines.cortex7t import drawn
 from bids_alsmri.pipelines.cortex7t.interfaces import MeasureDrawn
-from bids_alsmri.pipelines.cortex7t.pipeline import PIPELINE
+from bids_alsmri.pipelines.cortex7t.pipeline import PIPELINE, Cortex7tSettings
 from bids_alsmri.pipelines.cortex7t.sites import files_of_readers
 
 EDGES = (0.25, 0.25, 2.0)
@@ -227,3 +230,74 @@ def test_oval_has_its_area_and_its_long_axis(half_mm):
     along = np.array(half_mm) / first if any(half_mm) else np.array([1.0, 0.0])
     # the variance along an axis of an ellipse is a quarter of its half length squared
     assert_allclose(np.mean((places @ along) ** 2), first**2 / 4, rtol=0.01)
+
+
+# ---- the workflow
+
+
+@pytest.fixture
+def graph(tmp_path):
+    """Graph of a small slab; what is given to it decides on its steps."""
+    paths, rng = [], np.random.default_rng(2)
+    for number, level in ((1, 100.0), (2, 70.0)):
+        name = f"sub-01_acq-M1_echo-{number}_MEGRE.nii.gz"
+        path = tmp_path / "raw" / "sub-01" / "anat" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_image(rng.normal(level, 2.0, SHAPE).astype(np.float32), AFFINE, path)
+        paths.append(path)
+    sidecars = {path: {"EchoTime": 0.01 * n} for n, path in enumerate(paths, start=1)}
+    scan = Scan("cortex7t", "01", None, {"acq": "M1"}, {"slab": tuple(paths)}, sidecars)
+    roots = {"raw": tmp_path / "raw", "given": tmp_path, "": tmp_path / "out"}
+    values = {"template": "MNI152NLin2009aSym"}
+    place = Surroundings(tmp_path / "out", roots, values, 1, 1, "0")
+    stages = {"fit": {}, "apply": {}}
+
+    def make(adopted, *, has_anatomy):
+        files = {}
+        for name in ("preproc", "wm", "gm", "template_to_t1w") if has_anatomy else ():
+            files[name] = tmp_path / f"{name}.nii.gz"
+            files[name].touch()
+        upstream = {"anatomical": files} if has_anatomy else {}
+        workflow = pe.Workflow("steps", base_dir=str(tmp_path / "work"))
+        made = Graph(workflow, scan, PIPELINE.io_spec, stages, place, upstream)
+        made.adopted.update(adopted)
+        PIPELINE.workflow.fit(made, scan, Cortex7tSettings())
+        return made
+
+    return make
+
+
+def steps_of(graph):
+    return {node.name.partition("_cortex7t_")[2]: node for node in graph.nodes}
+
+
+def test_readers_are_measured_without_a_t1w(graph, tmp_path):
+    row = ["hand", "left", "caliper", *world(10, 10, 1), *world(14, 10, 1)]
+    path = points(tmp_path, [row])
+    adopted = {drawn_key("points", "anat_acq-M1", reader): path for reader in (0, 1)}
+    built = graph(adopted, has_anatomy=False)
+    assert {"measure_drawn_1", "measure_drawn_2"} <= set(steps_of(built))
+    built.workflow.run()
+    table = pd.read_csv(built.destinations["area_stats"], sep="\t").set_index("measure")
+    hand = table[(table["region"] == "hand") & (table["side"] == "left")]["value"]
+    assert_allclose([hand["drawn_thickness"], hand["drawn_thickness_reader2"]], [1.0, 1.0])
+    assert "area_stats" not in graph({}, has_anatomy=False).destinations
+
+
+@pytest.mark.parametrize(
+    ("given", "steps"),
+    [
+        ([], {"borders": False, "stay": False}),
+        (["segmentation"], {"borders": True, "stay": False}),
+        (["segmentation", "ribbon@anat_acq-M1"], {"borders": True, "stay": True}),
+    ],
+)
+def test_borders_come_from_what_is_given(graph, tmp_path, given, steps):
+    adopted = {name: tmp_path / f"{name}.nii.gz" for name in given}
+    for path in adopted.values():
+        path.touch()
+    found = steps_of(graph(adopted, has_anatomy=True))
+    assert {name: name in found for name in steps} == steps
+    if given:
+        # what was drawn on the slab wins
+        assert found["borders"].inputs.segmentation == str(adopted[given[-1]])
