@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import nipype.pipeline.engine as pe
 import numpy as np
 import pandas as pd
@@ -282,6 +285,22 @@ def test_readers_are_measured_without_a_t1w(graph, tmp_path):
     hand = table[(table["region"] == "hand") & (table["side"] == "left")]["value"]
     assert_allclose([hand["drawn_thickness"], hand["drawn_thickness_reader2"]], [1.0, 1.0])
     assert "area_stats" not in graph({}, has_anatomy=False).destinations
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sub-01_acq-M1_echo-1_part-phase_MEGRE.nii.gz", True),
+        ("sub-01_acq-other_echo-1_part-phase_MEGRE.nii.gz", False),
+        ("sub-01_acq-M1_part-phase_T2starw.nii.gz", False),
+    ],
+)
+def test_phase_is_left_alone_and_told(graph, tmp_path, name, expected):
+    (tmp_path / "raw" / "sub-01" / "anat" / name).touch()
+    read = steps_of(graph({}, has_anatomy=False))["read"]
+    assert read.inputs.has_phase is expected
+    told = json.loads(Path(read.run().outputs.facts).read_text())["notes"]
+    assert any("susceptibility is not mapped" in note for note in told) is expected
 
 
 @pytest.mark.parametrize(

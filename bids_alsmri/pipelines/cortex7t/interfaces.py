@@ -28,6 +28,10 @@ from bids_alsmri.pipelines.cortex7t.sites import KINDS
 from bids_alsmri.spaces.atlases import draw_areas
 from bids_alsmri.spaces.templates import get_template
 
+NO_SUSCEPTIBILITY = (
+    "phase images were left alone: susceptibility is not mapped, since no maintained package that "
+    "works offline respects thick slices"
+)
 AREA_GRID_MM = 1.0  # of the template on which areas are drawn
 
 
@@ -38,6 +42,7 @@ class ReadEchoesInputSpec(NodeInputSpec):
     metadata = traits.List(traits.Dict(), mandatory=True, desc="sidecar of each")
     least_snr = traits.Float(mandatory=True, desc="echoes below this lie in the noise floor")
     layer_image = traits.Enum("combined", "first", "last", mandatory=True, desc="for layers")
+    has_phase = traits.Bool(False, usedefault=True, desc="phase images lie beside them")
 
 
 class ReadEchoesOutputSpec(NodeOutputSpec):
@@ -88,7 +93,8 @@ class ReadEchoes(AlsInterface):
             results[name] = self.file(runtime, f"{name}.nii.gz")
             write_image(np.asarray(values, np.float32), echoes.affine, results[name])
         results["noise"] = write_facts(self.file(runtime, "noise.json"), {"sigma": noise.sigma})
-        facts = {"warnings": echoes.warnings, "notes": [*echoes.notes, note]}
+        notes = [*echoes.notes, note, *([NO_SUSCEPTIBILITY] if self.inputs.has_phase else [])]
+        facts = {"warnings": echoes.warnings, "notes": notes}
         results["facts"] = write_facts(self.file(runtime, "facts.json"), facts)
         return self.give(runtime, results)
 

@@ -5,11 +5,38 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from bids_alsmri.bids.query import Scan
+from bids_alsmri.bids.query import Scan, parse_name
 from bids_alsmri.bids.stations import drawn_key, list_stations
 
 KINDS = ("caliper", "caliper_table", "oval", "oval_table", "points")
 MOST_READERS = 99
+
+
+def has_phase(scan: Scan) -> bool:
+    """Whether phase images of a slab lie beside its magnitudes.
+
+    Parameters
+    ----------
+    scan : Scan
+        The slab.
+
+    Returns
+    -------
+    bool
+        True where a file of the same name but for echo and part is a phase.
+    """
+
+    def told(path: Path) -> tuple[str, dict[str, str]] | None:
+        name = parse_name(path.name)
+        if name is None:
+            return None
+        return name.suffix, {k: v for k, v in name.entities.items() if k not in ("echo", "part")}
+
+    return any(
+        "_part-phase_" in other.name and told(other) == told(path)
+        for path in scan.inputs["slab"][:1]
+        for other in path.parent.glob("*.nii*")
+    )
 
 
 def drawn_ribbon(adopted: Mapping[str, Path], scan: Scan) -> Path | None:

@@ -22,7 +22,7 @@ from bids_alsmri.pipelines.cortex7t.interfaces import (
     StartFromScanner,
 )
 from bids_alsmri.pipelines.cortex7t.pipeline import PIPELINE, Cortex7tSettings
-from bids_alsmri.pipelines.cortex7t.sites import drawn_ribbon, files_of_readers
+from bids_alsmri.pipelines.cortex7t.sites import drawn_ribbon, files_of_readers, has_phase
 
 # upper end of the scale of rates of decay, 1/s
 FASTEST_R2S = 60.0
@@ -33,7 +33,10 @@ def fit(graph: Graph, scan: Scan, cfg: Cortex7tSettings) -> None:
     read = graph.step(
         "read",
         ReadEchoes(
-            metadata=graph.metadata("slab"), least_snr=cfg.least_snr, layer_image=cfg.layer_image
+            metadata=graph.metadata("slab"),
+            least_snr=cfg.least_snr,
+            layer_image=cfg.layer_image,
+            has_phase=has_phase(scan),
         ),
         images=graph.files("slab"),
     )
