@@ -44,6 +44,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "pipelines.*.workflow": ({"errors", "engine", "interfaces", "bids"}, set()),
     # which files belong to what, as names tell
     "pipelines.*.sites": ({"errors", "engine", "interfaces", "bids"}, set()),
+    "pipelines.*.visits": ({"errors", "bids"}, set()),
     "pipelines.*.pipeline": ({"errors", "options", "engine"}, {"pydantic"}),
     "comparisons": (
         {

@@ -149,7 +149,6 @@ class GroupSettings(SettingsModel):
     tables_file: Path | None = setting(
         None,
         stage="run",
-        flags=("--group-tables-file",),
         help="JSON with further tables, in the form of the package's stats/reference.json.",
     )
     tables_permutations: int = setting(

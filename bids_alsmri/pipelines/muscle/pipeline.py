@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from bids_alsmri.engine.pipeline import Pipeline
 from bids_alsmri.options import SettingsModel, setting
-from bids_alsmri.pipelines.muscle.sites import images_of_first_visit
+from bids_alsmri.pipelines.muscle.visits import images_of_first_visit
 
 
 class MuscleSettings(SettingsModel):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import filecmp
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from bids_alsmri.bids.query import Scan, parse_name
 from bids_alsmri.bids.stations import BESIDE_OTHERS, Station, drawn_key
 from bids_alsmri.pipelines.muscle.contrast import doubt_of_fat, part_of_dixon
+from bids_alsmri.pipelines.muscle.visits import at_first_visit
 
 DRAWN, CARRIED = "drawn", "drawn on the T2w, carried to the diffusion series"
 LENT = "carried over from another station of the same frame of reference"
@@ -148,7 +148,7 @@ class Sites:
 
     def first_visit(self, station: Station) -> tuple[str, Path] | None:
         """Session and image of a station at the first visit; None where this is the first."""
-        return _at_first_visit(self.image_of(station), self.scan.session)
+        return at_first_visit(self.image_of(station), self.scan.session)
 
     def shows_legs(self, station: Station) -> bool:
         """Whether compartments of legs can be looked for: a T1w of the legs."""
@@ -214,45 +214,6 @@ class Sites:
             for source, own in by_source.items()
             if station in own
         }
-
-
-def images_of_first_visit(scan: Scan) -> list[Path]:
-    """Images of a participant's first visit that are shown beside those of a later one.
-
-    Parameters
-    ----------
-    scan : Scan
-        Participant and session.
-
-    Returns
-    -------
-    list of Path
-        Of the same names but for the session; empty at the first visit.
-    """
-    images = [path for paths in scan.inputs.values() for path in paths if path.suffix == ".gz"]
-    found = [_at_first_visit(path, scan.session) for path in images]
-    return [visit[1] for visit in found if visit is not None]
-
-
-def _at_first_visit(path: Path, own: str | None) -> tuple[str, Path] | None:
-    """Session and image of the first visit; None where this is the first."""
-    if own is None:
-        return None
-    # sub-01/ses-m12/anat/sub-01_ses-m12_T2w.nii.gz
-    folders = path.parents[2].glob("ses-*")
-    names = sorted((f.name.removeprefix("ses-") for f in folders), key=_by_number)
-    for session in names[: names.index(own)] if own in names else []:
-        name = path.name.replace(f"_ses-{own}_", f"_ses-{session}_")
-        found = path.parents[2] / f"ses-{session}" / path.parent.name / name
-        if found.is_file():
-            return session, found
-    return None
-
-
-def _by_number(label: str) -> list[tuple[int, str]]:
-    """Labels in the order that people expect: m4 before m12."""
-    parts = re.findall(r"\d+|\D+", label)
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
 def with_partners(stations: Sequence[Station]) -> tuple[Station, ...]:
