@@ -13,7 +13,7 @@ FEWEST = stats.binom.ppf(0.0005, N, 0.95)
 
 
 def _benchmark():
-    path = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
+    path = Path(__file__).parents[2] / "benchmarks" / "clinical_intervals.py"
     spec = importlib.util.spec_from_file_location("benchmark_coverage", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where its dataclasses look themselves up

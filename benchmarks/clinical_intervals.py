@@ -1,6 +1,6 @@
 """How often intervals of the clinical statistics hold the truth, and what attrition does to them.
 
-Run as ``python benchmarks/coverage.py [--simulations 4000] [--seed 1]``; prints markdown tables.
+Run as ``python benchmarks/clinical_intervals.py [--simulations 4000] [--seed 1]``; prints tables.
 Cohorts have the structure of the papers: Jenkins 2020 (29 patients, 22 controls, visits at 0, 4
 and 12 months, 5 lost by the second and 16 by the third, changes in per cent and ratios of variance
 of its table 5), Cosottini 2016 (18 patients, 4 limbs each; 13 controls) and Diamanti 2018 (10
