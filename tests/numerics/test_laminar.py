@@ -89,9 +89,23 @@ def test_levels_place_borders_to_less_than_a_voxel(n_axes, radius, is_fundus):
     for found, expected in ((depth.equidistant, distance), (depth.equivolume, volume)):
         far = np.abs(found - expected)[cortex]
         # a tenth of a voxel, and less than a third, at ten voxels per thickness
-        assert np.median(far) < 0.011
+        assert np.median(far) < 0.01
         assert np.percentile(far, 95) < 0.03
     assert abs(np.median(depth.thickness_mm[cortex]) - 10.0) < 0.1
+
+
+@pytest.mark.parametrize("share", [0.2, 0.339, 0.5, 0.661, 0.8])
+def test_share_of_volume_is_that_of_a_cone_of_columns(share):
+    depth = np.linspace(0.0, 1.0, 21)
+    found = laminar._volume_share(depth, np.full(depth.size, share))
+    # the column whose edge grows linearly and that holds this share in one half, found on a grid
+    growths = np.linspace(-0.95, 10.0, 1_000_000)
+    halves = ((1 + growths / 2) ** 3 - 1) / ((1 + growths) ** 3 - 1 + 1e-300)
+    growth = growths[np.argmin(np.abs(halves - share))]
+    expected = (
+        depth if abs(growth) < 1e-4 else ((1 + growth * depth) ** 3 - 1) / ((1 + growth) ** 3 - 1)
+    )
+    assert_allclose(found, expected, atol=2e-4)
 
 
 def test_levels_leave_thin_sheets_to_faces():
