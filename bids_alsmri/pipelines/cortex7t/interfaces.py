@@ -304,17 +304,20 @@ class FindRibbon(AlsInterface):
             normal_smoothing_mm=self.inputs.normal_smoothing_mm,
         )
         paths = {
-            "ribbon": self.file(runtime, "ribbon.npz"),
+            "ribbon": write_ribbon(found, self.file(runtime, "ribbon.npz")),
             "labels": self.file(runtime, "labels.nii.gz"),
             "table": self.file(runtime, "labels.tsv"),
         }
-        np.savez_compressed(
-            paths["ribbon"], white=found.white_mm, outer=found.outer_mm, normals=found.normals
-        )
         write_image(found.labels(), image.affine, paths["labels"])
         names = pd.DataFrame({"index": list(slab.RIBBON_NAMES), "name": slab.RIBBON_NAMES.values()})
         names.to_csv(paths["table"], sep="\t", index=False)
         return self.give(runtime, paths)
+
+
+def write_ribbon(ribbon: slab.Ribbon, path: Path) -> Path:
+    """Write a ribbon, and give the path back."""
+    np.savez_compressed(path, white=ribbon.white_mm, outer=ribbon.outer_mm, normals=ribbon.normals)
+    return path
 
 
 def read_ribbon(path: Path) -> slab.Ribbon:
@@ -360,6 +363,44 @@ class EvenOut(AlsInterface):
         path = self.file(runtime, "even.nii.gz")
         write_image(values.astype(np.float32), image.affine, path)
         return self.give(runtime, {"image": path})
+
+
+class RefineRibbonInputSpec(NodeInputSpec):
+    """Inputs of :class:`RefineRibbon`."""
+
+    image = File(exists=True, mandatory=True, desc="slab without the field")
+    ribbon = File(exists=True, mandatory=True, desc="distances and normals, .npz")
+    refining = traits.Dict(mandatory=True, desc="how borders are moved")
+
+
+class RefineRibbonOutputSpec(NodeOutputSpec):
+    """Outputs of :class:`RefineRibbon`."""
+
+    ribbon = File(exists=True, desc="distances and normals, .npz")
+    labels = File(exists=True, desc="fluid 1, white matter 2, cortex 3")
+    facts = File(exists=True, desc="findings, JSON")
+
+
+class RefineRibbon(AlsInterface):
+    """Move the borders of the cortex to where the slab shows them."""
+
+    input_spec = RefineRibbonInputSpec
+    output_spec = RefineRibbonOutputSpec
+    memory_gb = 0.5
+    memory_per_series = 40.0
+
+    def _run_interface(self, runtime: Any) -> Any:
+        image = read_image(Path(self.inputs.image), ndim=3)
+        given = read_ribbon(Path(self.inputs.ribbon))
+        ribbon, found = slab.refined_ribbon(image.data, given, image.voxel_mm, self.inputs.refining)
+        paths = {
+            "ribbon": write_ribbon(ribbon, self.file(runtime, "ribbon.npz")),
+            "labels": self.file(runtime, "labels.nii.gz"),
+        }
+        write_image(ribbon.labels(), image.affine, paths["labels"])
+        facts = {"measures": slab.quality_of_refinement(found)}
+        paths["facts"] = write_facts(self.file(runtime, "facts.json"), facts)
+        return self.give(runtime, paths)
 
 
 class FindAreasInputSpec(NodeInputSpec):
@@ -433,6 +474,7 @@ class MeasureAreasInputSpec(NodeInputSpec):
     layering = traits.Dict(mandatory=True, desc="how layers are told apart")
     doubting = traits.Dict(mandatory=True, desc="what speaks against a thickness")
     reference = traits.Enum("nearest", "precuneus", mandatory=True, desc="for deep signal")
+    most_field_left = traits.Float(mandatory=True, desc="of white matter, before a doubt is told")
     seed = traits.Int(mandatory=True, desc="seed of the resamplings")
 
 
@@ -472,6 +514,7 @@ class MeasureAreas(AlsInterface):
             results,
             least_profiles=self.inputs.least_profiles,
             may_be_own=self.inputs.reference == "nearest",
+            most_field_left=self.inputs.most_field_left,
         )
         tables = {"table": pd.DataFrame(rows), "profiles": slab.profile_table(results)}
         paths = {name: self.file(runtime, f"{name}.tsv") for name in tables}

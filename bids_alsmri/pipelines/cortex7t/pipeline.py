@@ -167,6 +167,25 @@ class Cortex7tSettings(SettingsModel):
         source=MEASURED,
         help="Standard deviation of the Gaussian that evens out the normals of the cortex.",
     )
+    refine_averaging_mm: float = setting(
+        3.0,
+        unit="mm",
+        ge=0,
+        le=10,
+        paper=0.0,
+        source=MEASURED,
+        paper_source="cosottini2016",
+        help="Radius over which profiles are averaged to move the borders of the T1w to where the "
+        "slab shows them; 0 leaves them. A ribbon drawn on the slab is never moved.",
+    )
+    refine_reach_mm: float = setting(
+        0.7,
+        unit="mm",
+        gt=0,
+        le=3,
+        source=MEASURED,
+        help="How far the border of white matter is moved at most, beyond the shift of the whole.",
+    )
     area_reach_mm: float = setting(
         4.0,
         unit="mm",
@@ -347,6 +366,16 @@ class Cortex7tSettings(SettingsModel):
         "where that is out of view of the area itself, or else nothing.",
     )
 
+    most_field_left: float = setting(
+        0.05,
+        unit="1",
+        gt=0,
+        le=1,
+        source=CHOSEN,
+        help="By what share the white matter beneath an area and beneath the precuneus may differ "
+        "before normalised deep signal is marked as doubtful.",
+    )
+
     @property
     def rigid_stages(self) -> list[dict[str, Any]]:
         """The one stage of the registration."""
@@ -364,6 +393,20 @@ class Cortex7tSettings(SettingsModel):
                 "convergence_window": self.registration_convergence_window,
             }
         ]
+
+    @property
+    def refining(self) -> dict[str, float]:
+        """How the borders of the cortex are moved."""
+        return {
+            "spacing_mm": self.profile_spacing_mm,
+            "most_tilt_deg": self.most_tilt_deg,
+            "longest_mm": self.cortex_range_mm[1],
+            "reach_mm": self.surface_reach_mm,
+            "blur_mm": self.surface_blur_mm,
+            "least_step": self.surface_least_step,
+            "inner_reach_mm": self.refine_reach_mm,
+            "averaging_mm": self.refine_averaging_mm,
+        }
 
     @property
     def aligning(self) -> dict[str, float]:

@@ -19,6 +19,7 @@ from bids_alsmri.pipelines.cortex7t.interfaces import (
     MoveSlab,
     ReadBorders,
     ReadEchoes,
+    RefineRibbon,
     StartFromScanner,
 )
 from bids_alsmri.pipelines.cortex7t.pipeline import PIPELINE, Cortex7tSettings
@@ -46,10 +47,10 @@ def fit(graph: Graph, scan: Scan, cfg: Cortex7tSettings) -> None:
     facts = [read.facts]
     labels = table = None
     if graph.from_pipeline("anatomical", "preproc") is not None:
-        ribbon, more = find_ribbon(graph, scan, cfg, read, align(graph, cfg, read))
+        even, ribbon, more = find_ribbon(graph, scan, cfg, read, align(graph, cfg, read))
         facts += more
         labels = ribbon.labels
-        measured = measure(graph, cfg, read, ribbon)
+        measured = measure(graph, cfg, read, even, ribbon)
         facts.append(measured.facts)
         table = measured.table
     table = measure_drawn(graph, scan, cfg, read, table)
@@ -123,7 +124,7 @@ def align(graph: Graph, cfg: Cortex7tSettings, read: Step) -> Ref:
 
 def find_ribbon(
     graph: Graph, scan: Scan, cfg: Cortex7tSettings, read: Step, to_anatomy: Ref
-) -> tuple[Step, list[Ref]]:
+) -> tuple[Step, Step, list[Ref]]:
     """Bring the borders of the cortex to the slab: drawn, of other programs, or of the T1w."""
     drawn, given = drawn_ribbon(graph.adopted, scan), graph.adopted.get("segmentation")
     tissues = {name: graph.from_pipeline("anatomical", name) for name in ("wm", "gm")}
@@ -150,19 +151,24 @@ def find_ribbon(
         wm=tissues["wm"],
         gm=tissues["gm"],
     )
-    graph.save("layers", ribbon.labels)
     graph.save("layers_table", ribbon.table)
-    return ribbon, facts
-
-
-def measure(graph: Graph, cfg: Cortex7tSettings, read: Step, ribbon: Step) -> Step:
-    """Measure the motor areas, and draw where they lie and their profiles."""
     even = graph.step(
         "even_out",
         EvenOut(fwhm_mm=cfg.receive_fwhm_mm, inset_mm=cfg.receive_inset_mm),
         image=read.layer_image,
         ribbon=ribbon.ribbon,
     )
+    if drawn is None and cfg.refine_averaging_mm > 0:
+        ribbon = graph.step(
+            "refine", RefineRibbon(refining=cfg.refining), image=even.image, ribbon=ribbon.ribbon
+        )
+        facts.append(ribbon.facts)
+    graph.save("layers", ribbon.labels)
+    return even, ribbon, facts
+
+
+def measure(graph: Graph, cfg: Cortex7tSettings, read: Step, even: Step, ribbon: Step) -> Step:
+    """Measure the motor areas, and draw where they lie and their profiles."""
     areas = graph.step(
         "areas",
         FindAreas(template=graph.template, reach_mm=cfg.area_reach_mm),
@@ -180,6 +186,7 @@ def measure(graph: Graph, cfg: Cortex7tSettings, read: Step, ribbon: Step) -> St
             layering=cfg.layering,
             doubting=cfg.doubting,
             reference=cfg.reference,
+            most_field_left=cfg.most_field_left,
         ),
         image=even.image,
         r2s=read.r2s,
