@@ -132,6 +132,32 @@ def find_drawn(
     return found
 
 
+def find_foreign(
+    layouts: Mapping[str, BIDSLayout], pipeline: Pipeline, scan: Scan
+) -> dict[str, Path]:
+    """Files of other programs that stand for none of a pipeline's outputs.
+
+    Parameters
+    ----------
+    layouts : mapping of BIDSLayout
+        Derivative datasets; the first that has any gives them.
+    pipeline : Pipeline
+        Its ``foreign`` knows their names.
+    scan : Scan
+        Whose.
+
+    Returns
+    -------
+    dict of Path
+        By the name that the pipeline gives them; empty where there are none.
+    """
+    for layout in layouts.values():
+        found = pipeline.foreign(Path(layout.root), scan.participant, scan.session)
+        if found:
+            return found
+    return {}
+
+
 def wanted(output: OutputSpec, values: Mapping[str, str]) -> InputSpec:
     """What a file of another program must look like to stand for an output of ours.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bids_alsmri.adoption import find_adopted, find_drawn, open_derivatives
+from bids_alsmri.adoption import find_adopted, find_drawn, find_foreign, open_derivatives
 from bids_alsmri.bids.dataset import check_derivatives, check_output_dir, check_raw
 from bids_alsmri.bids.query import (
     Scan,
@@ -408,6 +408,7 @@ class _Planner:
         try:
             values = {"template": self.settings.template}
             adopted = {
+                **find_foreign(self.others, pipeline, scan),
                 **find_adopted(self.others, pipeline, scan, values),
                 **find_drawn(self.others, pipeline, scan),
             }

@@ -34,6 +34,26 @@ def nothing_beside(scan: Scan) -> list[Path]:
     return []
 
 
+def nothing_foreign(root: Path, participant: str, session: str | None) -> dict[str, Path]:
+    """No files of other programs.
+
+    Parameters
+    ----------
+    root : Path
+        Not looked at.
+    participant : str
+        Not looked at.
+    session : str or None
+        Not looked at.
+
+    Returns
+    -------
+    dict of Path
+        Empty.
+    """
+    return {}
+
+
 @dataclass(frozen=True)
 class Pipeline:
     """One modality's pipeline, as its folder declares it.
@@ -58,6 +78,9 @@ class Pipeline:
     drawn : tuple of str
         Outputs of stations that are taken from every dataset of ``--derivatives`` that has them:
         what people drew. Of the second dataset and later ones they are kept apart.
+    foreign : callable
+        From the folder of a derivative dataset, participant and session (labels, or None) to files
+        that stand for none of its outputs, by name, such as FreeSurfer's.
     without_needs : str
         What report and plan say where nothing of what it needs is to be had.
     atlas_grid_mm : str
@@ -82,6 +105,7 @@ class Pipeline:
     needs: tuple[str, ...] = ()
     adopts: tuple[tuple[str, ...], ...] = ()
     drawn: tuple[str, ...] = ()
+    foreign: Callable[[Path, str, str | None], dict[str, Path]] = nothing_foreign
     without_needs: str = ""
     atlas_grid_mm: str = ""
     group_tables: str = ""

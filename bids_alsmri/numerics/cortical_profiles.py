@@ -318,7 +318,7 @@ def find_outer_edge(
     basis, triangle = np.linalg.qr(design)
     best, edge = np.full(expected.size, -np.inf), np.full(expected.size, np.nan)
     for shift in np.arange(-reach_mm, reach_mm + 1e-9, _STEP_MM):
-        part = _resampled(signal, distance, (expected + shift)[:, None] + around)
+        part = resampled(signal, distance, (expected + shift)[:, None] + around)
         shares = part @ basis
         step = shares[:, 1] / triangle[1, 1]
         spread = np.maximum((part**2).sum(axis=1) - shares[:, 0] ** 2, 1e-300)
@@ -407,9 +407,9 @@ def align_profiles(
     )
     stack = np.concatenate([images, white[None], outer[None]])
     sampled = sample_profiles(stack, places, distance, voxel_mm)
-    expected = _first_crossing(sampled[-1], distance)
+    expected = first_crossing(sampled[-1], distance)
     # another scan shows narrow sulci closed: the surface is then sought where the banks meet
-    expected = np.where(np.isnan(expected), _ridge(sampled[-2], distance), expected)
+    expected = np.where(np.isnan(expected), ridge(sampled[-2], distance), expected)
     is_upright = places.tilt_deg <= most_tilt_deg
     # where no surface is met, the sulcus is closed
     is_thick = ~(expected < least_cortex_mm)
@@ -427,7 +427,7 @@ def align_profiles(
     longest = float(np.median(edge[usable])) + beyond_mm if usable.any() else beyond_mm + margin_mm
     depth = as_float("depth_mm", np.arange(margin_mm, longest + 1e-9, step_mm))
     ways = edge[:, None] - depth
-    moved = np.stack([_resampled(values, distance, ways) for values in sampled])
+    moved = np.stack([resampled(values, distance, ways) for values in sampled])
     with np.errstate(invalid="ignore"):
         is_straight = (np.abs(moved[-2] - ways) <= most_bend_mm).all(axis=1)
     is_straight &= np.isfinite(moved[0]).all(axis=1)
@@ -449,8 +449,28 @@ def align_profiles(
     )
 
 
-def _resampled(signal: _Array, distance: _Array, where: _Array) -> _Array:
-    # rows at other distances, linear; NaN beyond their ends and next to NaN
+def resampled(signal: _Array, distance: _Array, where: _Array) -> _Array:
+    """Rows at other distances.
+
+    Parameters
+    ----------
+    signal : (P, T) array
+        One row for each profile.
+    distance : (T,) array
+        Where its values lie, in even steps, in mm.
+    where : (P, S) array
+        Where they are wanted, in mm.
+
+    Returns
+    -------
+    (P, S) array
+        Linear between values; NaN beyond their ends and next to NaN.
+
+    Examples
+    --------
+    >>> resampled(np.array([[0.0, 10.0]]), np.array([1.0, 2.0]), np.array([[1.3, 2.5]]))
+    array([[ 3., nan]])
+    """
     place = (where - distance[0]) / (distance[1] - distance[0])
     is_within = (place >= 0.0) & (place <= distance.size - 1.0)
     place = np.where(is_within, place, 0.0)
@@ -461,15 +481,53 @@ def _resampled(signal: _Array, distance: _Array, where: _Array) -> _Array:
     return np.where(is_within, found, np.nan)
 
 
-def _first_crossing(outer_ways: _Array, distance: _Array) -> _Array:
-    # outwards from white matter, where the surface is passed; NaN where it is not
+def first_crossing(outer_ways: _Array, distance: _Array) -> _Array:
+    """Where profiles pass the outer surface of the cortex.
+
+    Parameters
+    ----------
+    outer_ways : (P, T) array
+        Distance from the outer surface along each profile, positive beneath it, in mm.
+    distance : (T,) array
+        Distance from the border of white matter, outwards, in mm.
+
+    Returns
+    -------
+    (P,) array
+        The first distance beyond the surface, in mm; NaN where it is not passed.
+
+    Examples
+    --------
+    >>> ways = np.array([[2.0, 1.0, -0.5], [2.0, 1.0, 0.5]])
+    >>> first_crossing(ways, np.array([0.0, 1.0, 2.0]))
+    array([ 2., nan])
+    """
     is_out = (outer_ways < 0.0) & (distance >= 0.0)
     found = np.where(is_out.any(axis=1), distance[np.argmax(is_out, axis=1)], np.nan)
     return np.asarray(found, dtype=np.float64)
 
 
-def _ridge(white_ways: _Array, distance: _Array) -> _Array:
-    # outwards, where the distance from white matter begins to fall; NaN where it does not
+def ridge(white_ways: _Array, distance: _Array) -> _Array:
+    """Where the banks of a closed sulcus meet on profiles.
+
+    Parameters
+    ----------
+    white_ways : (P, T) array
+        Distance from white matter along each profile, positive outside it, in mm.
+    distance : (T,) array
+        Distance from the border of white matter, outwards, in mm.
+
+    Returns
+    -------
+    (P,) array
+        Where the distance from white matter begins to fall, in mm; NaN where it does not.
+
+    Examples
+    --------
+    >>> ways = np.array([[0.0, 1.0, 2.0, 1.5], [0.0, 1.0, 2.0, 3.0]])
+    >>> ridge(ways, np.array([0.0, 1.0, 2.0, 3.0]))
+    array([ 2., nan])
+    """
     outwards = np.where(distance >= 0.0, white_ways, np.nan)
     highest = np.fmax.accumulate(outwards, axis=1)
     with np.errstate(invalid="ignore"):

@@ -208,6 +208,49 @@ def _pulse(shape: tuple[int, int, int], widths: Floats) -> Floats:
     return np.asarray(ndimage.gaussian_filter(pulse, widths, mode="wrap"), dtype=np.float64)
 
 
+def displaced(
+    image: NDArray[np.floating], edge_mm: float, sd_mm: float, rng: np.random.Generator
+) -> Single:
+    """Image whose borders are off as those of a segmentation are.
+
+    Parameters
+    ----------
+    image : (X, Y, Z) array
+        Shares of a tissue, on voxels that are cubes.
+    edge_mm : float
+        Edge of a voxel, in mm.
+    sd_mm : float
+        Standard deviation of the displacement along any direction, in mm; it stays alike over
+        `RIPPLE_LENGTH_MM`.
+    rng : Generator
+        Random stream.
+
+    Returns
+    -------
+    (X, Y, Z) array of float32
+        The image at displaced places.
+
+    Examples
+    --------
+    >>> ramp = np.arange(40.0)[:, None, None] * np.ones((40, 40, 40))
+    >>> moved = displaced(ramp, 1.0, 0.3, np.random.default_rng(0)) - ramp
+    >>> bool(0.2 < moved[5:-5].std() < 0.4)
+    True
+    """
+    width = RIPPLE_LENGTH_MM / edge_mm
+    # of white noise that a Gaussian of this width has smoothed along three axes
+    left = (2.0 * np.sqrt(np.pi) * width) ** -1.5
+    places = np.indices(image.shape, dtype=np.float32)
+    for axis in places:
+        white = rng.standard_normal(image.shape, dtype=np.float32)
+        axis += ndimage.gaussian_filter(white, width, mode="wrap") * np.float32(
+            sd_mm / edge_mm / left
+        )
+    return np.asarray(
+        ndimage.map_coordinates(image, places, order=1, mode="nearest"), dtype=np.float32
+    )
+
+
 def contrast_echo(echoes: Single, echo_times_ms: tuple[float, ...]) -> Single:
     """Geometric mean of two echoes about the echo time for which contrasts are given.
 

@@ -81,6 +81,53 @@ def test_round_cortex_has_depths_near_their_closed_form(n_axes, radius, is_fundu
 
 
 @pytest.mark.parametrize("is_fundus", [False, True], ids=["crown", "fundus"])
+@pytest.mark.parametrize(("n_axes", "radius"), [(2, 10.0), (2, 20.0), (3, 10.0)])
+def test_levels_place_borders_to_less_than_a_voxel(n_axes, radius, is_fundus):
+    rim, distance, volume = round_rim(n_axes, radius, is_fundus=is_fundus)
+    depth = depth_of(rim, surface="levels", in_plane=n_axes == 2, smoothing_steps=400)
+    cortex = rim == 3
+    for found, expected in ((depth.equidistant, distance), (depth.equivolume, volume)):
+        far = np.abs(found - expected)[cortex]
+        # a tenth of a voxel, and less than a third, at ten voxels per thickness
+        assert np.median(far) < 0.01
+        assert np.percentile(far, 95) < 0.03
+    assert abs(np.median(depth.thickness_mm[cortex]) - 10.0) < 0.1
+
+
+@pytest.mark.parametrize("share", [0.2, 0.339, 0.5, 0.661, 0.8])
+def test_share_of_volume_is_that_of_a_cone_of_columns(share):
+    depth = np.linspace(0.0, 1.0, 21)
+    found = laminar._volume_share(depth, np.full(depth.size, share))
+    # the column whose edge grows linearly and that holds this share in one half, found on a grid
+    growths = np.linspace(-0.95, 10.0, 1_000_000)
+    halves = ((1 + growths / 2) ** 3 - 1) / ((1 + growths) ** 3 - 1 + 1e-300)
+    growth = growths[np.argmin(np.abs(halves - share))]
+    expected = (
+        depth if abs(growth) < 1e-4 else ((1 + growth * depth) ** 3 - 1) / ((1 + growth) ** 3 - 1)
+    )
+    assert_allclose(found, expected, atol=2e-4)
+
+
+def test_levels_leave_thin_sheets_to_faces():
+    # a sulcus of two voxels between banks: smoothing would mix its borders
+    line = np.array([*[2] * 12, *[3] * 8, 1, 1, *[3] * 8, *[2] * 12])
+    rim = np.broadcast_to(line, (6, 5, line.size)).transpose(2, 0, 1)
+    levels, faces = depth_of(rim, surface="levels"), depth_of(rim, surface="faces")
+    assert_allclose(levels.equidistant, faces.equidistant, atol=1e-6)
+
+
+@pytest.mark.parametrize("sides", [(0.25, 0.5, 1.0), (0.3, 0.3, 2.0)])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_levels_of_a_flat_border_lie_between_its_voxels(sides, axis):
+    line = np.array([*[2] * 10, *[3] * 8, *[1] * 10])
+    rim = np.moveaxis(np.broadcast_to(line, (6, 5, line.size)), -1, axis)
+    levels, faces = depth_of(rim, sides, surface="levels"), depth_of(rim, sides)
+    # a thousandth of a voxel: sums over voxels for integrals
+    assert_allclose(levels.equidistant, faces.equidistant, atol=1e-3 / 8)
+    assert_allclose(levels.thickness_mm, faces.thickness_mm, rtol=1e-3)
+
+
+@pytest.mark.parametrize("is_fundus", [False, True], ids=["crown", "fundus"])
 def test_equivolume_is_nearer_to_the_volume_than_equidistant(is_fundus):
     rim, _, volume = round_rim(3, 10.0, is_fundus=is_fundus)
     depth = depth_of(rim)

@@ -116,9 +116,10 @@ def fold():
     return cortex, maps, ribbon
 
 
-def table(fold, regions, **changes):
+def table(fold, regions, *, field=1.0, **changes):
     """Table of areas, the slab's front and back halves labelled as asked for."""
     _, maps, ribbon = fold
+    maps = np.stack([maps[0] * field, maps[1]])
     labels = np.zeros(SCAN.shape, np.int32)
     numbers = {slab.region_of(a): a.label for a in slab.measured_areas() if a.side == "left"}
     for part, region in enumerate(regions):
@@ -134,6 +135,7 @@ def table(fold, regions, **changes):
         results,
         least_profiles=settings.least_profiles,
         may_be_own=settings.reference == "nearest",
+        most_field_left=settings.most_field_left,
     )
     found = pd.DataFrame(rows).set_index(["region", "side", "measure"]).sort_index()
     return found, results
@@ -169,6 +171,17 @@ def test_precuneus_out_of_view_is_replaced_or_missing_and_named(fold, reference,
     row = found.loc[("foot", "left", "deep_normalised")]
     assert row["note"] == note
     assert np.isfinite(row["value"]) == (reference == "nearest")
+
+
+@pytest.mark.parametrize(("drop", "is_doubted"), [(0.0, False), (0.03, False), (0.4, True)])
+def test_normalised_signal_is_doubted_where_the_field_differs(fold, drop, is_doubted):
+    # of transmission, between the area in front and the precuneus behind
+    field = np.where(np.arange(SCAN.shape[0]) < 56, 1.0, 1.0 - drop)[:, None, None]
+    own = table(fold, ["foot", "precuneus"], field=field)[0].loc[("foot", "left")]
+    assert_allclose(own.loc["white_to_reference", "value"], 1.0 / (1.0 - drop), rtol=0.02)
+    is_wrong = abs(own.loc["deep_normalised", "value"] / 0.9 - 1.0) > 0.05
+    assert is_wrong == is_doubted
+    assert ("doubtful" in own.loc["deep_normalised", "note"]) == is_doubted
 
 
 def test_area_out_of_view_is_missing_with_a_reason(fold):
@@ -209,6 +222,22 @@ def test_slice_length_is_not_shorter_than_the_thickness(fold):
     found, _ = table(fold, ["foot"])
     own = found.loc[("foot", "left")]["value"]
     assert own["deep_thickness_in_slice"] >= own["deep_thickness"]
+
+
+def test_refined_ribbon_has_the_thickness_of_the_cortex(fold):
+    cortex, maps, ribbon = fold
+    refined, found = slab.refined_ribbon(maps[0], ribbon, SCAN.voxel_mm, CFG.refining)
+    own = table((cortex, maps, refined), ["foot"])[0].loc[("foot", "left")]
+    before = table(fold, ["foot"])[0].loc[("foot", "left")]
+    error, error_before = (
+        abs(t.loc["ribbon_thickness", "value"] - cortex.cortex_mm) for t in (own, before)
+    )
+    assert error < 0.25  # a voxel
+    assert error < error_before
+    assert abs(own.loc["deep_thickness", "value"] - cortex.deep_mm) < 0.25
+    measures = {row["measure"]: row["value"] for row in slab.quality_of_refinement(found)}
+    assert 0.2 < measures["ribbon_moved"] < 0.8
+    assert measures["inner_border_told"] > 0.7
 
 
 def test_labels_on_another_grid_are_refused(tmp_path):

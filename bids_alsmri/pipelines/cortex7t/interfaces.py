@@ -23,10 +23,15 @@ from bids_alsmri.interfaces.node import (
 from bids_alsmri.interfaces.registration import apply_transforms, read_linear, write_linear
 from bids_alsmri.numerics.echo_decay import combine_echoes, fit_echo_decay
 from bids_alsmri.numerics.ribbon import bias_from_white_matter
-from bids_alsmri.pipelines.cortex7t import slab
+from bids_alsmri.pipelines.cortex7t import borders, drawn, slab
+from bids_alsmri.pipelines.cortex7t.sites import KINDS
 from bids_alsmri.spaces.atlases import draw_areas
 from bids_alsmri.spaces.templates import get_template
 
+NO_SUSCEPTIBILITY = (
+    "phase images were left alone: susceptibility is not mapped, since no maintained package that "
+    "works offline respects thick slices"
+)
 AREA_GRID_MM = 1.0  # of the template on which areas are drawn
 
 
@@ -37,6 +42,7 @@ class ReadEchoesInputSpec(NodeInputSpec):
     metadata = traits.List(traits.Dict(), mandatory=True, desc="sidecar of each")
     least_snr = traits.Float(mandatory=True, desc="echoes below this lie in the noise floor")
     layer_image = traits.Enum("combined", "first", "last", mandatory=True, desc="for layers")
+    has_phase = traits.Bool(False, usedefault=True, desc="phase images lie beside them")
 
 
 class ReadEchoesOutputSpec(NodeOutputSpec):
@@ -87,7 +93,8 @@ class ReadEchoes(AlsInterface):
             results[name] = self.file(runtime, f"{name}.nii.gz")
             write_image(np.asarray(values, np.float32), echoes.affine, results[name])
         results["noise"] = write_facts(self.file(runtime, "noise.json"), {"sigma": noise.sigma})
-        facts = {"warnings": echoes.warnings, "notes": [*echoes.notes, note]}
+        notes = [*echoes.notes, note, *([NO_SUSCEPTIBILITY] if self.inputs.has_phase else [])]
+        facts = {"warnings": echoes.warnings, "notes": notes}
         results["facts"] = write_facts(self.file(runtime, "facts.json"), facts)
         return self.give(runtime, results)
 
@@ -217,6 +224,45 @@ class MoveSlab(AlsInterface):
         return self.give(runtime, {"image": path})
 
 
+class ReadBordersInputSpec(NodeInputSpec):
+    """Inputs of :class:`ReadBorders`."""
+
+    segmentation = File(exists=True, mandatory=True, desc="labels")
+    image = File(exists=True, desc="slab that they were drawn on; without it they are FreeSurfer's")
+
+
+class ReadBordersOutputSpec(NodeOutputSpec):
+    """Outputs of :class:`ReadBorders`."""
+
+    wm = File(exists=True, desc="white matter")
+    gm = File(exists=True, desc="cortex")
+    facts = File(exists=True, desc="findings, JSON")
+
+
+class ReadBorders(AlsInterface):
+    """Read white matter and cortex of a segmentation that was given."""
+
+    input_spec = ReadBordersInputSpec
+    output_spec = ReadBordersOutputSpec
+    memory_gb = 0.5
+    memory_per_anatomy = 8.0
+    memory_per_series = 10.0
+
+    def _run_interface(self, runtime: Any) -> Any:
+        path, slab_path = Path(self.inputs.segmentation), optional_path(self.inputs.image)
+        if slab_path is None:
+            wm, gm, affine = borders.read_segmentation(path)
+        else:
+            wm, gm, affine = borders.read_drawn(path, read_image(slab_path, ndim=3))
+        paths = {name: self.file(runtime, f"{name}.nii.gz") for name in ("wm", "gm")}
+        write_image(wm, affine, paths["wm"])
+        write_image(gm, affine, paths["gm"])
+        whose = "segmentation of the T1w that was given" if slab_path is None else "labels drawn"
+        note = f"borders of the cortex were taken from {path.name} ({whose})"
+        paths["facts"] = write_facts(self.file(runtime, "facts.json"), {"notes": [note]})
+        return self.give(runtime, paths)
+
+
 class FindRibbonInputSpec(NodeInputSpec):
     """Inputs of :class:`FindRibbon`."""
 
@@ -258,17 +304,20 @@ class FindRibbon(AlsInterface):
             normal_smoothing_mm=self.inputs.normal_smoothing_mm,
         )
         paths = {
-            "ribbon": self.file(runtime, "ribbon.npz"),
+            "ribbon": write_ribbon(found, self.file(runtime, "ribbon.npz")),
             "labels": self.file(runtime, "labels.nii.gz"),
             "table": self.file(runtime, "labels.tsv"),
         }
-        np.savez_compressed(
-            paths["ribbon"], white=found.white_mm, outer=found.outer_mm, normals=found.normals
-        )
         write_image(found.labels(), image.affine, paths["labels"])
         names = pd.DataFrame({"index": list(slab.RIBBON_NAMES), "name": slab.RIBBON_NAMES.values()})
         names.to_csv(paths["table"], sep="\t", index=False)
         return self.give(runtime, paths)
+
+
+def write_ribbon(ribbon: slab.Ribbon, path: Path) -> Path:
+    """Write a ribbon, and give the path back."""
+    np.savez_compressed(path, white=ribbon.white_mm, outer=ribbon.outer_mm, normals=ribbon.normals)
+    return path
 
 
 def read_ribbon(path: Path) -> slab.Ribbon:
@@ -314,6 +363,44 @@ class EvenOut(AlsInterface):
         path = self.file(runtime, "even.nii.gz")
         write_image(values.astype(np.float32), image.affine, path)
         return self.give(runtime, {"image": path})
+
+
+class RefineRibbonInputSpec(NodeInputSpec):
+    """Inputs of :class:`RefineRibbon`."""
+
+    image = File(exists=True, mandatory=True, desc="slab without the field")
+    ribbon = File(exists=True, mandatory=True, desc="distances and normals, .npz")
+    refining = traits.Dict(mandatory=True, desc="how borders are moved")
+
+
+class RefineRibbonOutputSpec(NodeOutputSpec):
+    """Outputs of :class:`RefineRibbon`."""
+
+    ribbon = File(exists=True, desc="distances and normals, .npz")
+    labels = File(exists=True, desc="fluid 1, white matter 2, cortex 3")
+    facts = File(exists=True, desc="findings, JSON")
+
+
+class RefineRibbon(AlsInterface):
+    """Move the borders of the cortex to where the slab shows them."""
+
+    input_spec = RefineRibbonInputSpec
+    output_spec = RefineRibbonOutputSpec
+    memory_gb = 0.5
+    memory_per_series = 40.0
+
+    def _run_interface(self, runtime: Any) -> Any:
+        image = read_image(Path(self.inputs.image), ndim=3)
+        given = read_ribbon(Path(self.inputs.ribbon))
+        ribbon, found = slab.refined_ribbon(image.data, given, image.voxel_mm, self.inputs.refining)
+        paths = {
+            "ribbon": write_ribbon(ribbon, self.file(runtime, "ribbon.npz")),
+            "labels": self.file(runtime, "labels.nii.gz"),
+        }
+        write_image(ribbon.labels(), image.affine, paths["labels"])
+        facts = {"measures": slab.quality_of_refinement(found)}
+        paths["facts"] = write_facts(self.file(runtime, "facts.json"), facts)
+        return self.give(runtime, paths)
 
 
 class FindAreasInputSpec(NodeInputSpec):
@@ -387,6 +474,7 @@ class MeasureAreasInputSpec(NodeInputSpec):
     layering = traits.Dict(mandatory=True, desc="how layers are told apart")
     doubting = traits.Dict(mandatory=True, desc="what speaks against a thickness")
     reference = traits.Enum("nearest", "precuneus", mandatory=True, desc="for deep signal")
+    most_field_left = traits.Float(mandatory=True, desc="of white matter, before a doubt is told")
     seed = traits.Int(mandatory=True, desc="seed of the resamplings")
 
 
@@ -426,6 +514,7 @@ class MeasureAreas(AlsInterface):
             results,
             least_profiles=self.inputs.least_profiles,
             may_be_own=self.inputs.reference == "nearest",
+            most_field_left=self.inputs.most_field_left,
         )
         tables = {"table": pd.DataFrame(rows), "profiles": slab.profile_table(results)}
         paths = {name: self.file(runtime, f"{name}.tsv") for name in tables}
@@ -434,6 +523,49 @@ class MeasureAreas(AlsInterface):
         facts = {"measures": slab.quality_of_areas(results)}
         paths["facts"] = write_facts(self.file(runtime, "facts.json"), facts)
         return self.give(runtime, paths)
+
+
+class MeasureDrawnInputSpec(NodeInputSpec):
+    """Inputs of :class:`MeasureDrawn`."""
+
+    image = File(exists=True, mandatory=True, desc="slab as it was measured, nothing taken off")
+    before = File(exists=True, desc="table that rows are added to, TSV")
+    caliper = File(exists=True, desc="caliper lines, labels of areas")
+    caliper_table = File(exists=True, desc="names of the labels, TSV")
+    oval = File(exists=True, desc="ovals, labels of areas")
+    oval_table = File(exists=True, desc="names of the labels, TSV")
+    points = File(exists=True, desc="lines and ovals as points, TSV")
+    oval_mm2 = traits.Float(mandatory=True, desc="area of ovals that are given as points, mm2")
+    reader = traits.Int(mandatory=True, desc="number of the reader, from 0")
+
+
+class MeasureDrawnOutputSpec(NodeOutputSpec):
+    """Outputs of :class:`MeasureDrawn`."""
+
+    table = File(exists=True, desc="measures of areas, TSV")
+
+
+class MeasureDrawn(AlsInterface):
+    """Measure the lines and ovals that a reader drew."""
+
+    input_spec = MeasureDrawnInputSpec
+    output_spec = MeasureDrawnOutputSpec
+    memory_gb = 0.3
+    memory_per_series = 5.0
+
+    def _run_interface(self, runtime: Any) -> Any:
+        image = read_image(Path(self.inputs.image), ndim=3)
+        given = {kind: optional_path(getattr(self.inputs, kind)) for kind in KINDS}
+        files = {kind: path for kind, path in given.items() if path is not None}
+        drawing = drawn.read_drawing(image, files, oval_mm2=self.inputs.oval_mm2)
+        rows = pd.DataFrame(drawn.rows_of_drawing(drawing, image.voxel_mm, self.inputs.reader))
+        before = optional_path(self.inputs.before)
+        parts = [rows]
+        if before is not None:
+            parts.insert(0, pd.read_csv(before, sep="\t", na_values="n/a", keep_default_na=False))
+        path = self.file(runtime, "table.tsv")
+        pd.concat(parts).to_csv(path, sep="\t", index=False, na_rep="n/a", float_format="%.6g")
+        return self.give(runtime, {"table": path})
 
 
 class DrawRibbonInputSpec(NodeInputSpec):

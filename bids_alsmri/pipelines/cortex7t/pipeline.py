@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from bids_alsmri.engine.pipeline import Pipeline
@@ -9,6 +10,9 @@ from bids_alsmri.options import SettingsModel, setting
 
 SCRIPT = "antsRegistrationSyN.sh of ANTs"
 MEASURED = "benchmarks/cortex.py"
+# below the root of a dataset: of FreeSurfer and FastSurfer, of fMRIPrep and sMRIPrep
+FREESURFER_FOLDERS = ("", "sourcedata/freesurfer", "freesurfer")
+SEGMENTATIONS = ("ribbon.mgz", "aparc+aseg.mgz", "aparc.DKTatlas+aseg.deep.mgz", "aseg.mgz")
 CHOSEN = "chosen on simulated slabs and heads"
 
 
@@ -162,6 +166,25 @@ class Cortex7tSettings(SettingsModel):
         le=10,
         source=MEASURED,
         help="Standard deviation of the Gaussian that evens out the normals of the cortex.",
+    )
+    refine_averaging_mm: float = setting(
+        3.0,
+        unit="mm",
+        ge=0,
+        le=10,
+        paper=0.0,
+        source=MEASURED,
+        paper_source="cosottini2016",
+        help="Radius over which profiles are averaged to move the borders of the T1w to where the "
+        "slab shows them; 0 leaves them. A ribbon drawn on the slab is never moved.",
+    )
+    refine_reach_mm: float = setting(
+        0.7,
+        unit="mm",
+        gt=0,
+        le=3,
+        source=MEASURED,
+        help="How far the border of white matter is moved at most, beyond the shift of the whole.",
     )
     area_reach_mm: float = setting(
         4.0,
@@ -326,6 +349,14 @@ class Cortex7tSettings(SettingsModel):
         source=MEASURED,
         help="Profiles that an area needs; with less its values are missing.",
     )
+    oval_mm2: float = setting(
+        4.0,
+        unit="mm2",
+        gt=0,
+        le=100,
+        source="cosottini2016",
+        help="Area of ovals that a reader gives as points.",
+    )
     reference: Literal["nearest", "precuneus"] = setting(
         "nearest",
         paper="precuneus",
@@ -333,6 +364,16 @@ class Cortex7tSettings(SettingsModel):
         paper_source="cosottini2016",
         help="What deep signal is divided by: the superficial cortex of the left precuneus, and "
         "where that is out of view of the area itself, or else nothing.",
+    )
+
+    most_field_left: float = setting(
+        0.05,
+        unit="1",
+        gt=0,
+        le=1,
+        source=CHOSEN,
+        help="By what share the white matter beneath an area and beneath the precuneus may differ "
+        "before normalised deep signal is marked as doubtful.",
     )
 
     @property
@@ -352,6 +393,20 @@ class Cortex7tSettings(SettingsModel):
                 "convergence_window": self.registration_convergence_window,
             }
         ]
+
+    @property
+    def refining(self) -> dict[str, float]:
+        """How the borders of the cortex are moved."""
+        return {
+            "spacing_mm": self.profile_spacing_mm,
+            "most_tilt_deg": self.most_tilt_deg,
+            "longest_mm": self.cortex_range_mm[1],
+            "reach_mm": self.surface_reach_mm,
+            "blur_mm": self.surface_blur_mm,
+            "least_step": self.surface_least_step,
+            "inner_reach_mm": self.refine_reach_mm,
+            "averaging_mm": self.refine_averaging_mm,
+        }
 
     @property
     def aligning(self) -> dict[str, float]:
@@ -409,6 +464,37 @@ def kept_apart(settings: Cortex7tSettings) -> tuple[str, ...]:
     return ("acquisition", "reconstruction", "run")
 
 
+def segmentation_of(root: Path, participant: str, session: str | None) -> dict[str, Path]:
+    """Segmentation of FreeSurfer, FastSurfer or sMRIPrep that the borders of the cortex come from.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of a derivative dataset: of FreeSurfer's or FastSurfer's subjects, or of sMRIPrep.
+    participant, session : str, str or None
+        Labels, without ``sub-`` and ``ses-``.
+
+    Returns
+    -------
+    dict of Path
+        ``segmentation``: of the session before that of the participant, ribbons before
+        segmentations; empty where there is none.
+    """
+    subject = f"sub-{participant}"
+    subjects = [subject] if session is None else [f"{subject}_ses-{session}", subject]
+    paths = []
+    for name in subjects:
+        for folder in FREESURFER_FOLDERS:
+            paths += [root / folder / name / "mri" / image for image in SEGMENTATIONS]
+        inner = root / name.replace("_ses-", "/ses-") / "anat"
+        paths += sorted(
+            path
+            for path in inner.glob(f"{name}_*desc-aseg_dseg.nii.gz")
+            if "_space-" not in path.name
+        )
+    return next(({"segmentation": path} for path in paths if path.is_file()), {})
+
+
 PIPELINE = Pipeline(
     name="cortex7t",
     title="Cortex at 7T",
@@ -417,6 +503,8 @@ PIPELINE = Pipeline(
     group_by=kept_apart,
     needs=("anatomical",),
     adopts=(("areas",),),
+    foreign=segmentation_of,
+    drawn=("ribbon", "caliper", "caliper_table", "oval", "oval_table", "points"),
     without_needs="no T1-weighted image: rates of decay are mapped, but without a cortical ribbon "
     "no area is measured",
 )

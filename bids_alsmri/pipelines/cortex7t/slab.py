@@ -26,6 +26,7 @@ from bids_alsmri.numerics.cortical_profiles import (
 from bids_alsmri.numerics.noise import Noise, noise_of_air, noise_of_texture
 from bids_alsmri.numerics.pointspread import gaussian_point_spread
 from bids_alsmri.numerics.ribbon import layer_means, signed_distance
+from bids_alsmri.numerics.ribbon_refinement import RefinedBorders, refine_borders
 from bids_alsmri.spaces.atlases import MotorArea, motor_areas
 
 Array = NDArray[np.floating[Any]]
@@ -35,11 +36,16 @@ PARTS = ("foot", "leg", "hand", "face")
 # of these the bank that faces backwards is precentral, and its like across the sulcus is not
 BACKWARD_PARTS = ("hand", "face")
 REFERENCE = "precuneus"
+SOURCE = "profiles"
 RIBBON_NAMES = {1: "fluid", 2: "white matter", 3: "cortex"}
 LATTICE_MARGIN_MM = 4.0
 LONGEST_ECHO_S = 0.2
 # superficial cortex of the reference, beneath what voxels share with fluid
 REFERENCE_DEPTH_MM = 0.6
+# of white matter beneath the dark line of the U-fibres, from its border, and voxels of it whose
+# median has an error of 1 % at a signal of ten times the noise
+BENEATH_LINE_MM = 1.3
+LEAST_WHITE = 200
 
 
 @dataclass(frozen=True)
@@ -268,6 +274,56 @@ def find_ribbon(
     )
 
 
+def refined_ribbon(
+    image: Array, ribbon: Ribbon, voxel_mm: Sequence[float], refining: Mapping[str, float]
+) -> tuple[Ribbon, RefinedBorders]:
+    """Ribbon whose borders lie where the slab shows them.
+
+    Parameters
+    ----------
+    image : (X, Y, Z) array
+        Slab without the smooth field of the coil.
+    ribbon : Ribbon
+        From another scan.
+    voxel_mm : sequence of float
+        Edges of a voxel, in mm.
+    refining : mapping
+        Of `refine_borders`.
+
+    Returns
+    -------
+    ribbon : Ribbon
+        With the normals of the one given.
+    found : RefinedBorders
+        Moves and how often the slab shows the borders.
+    """
+    found = refine_borders(
+        image, ribbon.white_mm, ribbon.outer_mm, ribbon.normals, voxel_mm, **refining
+    )
+    white, outer = (m.astype(np.float32) for m in (found.white_mm, found.outer_mm))
+    return Ribbon(white, outer, ribbon.normals), found
+
+
+def quality_of_refinement(found: RefinedBorders) -> list[dict[str, Any]]:
+    """Measures of quality of a ribbon that was refined.
+
+    Parameters
+    ----------
+    found : RefinedBorders
+        Of `refined_ribbon`.
+
+    Returns
+    -------
+    list of dict
+        Measure and value.
+    """
+    return [
+        {"measure": "ribbon_moved", "value": float(np.linalg.norm(found.shift_mm))},
+        {"measure": "inner_border_told", "value": found.inner_told},
+        {"measure": "outer_border_told", "value": found.outer_told},
+    ]
+
+
 def measured_areas() -> tuple[MotorArea, ...]:
     """Embedded areas that are measured: foot, leg, hand and face, and the reference.
 
@@ -343,6 +399,8 @@ class AreaResult:
         Profiles before any was left out.
     shift_mm : float
         Median distance of the slab's outer surface from the ribbon's, in mm; NaN without profiles.
+    white : float
+        Of `white_signal`.
     """
 
     region: str
@@ -352,6 +410,7 @@ class AreaResult:
     reason: str
     n_places: int
     shift_mm: float
+    white: float
 
 
 def measure_area(
@@ -418,7 +477,14 @@ def measure_area(
         except NumericsError as error:
             reason = str(error)
     return AreaResult(
-        region_of(area), area.side, aligned, fit, reason, len(places.start), aligned.shift_mm
+        region_of(area),
+        area.side,
+        aligned,
+        fit,
+        reason,
+        len(places.start),
+        aligned.shift_mm,
+        white_signal(maps[0], ribbon, labels == area.label),
     )
 
 
@@ -501,8 +567,35 @@ def superficial_signal(result: AreaResult) -> float:
     return float(result.aligned.profiles[:, depth < depth[0] + REFERENCE_DEPTH_MM].mean())
 
 
+def white_signal(image: Array, ribbon: Ribbon, inside: Mask) -> float:
+    """Signal of the white matter of an area.
+
+    Parameters
+    ----------
+    image : (X, Y, Z) array
+        Image that layers are sought in.
+    ribbon : Ribbon
+        Cortex.
+    inside : (X, Y, Z) array of bool
+        The area, and what lies around it.
+
+    Returns
+    -------
+    float
+        Median over voxels beneath the dark line of the U-fibres; NaN with fewer than
+        `LEAST_WHITE` of them.
+    """
+    values = image[inside & (ribbon.white_mm < -BENEATH_LINE_MM)]
+    return float(np.median(values)) if values.size >= LEAST_WHITE else float("nan")
+
+
 def rows_of_area(
-    result: AreaResult, reference: AreaResult | None, *, least_profiles: int, may_be_own: bool
+    result: AreaResult,
+    reference: AreaResult | None,
+    *,
+    least_profiles: int,
+    may_be_own: bool,
+    most_field_left: float,
 ) -> list[dict[str, Any]]:
     """Rows of an area in the table.
 
@@ -516,11 +609,13 @@ def rows_of_area(
         Profiles that a reference takes.
     may_be_own : bool
         Whether the area's own superficial cortex stands in where the precuneus is out of view.
+    most_field_left : float
+        By how much the white matter beneath area and precuneus may differ before the note says so.
 
     Returns
     -------
     list of dict
-        Region, side, measure, value, unit, n, note.
+        Region, side, measure, value, unit, n, note and source.
     """
     aligned, fit, note = result.aligned, result.fit, result.reason
     nan = float("nan")
@@ -528,6 +623,7 @@ def rows_of_area(
     deep_mm = fit.deep_mm if fit else nan
     low, high = fit.deep_interval_mm if fit else (nan, nan)
     cosine = float(np.mean(1.0 / np.cos(np.deg2rad(aligned.tilt_deg)))) if fit else nan
+    ribbon_mm = float(np.median(aligned.outer_mm)) if len(aligned.outer_mm) else nan
     ratio = fit.deep / fit.superficial if fit else nan
     ratio_low, ratio_high = fit.ratio_interval if fit else (nan, nan)
     rows += [
@@ -536,6 +632,7 @@ def rows_of_area(
         ("deep_thickness_high", high, "mm", note),
         ("deep_thickness_in_slice", deep_mm * cosine, "mm", note),
         ("cortical_thickness", fit.white_from_mm if fit else nan, "mm", note),
+        ("ribbon_thickness", ribbon_mm, "mm", ""),
         ("deep_ratio", ratio, "1", note),
         ("deep_ratio_low", ratio_low, "1", note),
         ("deep_ratio_high", ratio_high, "1", note),
@@ -547,7 +644,17 @@ def rows_of_area(
         divisor, named = superficial_signal(result), "superficial cortex of the area itself"
     else:
         divisor, named = nan, f"{REFERENCE} is out of view or has too few profiles"
-    deep = fit.deep if fit else nan
+    deep, white_ratio = fit.deep if fit else nan, nan
+    if has_reference and reference is not None:
+        white_ratio = result.white / reference.white
+        if np.isnan(white_ratio):
+            named += "; too little white matter in view to tell whether the coils' field is even"
+        elif abs(white_ratio - 1.0) > most_field_left:
+            named += (
+                f"; doubtful: white matter beneath the area has {100.0 * white_ratio:.0f} % of the "
+                "signal of that beneath the precuneus, so that the field of the coils is in it"
+            )
+    rows.append(("white_to_reference", white_ratio, "1", ""))
     rows.append(("deep_normalised", deep / divisor, "1", note if np.isnan(deep) else named))
     rows.append(("hypointensity_to_thickness", (1.0 - ratio) / deep_mm, "1/mm", note))
     means = (
@@ -579,6 +686,7 @@ def rows_of_area(
             "unit": unit,
             "n": len(aligned.profiles),
             "note": text or "n/a",
+            "source": SOURCE,
         }
         for measure, value, unit, text in rows
     ]
@@ -756,7 +864,11 @@ def measure_areas(
 
 
 def rows_of_areas(
-    results: Sequence[AreaResult], *, least_profiles: int, may_be_own: bool
+    results: Sequence[AreaResult],
+    *,
+    least_profiles: int,
+    may_be_own: bool,
+    most_field_left: float,
 ) -> list[dict[str, Any]]:
     """Rows of all areas in the table.
 
@@ -764,7 +876,7 @@ def rows_of_areas(
     ----------
     results : sequence of AreaResult
         Of `measure_areas`.
-    least_profiles, may_be_own
+    least_profiles, may_be_own, most_field_left
         Of `rows_of_area`.
 
     Returns
@@ -777,6 +889,10 @@ def rows_of_areas(
         row
         for result in results
         for row in rows_of_area(
-            result, reference, least_profiles=least_profiles, may_be_own=may_be_own
+            result,
+            reference,
+            least_profiles=least_profiles,
+            may_be_own=may_be_own,
+            most_field_left=most_field_left,
         )
     ]

@@ -15,11 +15,15 @@ from bids_alsmri.pipelines.cortex7t.interfaces import (
     Flatten,
     JudgeEchoes,
     MeasureAreas,
+    MeasureDrawn,
     MoveSlab,
+    ReadBorders,
     ReadEchoes,
+    RefineRibbon,
     StartFromScanner,
 )
 from bids_alsmri.pipelines.cortex7t.pipeline import PIPELINE, Cortex7tSettings
+from bids_alsmri.pipelines.cortex7t.sites import drawn_ribbon, files_of_readers, has_phase
 
 # upper end of the scale of rates of decay, 1/s
 FASTEST_R2S = 60.0
@@ -30,7 +34,10 @@ def fit(graph: Graph, scan: Scan, cfg: Cortex7tSettings) -> None:
     read = graph.step(
         "read",
         ReadEchoes(
-            metadata=graph.metadata("slab"), least_snr=cfg.least_snr, layer_image=cfg.layer_image
+            metadata=graph.metadata("slab"),
+            least_snr=cfg.least_snr,
+            layer_image=cfg.layer_image,
+            has_phase=has_phase(scan),
         ),
         images=graph.files("slab"),
     )
@@ -38,11 +45,17 @@ def fit(graph: Graph, scan: Scan, cfg: Cortex7tSettings) -> None:
     graph.save("r2s", read.r2s)
     graph.save("t2s", read.t2s)
     facts = [read.facts]
-    labels = None
+    labels = table = None
     if graph.from_pipeline("anatomical", "preproc") is not None:
-        ribbon = find_ribbon(graph, cfg, read, align(graph, cfg, read))
+        even, ribbon, more = find_ribbon(graph, scan, cfg, read, align(graph, cfg, read))
+        facts += more
         labels = ribbon.labels
-        facts.append(measure(graph, cfg, read, ribbon))
+        measured = measure(graph, cfg, read, even, ribbon)
+        facts.append(measured.facts)
+        table = measured.table
+    table = measure_drawn(graph, scan, cfg, read, table)
+    if table is not None:
+        graph.save("area_stats", table)
     judged = graph.step(
         "judge",
         JudgeEchoes(),
@@ -109,8 +122,23 @@ def align(graph: Graph, cfg: Cortex7tSettings, read: Step) -> Ref:
     return found.inverse
 
 
-def find_ribbon(graph: Graph, cfg: Cortex7tSettings, read: Step, to_anatomy: Ref) -> Step:
-    """Bring the borders of the cortex to the slab."""
+def find_ribbon(
+    graph: Graph, scan: Scan, cfg: Cortex7tSettings, read: Step, to_anatomy: Ref
+) -> tuple[Step, Step, list[Ref]]:
+    """Bring the borders of the cortex to the slab: drawn, of other programs, or of the T1w."""
+    drawn, given = drawn_ribbon(graph.adopted, scan), graph.adopted.get("segmentation")
+    tissues = {name: graph.from_pipeline("anatomical", name) for name in ("wm", "gm")}
+    facts = []
+    if drawn is not None or given is not None:
+        borders = graph.step(
+            "borders",
+            ReadBorders(),
+            segmentation=drawn or given,
+            image=read.combined if drawn is not None else None,
+        )
+        tissues, facts = {"wm": borders.wm, "gm": borders.gm}, [borders.facts]
+    if drawn is not None:
+        to_anatomy = graph.step("stay", StartFromScanner()).transform
     ribbon = graph.step(
         "ribbon",
         FindRibbon(
@@ -120,22 +148,27 @@ def find_ribbon(graph: Graph, cfg: Cortex7tSettings, read: Step, to_anatomy: Ref
         ),
         image=read.combined,
         to_anatomy=to_anatomy,
-        wm=graph.from_pipeline("anatomical", "wm"),
-        gm=graph.from_pipeline("anatomical", "gm"),
+        wm=tissues["wm"],
+        gm=tissues["gm"],
     )
-    graph.save("layers", ribbon.labels)
     graph.save("layers_table", ribbon.table)
-    return ribbon
-
-
-def measure(graph: Graph, cfg: Cortex7tSettings, read: Step, ribbon: Step) -> Ref:
-    """Measure the motor areas, and draw where they lie and their profiles."""
     even = graph.step(
         "even_out",
         EvenOut(fwhm_mm=cfg.receive_fwhm_mm, inset_mm=cfg.receive_inset_mm),
         image=read.layer_image,
         ribbon=ribbon.ribbon,
     )
+    if drawn is None and cfg.refine_averaging_mm > 0:
+        ribbon = graph.step(
+            "refine", RefineRibbon(refining=cfg.refining), image=even.image, ribbon=ribbon.ribbon
+        )
+        facts.append(ribbon.facts)
+    graph.save("layers", ribbon.labels)
+    return even, ribbon, facts
+
+
+def measure(graph: Graph, cfg: Cortex7tSettings, read: Step, even: Step, ribbon: Step) -> Step:
+    """Measure the motor areas, and draw where they lie and their profiles."""
     areas = graph.step(
         "areas",
         FindAreas(template=graph.template, reach_mm=cfg.area_reach_mm),
@@ -153,6 +186,7 @@ def measure(graph: Graph, cfg: Cortex7tSettings, read: Step, ribbon: Step) -> Re
             layering=cfg.layering,
             doubting=cfg.doubting,
             reference=cfg.reference,
+            most_field_left=cfg.most_field_left,
         ),
         image=even.image,
         r2s=read.r2s,
@@ -166,10 +200,29 @@ def measure(graph: Graph, cfg: Cortex7tSettings, read: Step, ribbon: Step) -> Re
     graph.save("even", even.image)
     graph.save("areas", areas.labels)
     graph.save("areas_table", areas.table)
-    graph.save("area_stats", measured.table)
     graph.figure("ribbon", borders.figure)
     graph.figure("profiles", profiles.figure)
-    return measured.facts
+    return measured
+
+
+def measure_drawn(
+    graph: Graph, scan: Scan, cfg: Cortex7tSettings, read: Step, table: Ref | None
+) -> Ref | None:
+    """Add to the table what readers drew on the slab."""
+    for reader, files in enumerate(files_of_readers(graph.adopted, scan)):
+        step = graph.step(
+            f"measure_drawn_{reader + 1}",
+            MeasureDrawn(oval_mm2=cfg.oval_mm2, reader=reader),
+            image=read.layer_image,
+            before=table,
+            caliper=files.get("caliper"),
+            caliper_table=files.get("caliper_table"),
+            oval=files.get("oval"),
+            oval_table=files.get("oval_table"),
+            points=files.get("points"),
+        )
+        table = step.table
+    return table
 
 
 def apply(graph: Graph, scan: Scan, cfg: Cortex7tSettings) -> None:
