@@ -27,6 +27,23 @@ class Cortex7tSettings(SettingsModel):
         source="gudbjartsson1995",
         help="Echoes below so many times the noise lie in its floor and give no rate of decay.",
     )
+    ghost_object_share: float = setting(
+        0.2,
+        unit="1",
+        gt=0,
+        le=1,
+        source=CHOSEN,
+        help="What is brighter than so much of the head's signal is the head where ghosts are "
+        "sought.",
+    )
+    ghost_margin_mm: float = setting(
+        3.0,
+        unit="mm",
+        ge=0,
+        le=20,
+        source="skin and vessels at its edge are no ghosts",
+        help="Air nearer to the head does not count there.",
+    )
     layer_image: Literal["combined", "first", "last"] = setting(
         "combined",
         source="the paper does not say which echo was measured",
@@ -194,6 +211,14 @@ class Cortex7tSettings(SettingsModel):
         source="about the thickness of the motor cortex",
         help="How far from an area of the template the border of white matter may lie to belong "
         "to it.",
+    )
+    drawn_area_reach_mm: float = setting(
+        0.5,
+        unit="mm",
+        ge=0,
+        le=5,
+        source="the border of white matter may lie half a millimetre from where it was drawn",
+        help="The same for areas that somebody drew on the slab.",
     )
     profile_spacing_mm: float = setting(
         0.5,
@@ -505,6 +530,6 @@ PIPELINE = Pipeline(
     adopts=(("areas",),),
     foreign=segmentation_of,
     drawn=("ribbon", "caliper", "caliper_table", "oval", "oval_table", "points"),
-    without_needs="no T1-weighted image: rates of decay are mapped, but without a cortical ribbon "
-    "no area is measured",
+    without_needs="no T1-weighted image: rates of decay are mapped, but no area is measured unless "
+    "both the ribbon and the areas were drawn on the slab",
 )

@@ -17,6 +17,7 @@ from bids_alsmri.pipelines.cortex7t.interfaces import (
     MeasureAreas,
     MeasureDrawn,
     MoveSlab,
+    ReadAreas,
     ReadBorders,
     ReadEchoes,
     RefineRibbon,
@@ -36,6 +37,8 @@ def fit(graph: Graph, scan: Scan, cfg: Cortex7tSettings) -> None:
         ReadEchoes(
             metadata=graph.metadata("slab"),
             least_snr=cfg.least_snr,
+            ghost_object_share=cfg.ghost_object_share,
+            ghost_margin_mm=cfg.ghost_margin_mm,
             layer_image=cfg.layer_image,
             has_phase=has_phase(scan),
         ),
@@ -46,12 +49,14 @@ def fit(graph: Graph, scan: Scan, cfg: Cortex7tSettings) -> None:
     graph.save("t2s", read.t2s)
     facts = [read.facts]
     labels = table = None
-    if graph.from_pipeline("anatomical", "preproc") is not None:
-        even, ribbon, more = find_ribbon(graph, scan, cfg, read, align(graph, cfg, read))
-        facts += more
+    has_t1w = graph.from_pipeline("anatomical", "preproc") is not None
+    is_drawn = drawn_ribbon(graph.adopted, scan) is not None and "areas" in graph.adopted
+    if has_t1w or is_drawn:
+        to_anatomy = align(graph, cfg, read) if has_t1w else None
+        even, ribbon, more = find_ribbon(graph, scan, cfg, read, to_anatomy)
         labels = ribbon.labels
-        measured = measure(graph, cfg, read, even, ribbon)
-        facts.append(measured.facts)
+        measured, areas = measure(graph, cfg, read, even, ribbon)
+        facts += [*more, areas.facts, measured.facts]
         table = measured.table
     table = measure_drawn(graph, scan, cfg, read, table)
     if table is not None:
@@ -123,7 +128,7 @@ def align(graph: Graph, cfg: Cortex7tSettings, read: Step) -> Ref:
 
 
 def find_ribbon(
-    graph: Graph, scan: Scan, cfg: Cortex7tSettings, read: Step, to_anatomy: Ref
+    graph: Graph, scan: Scan, cfg: Cortex7tSettings, read: Step, to_anatomy: Ref | None
 ) -> tuple[Step, Step, list[Ref]]:
     """Bring the borders of the cortex to the slab: drawn, of other programs, or of the T1w."""
     drawn, given = drawn_ribbon(graph.adopted, scan), graph.adopted.get("segmentation")
@@ -167,16 +172,26 @@ def find_ribbon(
     return even, ribbon, facts
 
 
-def measure(graph: Graph, cfg: Cortex7tSettings, read: Step, even: Step, ribbon: Step) -> Step:
-    """Measure the motor areas, and draw where they lie and their profiles."""
-    areas = graph.step(
+def find_areas(graph: Graph, cfg: Cortex7tSettings, read: Step) -> Step:
+    """Bring the motor areas to the slab: drawn, or of the template."""
+    given = graph.adopted.get("areas")
+    if given is not None:
+        drawn = ReadAreas(reach_mm=cfg.drawn_area_reach_mm)
+        return graph.step("areas", drawn, image=read.combined, labels=given)
+    return graph.step(
         "areas",
         FindAreas(template=graph.template, reach_mm=cfg.area_reach_mm),
         image=read.combined,
         to_anatomy=graph.saved("to_anatomy"),
         from_template=graph.from_pipeline("anatomical", "template_to_t1w"),
-        labels=graph.adopted.get("areas"),
     )
+
+
+def measure(
+    graph: Graph, cfg: Cortex7tSettings, read: Step, even: Step, ribbon: Step
+) -> tuple[Step, Step]:
+    """Measure the motor areas, and draw where they lie and their profiles."""
+    areas = find_areas(graph, cfg, read)
     measured = graph.step(
         "measure",
         MeasureAreas(
@@ -192,6 +207,7 @@ def measure(graph: Graph, cfg: Cortex7tSettings, read: Step, even: Step, ribbon:
         r2s=read.r2s,
         ribbon=ribbon.ribbon,
         labels=areas.labels,
+        coverage=None if "areas" in graph.adopted else areas.coverage,
     )
     borders = graph.step(
         "draw_ribbon", DrawRibbon(), image=even.image, ribbon=ribbon.ribbon, labels=areas.labels
@@ -201,8 +217,9 @@ def measure(graph: Graph, cfg: Cortex7tSettings, read: Step, even: Step, ribbon:
     graph.save("areas", areas.labels)
     graph.save("areas_table", areas.table)
     graph.figure("ribbon", borders.figure)
+    graph.save("profiles", measured.profiles)
     graph.figure("profiles", profiles.figure)
-    return measured
+    return measured, areas
 
 
 def measure_drawn(
