@@ -44,6 +44,44 @@ def test_field_of_white_matter_leaves_the_contrast_of_the_cortex():
     assert abs(layers[0] - layers[1]) < 0.015
 
 
+def test_contrasts_after_the_field_is_taken_off_are_the_true_ones():
+    settings = SlabSettings(
+        shape=(208, 128, 3), transmit_drop=0.4, receive_bias=0.3, has_veins=False,
+        ribbon_sd_mm=0.3, registration_mm=0.5,
+    )  # fmt: skip
+    found = simulate_slab(
+        LayeredCortex(), Fold(), settings, np.random.default_rng(0), samples=(1, 1, 4)
+    )
+    image = contrast_echo(found.echoes, settings.echo_times_ms)
+    # as the pipeline has it: a ribbon that is off, and the width that is its default
+    bias = bias_from_white_matter(
+        image, found.white_distance_mm, settings.voxel_mm, inset_mm=1.5, fwhm_mm=12.0
+    )
+
+    def contrasts(values):
+        # in tiles of 7 mm, in which the true field changes by a few per cent
+        rows = []
+        for i in range(8, 172, 14):
+            for j in range(8, 92, 14):
+                here = found.true_distance_mm[i : i + 28, j : j + 28]
+                layers = [
+                    values[i : i + 28, j : j + 28][(here > low) & (here < high)]
+                    for low, high in ((2.5, 3.3), (0.3, 1.7), (-9.0, -1.6))
+                ]
+                if min(len(layer) for layer in layers) >= 100:
+                    superficial, deep, white = (layer.mean() for layer in layers)
+                    rows.append([1.0 - deep / superficial, white / deep - 1.0])
+        return np.array(rows)
+
+    before, after, true = (contrasts(image / field) for field in (1.0, bias, found.field))
+    assert len(true) >= 8
+    # 10 and 4 % were simulated
+    assert_allclose(true.mean(axis=0), [0.10, 0.04], atol=0.01)
+    assert_allclose(after.mean(axis=0), true.mean(axis=0), atol=0.015)
+    # tiles differ by the field that is left in them, less than by that which was there
+    assert (after.std(axis=0) < 0.6 * before.std(axis=0)).all()
+
+
 def test_layer_without_a_border_has_no_mean():
     depth = np.arange(0.0, 4.0, 0.25)
     found = layer_means(
