@@ -24,6 +24,7 @@ from bids_alsmri.interfaces.node import (
 from bids_alsmri.interfaces.registration import apply_transforms, read_linear, write_linear
 from bids_alsmri.numerics.echo_decay import combine_echoes, fit_echo_decay
 from bids_alsmri.numerics.ribbon import bias_from_white_matter
+from bids_alsmri.numerics.slab_pose import register_slab
 from bids_alsmri.pipelines.cortex7t import borders, drawn, slab, views
 from bids_alsmri.pipelines.cortex7t.sites import KINDS
 from bids_alsmri.spaces.atlases import draw_areas
@@ -196,6 +197,61 @@ class Flatten(AlsInterface):
             n_threads=self.inputs.n_threads,
         )
         return self.give(runtime, {"image": path})
+
+
+class RegisterSlabInputSpec(NodeInputSpec):
+    """Inputs of :class:`RegisterSlab`."""
+
+    image = File(exists=True, mandatory=True, desc="slab without receive bias")
+    t1w = File(exists=True, mandatory=True, desc="whole head")
+    voxel_mm = traits.Float(mandatory=True, desc="lattice on which they are compared, mm")
+    fwhm_mm = traits.List(traits.Float(), mandatory=True, desc="smoothing, step after step, mm")
+    reach_mm = traits.Float(mandatory=True, desc="how far the slab is sought, mm")
+    reach_deg = traits.Float(mandatory=True, desc="and turned, degrees")
+    tolerance_mm = traits.Float(mandatory=True, desc="steps below this end it, mm")
+
+
+class RegisterSlabOutputSpec(NodeOutputSpec):
+    """Outputs of :class:`RegisterSlab`."""
+
+    to_anatomy = File(exists=True, desc="brings the slab onto the T1w, ITK")
+    facts = File(exists=True, desc="findings, JSON")
+
+
+class RegisterSlab(AlsInterface):
+    """Find the slab in the T1w."""
+
+    input_spec = RegisterSlabInputSpec
+    output_spec = RegisterSlabOutputSpec
+    memory_gb = 0.5
+    memory_per_series = 4.0
+    memory_per_anatomy = 8.0
+
+    def _run_interface(self, runtime: Any) -> Any:
+        image = read_image(Path(self.inputs.image), ndim=3)
+        t1w = read_image(Path(self.inputs.t1w), ndim=3)
+        found = register_slab(
+            image.data,
+            image.affine,
+            t1w.data,
+            t1w.affine,
+            voxel_mm=self.inputs.voxel_mm,
+            fwhm_mm=self.inputs.fwhm_mm,
+            reach_mm=self.inputs.reach_mm,
+            reach_deg=self.inputs.reach_deg,
+            tolerance_mm=self.inputs.tolerance_mm,
+        )
+        # a transform of images leads from points of the T1w to those of the slab
+        back = np.asarray(np.linalg.inv(found.slab_to_head), np.float64)
+        paths = {"to_anatomy": write_linear(back, self.file(runtime, "to_anatomy.h5"))}
+        measures = [
+            {"measure": "registration_misfit", "value": found.misfit},
+            {"measure": "registration_move", "value": found.moved_mm},
+            {"measure": "registration_turn", "value": found.turned_deg},
+        ]
+        facts = {"measures": measures}
+        paths["facts"] = write_facts(self.file(runtime, "facts.json"), facts)
+        return self.give(runtime, paths)
 
 
 class MoveSlabInputSpec(NodeInputSpec):

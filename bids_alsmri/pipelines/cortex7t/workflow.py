@@ -5,7 +5,7 @@ from __future__ import annotations
 from bids_alsmri.bids.query import Scan
 from bids_alsmri.engine.graph import Graph, Ref, Step
 from bids_alsmri.interfaces.drawing import DrawMap, DrawPair
-from bids_alsmri.interfaces.images import Coarsen, QualityTable, Register
+from bids_alsmri.interfaces.images import Coarsen, QualityTable
 from bids_alsmri.pipelines.cortex7t.interfaces import (
     DrawProfiles,
     DrawRibbon,
@@ -21,6 +21,7 @@ from bids_alsmri.pipelines.cortex7t.interfaces import (
     ReadBorders,
     ReadEchoes,
     RefineRibbon,
+    RegisterSlab,
     StartFromScanner,
 )
 from bids_alsmri.pipelines.cortex7t.pipeline import PIPELINE, Cortex7tSettings
@@ -52,7 +53,11 @@ def fit(graph: Graph, scan: Scan, cfg: Cortex7tSettings) -> None:
     has_t1w = graph.from_pipeline("anatomical", "preproc") is not None
     is_drawn = drawn_ribbon(graph.adopted, scan) is not None and "areas" in graph.adopted
     if has_t1w or is_drawn:
-        to_anatomy = align(graph, cfg, read) if has_t1w else None
+        to_anatomy = None
+        if has_t1w:
+            aligned = align(graph, cfg, read)
+            to_anatomy = aligned.to_anatomy
+            facts.append(aligned.facts)
         even, ribbon, more = find_ribbon(graph, scan, cfg, read, to_anatomy)
         labels = ribbon.labels
         measured, areas = measure(graph, cfg, read, even, ribbon)
@@ -84,8 +89,8 @@ def fit(graph: Graph, scan: Scan, cfg: Cortex7tSettings) -> None:
     graph.figure("r2s", rates.figure)
 
 
-def align(graph: Graph, cfg: Cortex7tSettings, read: Step) -> Ref:
-    """Register the slab to the T1w, from where the scanner puts it."""
+def align(graph: Graph, cfg: Cortex7tSettings, read: Step) -> Step:
+    """Register the slab to the T1w, from near where the scanner puts it."""
     t1w = graph.from_pipeline("anatomical", "preproc")
     coarse = graph.step("coarsen", Coarsen(voxel_mm=cfg.registration_voxel_mm), image=read.combined)
     flat = graph.step(
@@ -99,20 +104,21 @@ def align(graph: Graph, cfg: Cortex7tSettings, read: Step) -> Ref:
         ),
         image=coarse.image,
     )
-    start = graph.step("start", StartFromScanner())
     found = graph.step(
         "register",
-        Register(
-            stages=cfg.rigid_stages,
-            winsor_percentiles=cfg.winsor_percentiles,
-            n_threads=cfg.registration_threads,
+        RegisterSlab(
+            voxel_mm=cfg.registration_voxel_mm,
+            fwhm_mm=list(cfg.registration_fwhm_mm),
+            reach_mm=cfg.registration_reach_mm,
+            reach_deg=cfg.registration_reach_deg,
+            tolerance_mm=cfg.registration_tolerance_mm,
         ),
-        # the slab is seen in all of the T1w, which goes on beyond it
-        fixed=flat.image,
-        moving=t1w,
-        initial=start.transform,
+        image=flat.image,
+        t1w=t1w,
     )
-    moved = graph.step("move_slab", MoveSlab(), image=flat.image, t1w=t1w, to_anatomy=found.inverse)
+    moved = graph.step(
+        "move_slab", MoveSlab(), image=flat.image, t1w=t1w, to_anatomy=found.to_anatomy
+    )
     pair = graph.step(
         "draw_anatomy",
         DrawPair(label="white matter"),
@@ -121,10 +127,10 @@ def align(graph: Graph, cfg: Cortex7tSettings, read: Step) -> Ref:
         outline=graph.from_pipeline("anatomical", "wm"),
         mask=moved.image,
     )
-    graph.save("to_anatomy", found.inverse)
+    graph.save("to_anatomy", found.to_anatomy)
     graph.figure("anatomy", pair.before, part="before")
     graph.figure("anatomy", pair.after, part="after")
-    return found.inverse
+    return found
 
 
 def find_ribbon(
