@@ -156,6 +156,7 @@ def _add_cortex7t(parser: argparse.ArgumentParser) -> None:
         ("--cortex7t-bias", d.bias, "largest deviation of the receive field from one"),
         ("--cortex7t-transmit-drop", d.transmit_drop, "share of signal lost towards the back"),
         ("--cortex7t-cortex-mm", d.cortex_mm, "least thickness of the cortex; 0: the template's"),
+        ("--cortex7t-ghost", d.ghost, "share of signal that comes back half a field of view away"),
     ):
         group.add_argument(flag, type=float, default=default, help=text)
     group.add_argument(
@@ -165,6 +166,11 @@ def _add_cortex7t(parser: argparse.ArgumentParser) -> None:
         default=list(d.echo_times_ms),
         help="echo times (ms)",
     )
+    group.add_argument("--cortex7t-acquisition", choices=("2D", "3D"), default=d.acquisition)
+    group.add_argument(
+        "--cortex7t-hemispheres", choices=("both", "left", "right"), default=d.hemispheres
+    )
+    group.add_argument("--cortex7t-phase", action="store_true", help="phase images too")
 
 
 MUSCLE_OPTIONS = (
@@ -275,6 +281,10 @@ def settings_from(arguments: argparse.Namespace) -> PhantomSettings:
             bias=a.cortex7t_bias,
             transmit_drop=a.cortex7t_transmit_drop,
             cortex_mm=a.cortex7t_cortex_mm,
+            acquisition=a.cortex7t_acquisition,
+            hemispheres=a.cortex7t_hemispheres,
+            has_phase=a.cortex7t_phase,
+            ghost=a.cortex7t_ghost,
         ),
         muscle=_muscle_settings_from(a),
     )

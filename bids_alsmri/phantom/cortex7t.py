@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +31,10 @@ Single = NDArray[np.float32]
 LEAD = "acq-M1_"
 SLAB_IMAGE = "slab"
 FIELD_T = 7
+OFF_RESONANCE_HZ = 60.0  # 20 mm above the middle
 # between the vertex and the ventricles, over both hand knobs
 CENTRE_MM = (0.0, -28.0, 56.0)
+MIDLINE_GAP_MM = 3.0  # between a slab of one hemisphere and the middle
 LATTICE_MM = 1.0  # on which tissue is looked up: the head has no finer maps
 FINE = 2  # parts of its edges between which distances are counted
 SIGNAL_OF_CORTEX = 1000.0
@@ -101,14 +104,26 @@ def simulate(
     clean *= (bias_field(grid, for_bias, slab.bias) * drop).astype(np.float32)
     sigma = SIGNAL_OF_CORTEX * np.exp(-1e-3 * slab.echo_times_ms[0] * cortex.superficial_r2s)
     sigma = float(sigma) / slab.snr if slab.snr > 0 else 0.0
+    # movement between lines of the phase encoding repeats the image along it
+    clean += np.float32(slab.ghost) * np.roll(clean, grid.shape[1] // 2, axis=2)
     raw = []
     for number, (echo_ms, signal) in enumerate(
         zip(slab.echo_times_ms, clean, strict=True), start=1
     ):
         noisy = np.round(rician(signal, sigma, for_noise)).clip(0, 32767).astype(np.int16)
         voxels, affine = store(noisy, grid, settings)
-        sidecar = _sidecar(slab, echo_ms)
-        raw.append(SimulatedImage("anat", f"{LEAD}echo-{number}_MEGRE", voxels, affine, sidecar))
+        sidecar = {**_sidecar(slab, echo_ms), **_encoding(affine)}
+        parts: dict[str, tuple[NDArray[Any], dict[str, object]]] = {
+            "part-mag_" if slab.has_phase else "": (voxels, {})
+        }
+        if slab.has_phase:
+            parts["part-phase_"] = (
+                store(_phase(points, echo_ms), grid, settings)[0],
+                {"Units": "arbitrary"},
+            )
+        for part, (values, more) in parts.items():
+            tail = f"{LEAD}echo-{number}_{part}MEGRE"
+            raw.append(SimulatedImage("anat", tail, values, affine, {**sidecar, **more}))
     return Simulation(
         raw=tuple(raw),
         truth=_truth(anatomy, t1w_to_slab, distance, cortex, grid, settings),
@@ -173,13 +188,16 @@ def slab_grid(slab: Cortex7tSettings) -> Grid:
     Returns
     -------
     Grid
-        About `CENTRE_MM`.
+        About `CENTRE_MM`, or beside it where one hemisphere is in view.
     """
+    side = {"left": -1.0, "right": 1.0}.get(slab.hemispheres, 0.0)
+    width_mm = slab.field_of_view_mm * (0.5 if side else 1.0)
     edges = np.array([slab.voxel_mm, slab.voxel_mm, slab.slice_mm])
-    extent = np.array([slab.field_of_view_mm, slab.field_of_view_mm, slab.height_mm])
+    extent = np.array([width_mm, slab.field_of_view_mm, slab.height_mm])
     i, j, k = (max(2, int(n)) for n in np.round(extent / edges))
     affine = np.diag([*edges, 1.0])
-    affine[:3, 3] = np.array(CENTRE_MM) - edges * (np.array([i, j, k]) - 1) / 2
+    centre = np.array(CENTRE_MM) + np.array([side * (width_mm / 2 + MIDLINE_GAP_MM), 0.0, 0.0])
+    affine[:3, 3] = centre - edges * (np.array([i, j, k]) - 1) / 2
     return Grid((i, j, k), affine)
 
 
@@ -214,7 +232,8 @@ def _look_up(anatomy: Anatomy, grid: Grid, slab_to_t1w: Floats) -> _Lattice:
     extent = np.array(grid.shape) * np.diag(grid.affine)[:3] + 2 * margin_mm
     shape = np.ceil(extent / LATTICE_MM).astype(int)
     affine = np.diag([LATTICE_MM, LATTICE_MM, LATTICE_MM, 1.0])
-    affine[:3, 3] = np.array(CENTRE_MM) - LATTICE_MM * (shape - 1) / 2
+    middle = grid.affine[:3, 3] + np.diag(grid.affine)[:3] * (np.array(grid.shape) - 1) / 2
+    affine[:3, 3] = middle - LATTICE_MM * (shape - 1) / 2
     lattice = Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)
     tissue = anatomy.sample_grid(lattice, slab_to_t1w)
     parts = tissue.white + tissue.grey
@@ -354,12 +373,26 @@ def _truth(
     return (SimulatedImage("anat", tail, voxels, affine, sidecar, tables=tables),)
 
 
+def _encoding(affine: Floats) -> dict[str, object]:
+    # phase is encoded from front to back
+    axis = int(np.argmax(np.abs(affine[1, :3])))
+    return {"PhaseEncodingDirection": "ijk"[axis] + ("" if affine[1, axis] > 0 else "-")}
+
+
+def _phase(points: Floats, echo_ms: float) -> NDArray[np.int16]:
+    """Phase of a smooth field, wrapped, from -4096 to 4095 as scanners store it."""
+    offset = points - np.array(CENTRE_MM)
+    field_hz = OFF_RESONANCE_HZ * (offset[..., 2] / 20.0 + (offset[..., 1] / 60.0) ** 2)
+    turns = 1e-3 * echo_ms * field_hz + 0.1
+    return np.asarray(np.floor(8192 * (turns - np.round(turns))).clip(-4096, 4095), np.int16)
+
+
 def _sidecar(slab: Cortex7tSettings, echo_ms: float) -> dict[str, object]:
     return {
         "Modality": "MR",
         "Manufacturer": "Simulated",
         "MagneticFieldStrength": FIELD_T,
-        "MRAcquisitionType": "2D",
+        "MRAcquisitionType": slab.acquisition,
         "PulseSequenceType": "Multi-echo gradient recalled echo",
         "ScanningSequence": "GR",
         "SequenceVariant": "SP",

@@ -274,6 +274,14 @@ class Cortex7tSettings:
     cortex_mm : float
         Least thickness of the upper cortex of the whole head, in mm; 0 leaves it as thin as that
         of the template.
+    acquisition : {"2D", "3D"}
+        What the sidecar says; a 3D slab is encoded twice, and its noise and voxels are the same.
+    hemispheres : {"both", "left", "right"}
+        What is in view; of one, the field of view is half as wide.
+    has_phase : bool
+        Whether there are phase images, in the scanner's units, beside the magnitudes.
+    ghost : float
+        Share of the signal that comes back half a field of view away, from front to back.
 
     Raises
     ------
@@ -290,6 +298,10 @@ class Cortex7tSettings:
     bias: float = 0.3
     transmit_drop: float = 0.4
     cortex_mm: float = 3.6
+    acquisition: str = "2D"
+    hemispheres: str = "both"
+    has_phase: bool = False
+    ghost: float = 0.0
 
     def __post_init__(self) -> None:
         check_ranges(
@@ -303,8 +315,17 @@ class Cortex7tSettings:
                 ("bias", 0, 0.9),
                 ("transmit_drop", 0, 0.9),
                 ("cortex_mm", 0, 6),
+                ("ghost", 0, 0.9),
             ),
         )
+        for name, known in (
+            ("acquisition", ("2D", "3D")),
+            ("hemispheres", ("both", "left", "right")),
+        ):
+            if getattr(self, name) not in known:
+                raise SettingsError(
+                    f"{name} is {getattr(self, name)!r}; expected {' or '.join(known)}"
+                )
         times = self.echo_times_ms
         if not times or any(not 0 < t <= 200 for t in times) or list(times) != sorted(set(times)):
             raise SettingsError(

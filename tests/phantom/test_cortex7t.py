@@ -1,5 +1,7 @@
 """Folds of known distance, layers of known contrast, and the slab of a head."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -127,3 +129,37 @@ def test_white_matter_decays_at_its_rate(scans):
 def test_wrong_settings_are_refused(make, words):
     with pytest.raises(SettingsError, match=words):
         make()
+
+
+def test_slab_of_one_hemisphere_lies_on_its_side():
+    for name, sign in (("left", -1.0), ("right", 1.0)):
+        grid = slab_grid(replace(COARSE, hemispheres=name))
+        x_mm = grid.points_mm()[..., 0]
+        assert (sign * x_mm > 0.0).all()
+        assert_allclose(np.ptp(x_mm) + COARSE.voxel_mm, COARSE.field_of_view_mm / 2)
+
+
+def test_phase_of_a_3d_slab_stands_beside_its_magnitude():
+    small = replace(
+        COARSE, acquisition="3D", has_phase=True, ghost=0.1, snr=0.0, field_of_view_mm=40.0
+    )
+    clean = replace(small, ghost=0.0)
+    person = draw_cohort(("hc",), seed=3)[0]
+    found, without = (
+        simulate_session(
+            person, "", PhantomSettings(seed=2, modalities=("cortex7t",), cortex7t=one)
+        )["cortex7t"].raw
+        for one in (small, clean)
+    )
+    assert [image.tail.split("_")[2] for image in found] == ["part-mag", "part-phase"] * 2
+    assert {image.sidecar["MRAcquisitionType"] for image in found} == {"3D"}
+    # a tenth of the image, half a field of view away along the phase encoding
+    axis = "ijk".index(str(found[0].sidecar["PhaseEncodingDirection"])[0])
+    own = without[0].values.astype(float)
+    ghost = found[0].values.astype(float) - own
+    assert_allclose(ghost, 0.1 * np.roll(own, own.shape[axis] // 2, axis=axis), atol=1.0)
+
+
+def test_unknown_hemisphere_is_refused():
+    with pytest.raises(SettingsError, match="expected both or left or right"):
+        Cortex7tSettings(hemispheres="middle")
