@@ -16,6 +16,7 @@ from bids_alsmri.bids.clinical import read_clinical_table
 from bids_alsmri.bids.clinical_checks import CheckedTable, check_clinical
 from bids_alsmri.bids.sink import sidecar_path, write_json, write_text
 from bids_alsmri.collection import Finished, read_tables, visit_scores
+from bids_alsmri.comparisons.depth_profiles import PROFILE_COLUMNS, cohort_profiles
 from bids_alsmri.comparisons.presentation import presented, readable
 from bids_alsmri.comparisons.settings import group_settings
 from bids_alsmri.comparisons.tables import (
@@ -32,6 +33,7 @@ from bids_alsmri.errors import AlsMriError
 from bids_alsmri.group_pictures import camel, figures_of, one_figure
 from bids_alsmri.group_planning import excluded_scans, visits_of, warnings_of_flags
 from bids_alsmri.reports.clinical_plots import draw_profile, draw_responses, draw_visits
+from bids_alsmri.reports.cortex import draw_group_profiles
 from bids_alsmri.reports.page import Section
 from bids_alsmri.reports.publication import html_table, latex_table
 from bids_alsmri.reports.tables import Table
@@ -70,10 +72,13 @@ COLUMNS: Mapping[str, str] = {
     "n_per_arm": "Participants per arm of a trial that halves the change, with power of 80 %",
     "n_missing": "Participants without a value",
     "z": "Standard deviations from the controls, adjusted for age and sex",
+    "depth": "Depth beneath the outer surface of the cortex, in mm",
+    "sd": "Standard deviation over participants",
     "z_change": "z less that of the first visit",
 }
 # tables of regions that tell of labels, not of participants
 NOT_OF_PEOPLE = ("raters",)
+DEPTHS = "profiles"  # output with the signal of the cortex over depth
 # what is drawn of a participant; regions of atlases by the hundred would hide it
 _DRAWN = re.compile(
     r"cortex7t\..+|sodium\.(tsc_mean|tsc_corrected)\.(motor_areas\.)?[^.]+|diffusion\.\w+_mean\.[^.]+"
@@ -99,6 +104,8 @@ class ClinicalResults:
         Each participant against the controls.
     warnings : tuple of str
         What could not be made, and what is suspect.
+    depths : DataFrame
+        Signal of the cortex over depth, of patients and controls.
     """
 
     checked: CheckedTable
@@ -106,6 +113,7 @@ class ClinicalResults:
     tables: tuple[ResultTable, ...]
     profiles: pd.DataFrame
     warnings: tuple[str, ...]
+    depths: pd.DataFrame
 
 
 def make_clinical(
@@ -193,9 +201,46 @@ def make_clinical(
             continue
         if made is not None:
             tables.append(made)
+    who = cohort.frame.drop_duplicates("participant_id")
+    groups = dict(zip(who["participant_id"].astype(str), who["group"].astype(str), strict=True))
+    depths = cohort_profiles(depth_tables(settings, counted, warnings), groups)
     return ClinicalResults(
-        checked, cohort, tuple(tables), profile(cohort, covariates=covariates), tuple(warnings)
+        checked,
+        cohort,
+        tuple(tables),
+        profile(cohort, covariates=covariates),
+        tuple(warnings),
+        depths,
     )
+
+
+def depth_tables(
+    settings: RunSettings, finished: Mapping[str, Sequence[Finished]], faults: list[str]
+) -> Iterator[tuple[str, str | None, pd.DataFrame]]:
+    """Profiles across the cortex of all scans.
+
+    Parameters
+    ----------
+    settings : RunSettings
+        Give the output folder.
+    finished : mapping of sequence of Finished
+        Scans of all pipelines.
+    faults : list of str
+        Takes what cannot be read.
+
+    Yields
+    ------
+    str, str or None, DataFrame
+        Participant, session and table.
+    """
+    for name, scans in finished.items():
+        for spec in registry()[name].io_spec.outputs.values():
+            if spec.name != DEPTHS or spec.extension != ".tsv":
+                continue
+            for scan, table in read_tables(settings.output_dir, scans, spec, faults):
+                if set(PROFILE_COLUMNS) <= set(table):
+                    session = None if scan.session is None else f"ses-{scan.session}"
+                    yield f"sub-{scan.participant}", session, table
 
 
 def scan_measures(
@@ -275,6 +320,11 @@ def write_clinical(settings: RunSettings, results: ClinicalResults) -> list[Path
     ):
         path = folder / f"desc-{name}_stats.tsv"
         _write(path, frame, text, {})
+        written.append(path)
+    if len(results.depths):
+        path = folder / "desc-cortexProfiles_stats.tsv"
+        text = "Signal of the cortex at 7T over depth, over that of the superficial cortex"
+        _write(path, results.depths, text, {})
         written.append(path)
     ranked = responsiveness(results.tables)
     if len(ranked):
@@ -379,6 +429,8 @@ def clinical_sections(settings: RunSettings, results: ClinicalResults) -> Iterat
     ranked = responsiveness(results.tables)
     if ranked["table"].nunique() > 1:
         yield _ranking(settings, ranked)
+    if len(results.depths):
+        yield _depths(settings, results)
     if len(results.profiles):
         yield from _profiles(settings, results)
 
@@ -449,6 +501,30 @@ def _ranking(settings: RunSettings, ranked: pd.DataFrame) -> Section:
                 cells,
                 path="group/desc-responsiveness_stats.tsv",
             ),
+        ),
+    )
+
+
+def _depths(settings: RunSettings, results: ClinicalResults) -> Section:
+    title = "Profiles across the cortex at 7T"
+    names = (results.cohort.patient, results.cohort.control)
+    caption = (
+        "Signal of the motor areas over depth beneath the outer surface, over that of the "
+        "superficial cortex of the same area: mean and standard deviation over participants, sides "
+        "averaged, at the first visit with a slab. Numbers are participants; where fewer reach a "
+        "depth, the line goes on as long as two do. Values stand in "
+        "group/desc-cortexProfiles_stats.tsv."
+    )
+    return Section(
+        pipeline="Clinical tables",
+        scan=title,
+        status="done",
+        figures=one_figure(
+            settings,
+            "cortexProfiles",
+            title,
+            caption,
+            draw_group_profiles(results.depths, patient=names[0], control=names[1]),
         ),
     )
 

@@ -427,14 +427,14 @@ def move_points(
 
 
 def write_linear(fixed_to_moving: NDArray[np.floating], out_file: Path) -> Path:
-    """Linear transform written as an ITK text file.
+    """Linear transform written as an ITK file.
 
     Parameters
     ----------
     fixed_to_moving : (4, 4) array
         NIfTI world coordinates of the fixed image to those of the moving one, in mm.
     out_file : Path
-        Name ending in ``.txt``, readable by ANTs, ITK-SNAP and 3D Slicer.
+        Name ending in ``.txt``, readable by ANTs, ITK-SNAP and 3D Slicer, or in ``.h5``.
 
     Returns
     -------
@@ -443,10 +443,15 @@ def write_linear(fixed_to_moving: NDArray[np.floating], out_file: Path) -> Path:
     """
     matrix = _RAS_TO_LPS @ np.asarray(fixed_to_moving, dtype=np.float64) @ _RAS_TO_LPS
     numbers = " ".join(f"{value:.17g}" for value in [*matrix[:3, :3].ravel(), *matrix[:3, 3]])
-    out_file.write_text(
+    text_file = out_file.with_suffix(".txt")
+    text_file.write_text(
         "#Insight Transform File V1.0\n#Transform 0\nTransform: AffineTransform_double_3_3\n"
         f"Parameters: {numbers}\nFixedParameters: 0 0 0\n"
     )
+    if out_file.suffix == ".h5":
+        import ants
+
+        ants.write_transform(ants.read_transform(str(text_file)), str(out_file))
     return out_file
 
 

@@ -154,26 +154,82 @@ def draw_profiles(table: pd.DataFrame) -> Figure:
         if not regions:
             figure.text(0.02, 0.5, "No area has profiles; the table says why.", color=TEXT_COLOUR)
         for index, region in enumerate(regions):
-            row, column = divmod(index, N_COLUMNS)
-            axes = figure.add_axes(
-                (
-                    0.07 + column / N_COLUMNS * 0.96,
-                    1.0 - (row + 1) / n_rows + 0.5 / height,
-                    0.245,
-                    1.0 / n_rows - 0.82 / height,
-                )
-            )
+            axes = _panel(figure, index, n_rows, height)
             for side, colour in (("left", BLUE), ("right", VERMILION)):
                 own = table[(table["region"] == region) & (table["side"] == side)]
                 if len(own):
                     _draw_profile(axes, own, colour, side)
             axes.set_title(str(region), fontsize=9, loc="left", color=TEXT_COLOUR)
             axes.set_xlabel("depth (mm)")
-            if column == 0:
+            if index % N_COLUMNS == 0:
                 axes.set_ylabel("signal (1)")
             axes.grid(color="#d0d7de", linewidth=0.5)
             axes.legend(frameon=False, fontsize=7, loc="best")
     return figure
+
+
+def draw_group_profiles(table: pd.DataFrame, *, patient: str, control: str) -> Figure:
+    """Mean profiles of patients against those of controls, with their spread.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Region, group, depth (mm), n, mean and sd (NaN for a single participant).
+    patient, control : str
+        Names of the two groups.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        One panel per region; bands are one standard deviation to each side.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"region": "hand", "group": ["hc", "hc", "als", "als"],
+    ...     "depth": [1.0, 2.0] * 2, "n": 3, "mean": [1.0, 0.9, 1.0, 0.85], "sd": 0.02})
+    >>> figure = draw_group_profiles(table, patient="als", control="hc")
+    >>> [line.get_label() for line in figure.axes[0].get_lines()]
+    ['hc (3)', 'als (3)']
+    """
+    regions = list(dict.fromkeys(table["region"]))
+    n_rows = max(1, int(np.ceil(len(regions) / N_COLUMNS)))
+    height = 2.3 * n_rows
+    with fixed_style():
+        figure = plain_figure(height_in=height)
+        for index, region in enumerate(regions):
+            axes = _panel(figure, index, n_rows, height)
+            for group, colour in ((control, BLUE), (patient, VERMILION)):
+                own = table[(table["region"] == region) & (table["group"] == group)]
+                # where all but one end, the mean would jump to that one
+                own = own[own["n"] >= min(2, own["n"].max())] if len(own) else own
+                if len(own):
+                    _draw_spread(axes, own, colour, f"{group} ({own['n'].max()})")
+            axes.set_title(str(region), fontsize=9, loc="left", color=TEXT_COLOUR)
+            axes.set_xlabel("depth (mm)")
+            if index % N_COLUMNS == 0:
+                axes.set_ylabel("signal (1)")
+            axes.grid(color="#d0d7de", linewidth=0.5)
+            axes.legend(frameon=False, fontsize=7, loc="best")
+    return figure
+
+
+def _draw_spread(axes: Axes, own: pd.DataFrame, colour: str, label: str) -> None:
+    depth, mean, sd = (own[name].to_numpy(float) for name in ("depth", "mean", "sd"))
+    axes.plot(depth, mean, color=colour, linewidth=1.4, label=label)
+    axes.fill_between(depth, mean - sd, mean + sd, color=colour, alpha=0.2, linewidth=0)
+
+
+def _panel(figure: Figure, index: int, n_rows: int, height: float) -> Axes:
+    row, column = divmod(index, N_COLUMNS)
+    return figure.add_axes(
+        (
+            0.07 + column / N_COLUMNS * 0.96,
+            1.0 - (row + 1) / n_rows + 0.5 / height,
+            0.245,
+            1.0 / n_rows - 0.82 / height,
+        )
+    )
 
 
 def _draw_profile(axes: Axes, own: pd.DataFrame, colour: str, side: str) -> None:

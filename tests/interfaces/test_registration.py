@@ -202,10 +202,11 @@ def test_local_correlation_repeats_bit_for_bit(pair, tmp_path):
     assert_array_equal(fields[0], fields[1])
 
 
-def test_linear_transform_survives_its_file(tmp_path):
+@pytest.mark.parametrize("name", ["x.txt", "x.h5"])
+def test_linear_transform_survives_its_file(tmp_path, name):
     matrix = rigid_matrix(33.0, (1.5, -80.0, 12.25))
     matrix[0, 1] = 0.1
-    written = write_linear(matrix, tmp_path / "x.txt")
+    written = write_linear(matrix, tmp_path / name)
     assert_allclose(read_linear(written), matrix, atol=1e-6)  # read in float32
 
 

@@ -24,6 +24,7 @@ from bids_alsmri.engine.pipeline import registry
 from bids_alsmri.engine.runner import new_workflow
 from bids_alsmri.participant import build_graphs
 from bids_alsmri.phantom.__main__ import main as simulate
+from bids_alsmri.pipelines.cortex7t.slab import measured_areas, region_of
 from bids_alsmri.planning import Plan, make_plan
 from bids_alsmri.settings import RunSettings, make_run_settings
 
@@ -55,9 +56,9 @@ CHEAP: dict[str, dict[str, Any]] = {
     },
     "cortex7t": {
         "registration_voxel_mm": 3.0,
-        "rigid_iterations": (40, 20),
-        "rigid_shrink_factors": (2, 1),
-        "rigid_smoothing_mm": (3.0, 2.0),
+        "registration_fwhm_mm": (6.0, 4.0),
+        "registration_reach_mm": 0.0,
+        "registration_reach_deg": 0.0,
         "ribbon_mm": 1.5,
         "n_bootstrap": 20,
     },
@@ -206,7 +207,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stations of the legs whose muscles two readers drew, of the calves in two phases and four echoes
     too. sub-02 has no T1w, and its images are stored with other axes, another handedness and
     oblique; its sodium image comes with a map of the coil, and with a proton image to which the
-    head's T1w is renamed.
+    head's T1w is renamed. On its slab a reader drew the ribbon, the hand areas and a caliper line.
     """
     folder = tmp_path_factory.mktemp("cohort")
     raw, other = folder / "raw", folder / "other"
@@ -234,7 +235,37 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rename_proton(other)
     for below in (Path(), Path("derivatives") / "phantom"):
         adopt_participant(other / below, raw / below)
+    draw_on_slab(raw)
     return raw
+
+
+def draw_on_slab(raw: Path) -> None:
+    """Ribbon and areas of sub-02 as the truth has them, and a line of 9 mm in the left hand."""
+    stem = "sub-02/anat/sub-02_acq-M1_"
+    truth = nib.load(f"{raw}/derivatives/phantom/{stem}desc-distance_statmap.nii.gz")
+    distance = np.asarray(truth.dataobj, float)
+    where = nib.affines.apply_affine(
+        truth.affine, np.stack(np.indices(distance.shape), axis=-1).astype(float)
+    )
+    numbers = {f"{region_of(a)}_{a.side}": a.label for a in measured_areas()}
+    side = np.where(where[..., 0] < 0, numbers["hand_left"], numbers["hand_right"])
+    folder = raw / "derivatives" / "reader1" / "sub-02" / "anat"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, labels in (
+        ("desc-ribbon", np.where(distance < 0, 2, np.where(distance < 3.0, 3, 1))),
+        ("seg-somatotopy", np.where(np.abs(distance) < 1.5, side, 0)),
+    ):
+        image = nib.Nifti1Image(labels.astype(np.int16), truth.affine)
+        nib.save(image, folder / f"sub-02_acq-M1_{name}_dseg.nii.gz")
+    middle = where[tuple(n // 2 for n in distance.shape)]
+    rows = [
+        ("hand", "left", "caliper", *middle, *(middle + np.array([0.0, 9.0, 0.0]))),
+        ("hand", "left", "oval", *middle, "n/a", "n/a", "n/a"),
+    ]
+    columns = ["region", "side", "shape", "x1", "y1", "z1", "x2", "y2", "z2"]
+    pd.DataFrame(rows, columns=columns).to_csv(
+        folder / "sub-02_acq-M1_desc-drawn_points.tsv", sep="\t", index=False
+    )
 
 
 def simulate_atlases(folder: Path, coarse: list[str]) -> None:

@@ -69,8 +69,45 @@ def test_table_has_every_area_with_values_or_a_reason(finished):
 
 
 @pytest.mark.slow
-def test_without_a_t1w_rates_are_mapped_and_no_area_is_measured(finished):
-    assert not Path(f"{stem(finished.out, '02')}desc-layers_stats.tsv").exists()
+def test_what_was_drawn_is_what_is_measured_without_a_t1w(finished):
+    given = finished.raw / "derivatives" / "reader1"
+    # the ribbon comes back as it was drawn, but for the rounding of its corners
+    drawn = nib.load(f"{stem(given, '02')}desc-ribbon_dseg.nii.gz")
+    found = nib.load(f"{stem(finished.out, '02')}desc-layers_dseg.nii.gz")
+    where = np.argwhere(np.asarray(drawn.dataobj) > 0)
+    to_found = np.linalg.inv(found.affine) @ drawn.affine
+    index = tuple(np.rint(nib.affines.apply_affine(to_found, where)).astype(int).T)
+    same = np.asarray(found.dataobj)[index] == np.asarray(drawn.dataobj)[tuple(where.T)]
+    # voxels are as large as the cortex is thick
+    assert same.mean() > 0.8
+    table = pd.read_csv(f"{stem(finished.out, '02')}desc-layers_stats.tsv", sep="\t")
+    value = table.set_index(["region", "side", "measure"])["value"].sort_index()
+    assert value["hand", "left", "drawn_thickness"] == pytest.approx(9.0, abs=1e-3)
+    for side in ("left", "right"):
+        n_seen = value.loc["hand", side].filter(like="profiles_").sum()
+        assert n_seen > 20
+    others = table[table["region"].eq("foot") & table["measure"].eq("deep_thickness")]
+    assert others["note"].str.contains("outside the slab").all()
+    record = json.loads(Path(f"{stem(finished.out, '02')}desc-quality_stats.json").read_text())
+    notes = " ".join(record["Notes"])
+    assert "desc-ribbon_dseg.nii.gz (labels drawn)" in notes
+    assert "seg-somatotopy_dseg.nii.gz (labels drawn)" in notes
+
+
+@pytest.mark.slow
+def test_without_a_t1w_rates_are_mapped_and_the_report_says_what_is_lacking(finished):
     record = json.loads(Path(f"{stem(finished.out, '02')}desc-fit_R2starmap.json").read_text())
     assert record["Units"] == "1/s"
-    assert "no area is measured" in (finished.out / "sub-02.html").read_text()
+    page = (finished.out / "sub-02.html").read_text()
+    assert "no area is measured unless both the ribbon and the areas were drawn" in page
+    assert "taken from sub-02_acq-M1_desc-ribbon_dseg.nii.gz" in page
+
+
+@pytest.mark.slow
+def test_quality_tells_registration_coverage_and_ghosts(finished):
+    table = pd.read_csv(f"{stem(finished.out, '01')}desc-quality_stats.tsv", sep="\t")
+    value = table.set_index("measure")["value"]
+    assert 0 < value["registration_misfit"] < 1
+    assert value["registration_move"] < 5  # the phantom moves by 3 mm at most
+    assert 1 <= value["areas_in_view"] <= 8
+    assert {"ghosts_first_echo", "ghosts_last_echo"} <= set(table["measure"])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from nipype.interfaces.base import File, InputMultiObject, traits
+from numpy.typing import NDArray
 
 from bids_alsmri.interfaces.anatomy import correct_bias
 from bids_alsmri.interfaces.base import read_image, write_image
@@ -23,7 +24,8 @@ from bids_alsmri.interfaces.node import (
 from bids_alsmri.interfaces.registration import apply_transforms, read_linear, write_linear
 from bids_alsmri.numerics.echo_decay import combine_echoes, fit_echo_decay
 from bids_alsmri.numerics.ribbon import bias_from_white_matter
-from bids_alsmri.pipelines.cortex7t import borders, drawn, slab
+from bids_alsmri.numerics.slab_pose import register_slab
+from bids_alsmri.pipelines.cortex7t import borders, drawn, slab, views
 from bids_alsmri.pipelines.cortex7t.sites import KINDS
 from bids_alsmri.spaces.atlases import draw_areas
 from bids_alsmri.spaces.templates import get_template
@@ -41,6 +43,8 @@ class ReadEchoesInputSpec(NodeInputSpec):
     images = InputMultiObject(File(exists=True), mandatory=True, desc="magnitude of each echo")
     metadata = traits.List(traits.Dict(), mandatory=True, desc="sidecar of each")
     least_snr = traits.Float(mandatory=True, desc="echoes below this lie in the noise floor")
+    ghost_object_share = traits.Float(mandatory=True, desc="brighter than so much is the head")
+    ghost_margin_mm = traits.Float(mandatory=True, desc="air that does not count, mm")
     layer_image = traits.Enum("combined", "first", "last", mandatory=True, desc="for layers")
     has_phase = traits.Bool(False, usedefault=True, desc="phase images lie beside them")
 
@@ -94,7 +98,12 @@ class ReadEchoes(AlsInterface):
             write_image(np.asarray(values, np.float32), echoes.affine, results[name])
         results["noise"] = write_facts(self.file(runtime, "noise.json"), {"sigma": noise.sigma})
         notes = [*echoes.notes, note, *([NO_SUSCEPTIBILITY] if self.inputs.has_phase else [])]
-        facts = {"warnings": echoes.warnings, "notes": notes}
+        measures, more = views.quality_of_ghosts(
+            echoes,
+            object_share=self.inputs.ghost_object_share,
+            margin_mm=self.inputs.ghost_margin_mm,
+        )
+        facts = {"warnings": echoes.warnings, "notes": [*notes, *more], "measures": measures}
         results["facts"] = write_facts(self.file(runtime, "facts.json"), facts)
         return self.give(runtime, results)
 
@@ -188,6 +197,61 @@ class Flatten(AlsInterface):
             n_threads=self.inputs.n_threads,
         )
         return self.give(runtime, {"image": path})
+
+
+class RegisterSlabInputSpec(NodeInputSpec):
+    """Inputs of :class:`RegisterSlab`."""
+
+    image = File(exists=True, mandatory=True, desc="slab without receive bias")
+    t1w = File(exists=True, mandatory=True, desc="whole head")
+    voxel_mm = traits.Float(mandatory=True, desc="lattice on which they are compared, mm")
+    fwhm_mm = traits.List(traits.Float(), mandatory=True, desc="smoothing, step after step, mm")
+    reach_mm = traits.Float(mandatory=True, desc="how far the slab is sought, mm")
+    reach_deg = traits.Float(mandatory=True, desc="and turned, degrees")
+    tolerance_mm = traits.Float(mandatory=True, desc="steps below this end it, mm")
+
+
+class RegisterSlabOutputSpec(NodeOutputSpec):
+    """Outputs of :class:`RegisterSlab`."""
+
+    to_anatomy = File(exists=True, desc="brings the slab onto the T1w, ITK")
+    facts = File(exists=True, desc="findings, JSON")
+
+
+class RegisterSlab(AlsInterface):
+    """Find the slab in the T1w."""
+
+    input_spec = RegisterSlabInputSpec
+    output_spec = RegisterSlabOutputSpec
+    memory_gb = 0.5
+    memory_per_series = 4.0
+    memory_per_anatomy = 8.0
+
+    def _run_interface(self, runtime: Any) -> Any:
+        image = read_image(Path(self.inputs.image), ndim=3)
+        t1w = read_image(Path(self.inputs.t1w), ndim=3)
+        found = register_slab(
+            image.data,
+            image.affine,
+            t1w.data,
+            t1w.affine,
+            voxel_mm=self.inputs.voxel_mm,
+            fwhm_mm=self.inputs.fwhm_mm,
+            reach_mm=self.inputs.reach_mm,
+            reach_deg=self.inputs.reach_deg,
+            tolerance_mm=self.inputs.tolerance_mm,
+        )
+        # a transform of images leads from points of the T1w to those of the slab
+        back = np.asarray(np.linalg.inv(found.slab_to_head), np.float64)
+        paths = {"to_anatomy": write_linear(back, self.file(runtime, "to_anatomy.h5"))}
+        measures = [
+            {"measure": "registration_misfit", "value": found.misfit},
+            {"measure": "registration_move", "value": found.moved_mm},
+            {"measure": "registration_turn", "value": found.turned_deg},
+        ]
+        facts = {"measures": measures}
+        paths["facts"] = write_facts(self.file(runtime, "facts.json"), facts)
+        return self.give(runtime, paths)
 
 
 class MoveSlabInputSpec(NodeInputSpec):
@@ -370,7 +434,6 @@ class FindAreasInputSpec(NodeInputSpec):
     to_anatomy = File(exists=True, mandatory=True, desc="brings the slab onto the T1w")
     from_template = File(exists=True, mandatory=True, desc="brings the template onto the T1w")
     reach_mm = traits.Float(mandatory=True, desc="how far areas are spread, mm")
-    labels = File(exists=True, desc="areas that somebody drew on the slab")
 
 
 class FindAreasOutputSpec(NodeOutputSpec):
@@ -378,6 +441,8 @@ class FindAreasOutputSpec(NodeOutputSpec):
 
     labels = File(exists=True, desc="areas on the slab")
     table = File(exists=True, desc="their names, TSV")
+    coverage = File(exists=True, desc="what of each is in view, TSV")
+    facts = File(exists=True, desc="findings, JSON")
 
 
 class FindAreas(AlsInterface):
@@ -390,33 +455,83 @@ class FindAreas(AlsInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         image = read_image(Path(self.inputs.image), ndim=3)
-        drawn = optional_path(self.inputs.labels)
-        if drawn is None:
-            atlas = draw_areas(
-                slab.measured_areas(), get_template(self.inputs.template, AREA_GRID_MM)
-            )
-            path = self.file(runtime, "template_areas.nii.gz")
-            write_image(atlas.labels.astype(np.int16), atlas.affine, path, space="mni152")
-            back = np.linalg.inv(read_linear(Path(self.inputs.to_anatomy)))
-            chain = [
-                write_linear(back, self.file(runtime, "back.txt")),
-                Path(self.inputs.from_template),
-            ]
-            drawn = apply_transforms(
-                path,
-                Path(self.inputs.image),
+        atlas = draw_areas(slab.measured_areas(), get_template(self.inputs.template, AREA_GRID_MM))
+        areas = self.file(runtime, "template_areas.nii.gz")
+        write_image(atlas.labels.astype(np.int16), atlas.affine, areas, space="mni152")
+        back = np.linalg.inv(read_linear(Path(self.inputs.to_anatomy)))
+        chain = [
+            write_linear(back, self.file(runtime, "back.txt")),
+            Path(self.inputs.from_template),
+        ]
+        shape, lattice = views.lattice_about(image.data.shape, image.affine)
+        wide = self.file(runtime, "wide.nii.gz")
+        write_image(np.zeros(shape, np.uint8), lattice, wide)
+        moved = {
+            grid: apply_transforms(
+                areas,
+                grid,
                 chain,
-                self.file(runtime, "moved.nii.gz"),
+                self.file(runtime, f"moved_{grid.name}"),
                 interpolation="NearestNeighbor",
                 n_threads=1,
             )
-        labels = slab.labels_on_grid(drawn, image)
+            for grid in (Path(self.inputs.image), wide)
+        }
+        labels = slab.labels_on_grid(moved[Path(self.inputs.image)], image)
+        around = np.rint(read_image(moved[wide], ndim=3).data).astype(np.int32)
+        shares = views.shares_in_view(around, lattice, image.data.shape, image.affine)
         spread = slab.spread_labels(labels, image.voxel_mm, self.inputs.reach_mm)
-        paths = {"labels": self.file(runtime, "areas.nii.gz")}
-        write_image(spread, image.affine, paths["labels"])
-        names = [(area.label, area.name) for area in slab.measured_areas()]
-        paths["table"] = self.file(runtime, "areas.tsv")
-        pd.DataFrame(names, columns=["index", "name"]).to_csv(paths["table"], sep="\t", index=False)
+        paths = _areas_files(self, runtime, spread, image.affine)
+        paths["coverage"] = self.file(runtime, "coverage.tsv")
+        rows = pd.DataFrame(views.rows_of_coverage(shares))
+        rows.to_csv(paths["coverage"], sep="\t", index=False, na_rep="n/a")
+        facts = {"measures": views.quality_of_coverage(shares)}
+        paths["facts"] = write_facts(self.file(runtime, "facts.json"), facts)
+        return self.give(runtime, paths)
+
+
+def _areas_files(
+    node: AlsInterface, runtime: Any, labels: NDArray[np.int16], affine: NDArray[np.float64]
+) -> dict[str, Path]:
+    paths = {"labels": node.file(runtime, "areas.nii.gz"), "table": node.file(runtime, "areas.tsv")}
+    write_image(labels, affine, paths["labels"])
+    names = [(area.label, area.name) for area in slab.measured_areas()]
+    pd.DataFrame(names, columns=["index", "name"]).to_csv(paths["table"], sep="\t", index=False)
+    return paths
+
+
+class ReadAreasInputSpec(NodeInputSpec):
+    """Inputs of :class:`ReadAreas`."""
+
+    image = File(exists=True, mandatory=True, desc="slab; gives the grid")
+    labels = File(exists=True, mandatory=True, desc="areas that somebody drew on the slab")
+    reach_mm = traits.Float(mandatory=True, desc="how far areas are spread, mm")
+
+
+class ReadAreasOutputSpec(NodeOutputSpec):
+    """Outputs of :class:`ReadAreas`."""
+
+    labels = File(exists=True, desc="areas on the slab")
+    table = File(exists=True, desc="their names, TSV")
+    facts = File(exists=True, desc="findings, JSON")
+
+
+class ReadAreas(AlsInterface):
+    """Read motor areas and reference that somebody drew on the slab."""
+
+    input_spec = ReadAreasInputSpec
+    output_spec = ReadAreasOutputSpec
+    memory_gb = 0.5
+    memory_per_series = 12.0
+
+    def _run_interface(self, runtime: Any) -> Any:
+        image, path = read_image(Path(self.inputs.image), ndim=3), Path(self.inputs.labels)
+        labels = slab.labels_on_grid(path, image)
+        slab.require_known_areas(labels, path)
+        spread = slab.spread_labels(labels, image.voxel_mm, self.inputs.reach_mm)
+        paths = _areas_files(self, runtime, spread, image.affine)
+        note = f"motor areas were taken from {path.name} (labels drawn)"
+        paths["facts"] = write_facts(self.file(runtime, "facts.json"), {"notes": [note]})
         return self.give(runtime, paths)
 
 
@@ -427,6 +542,7 @@ class MeasureAreasInputSpec(NodeInputSpec):
     r2s = File(exists=True, mandatory=True, desc="rate of decay, 1/s")
     ribbon = File(exists=True, mandatory=True, desc="distances and normals, .npz")
     labels = File(exists=True, mandatory=True, desc="areas on the slab")
+    coverage = File(exists=True, desc="rows on what of each area is in view, TSV")
     spacing_mm = traits.Float(mandatory=True, desc="least distance of profiles, mm")
     least_profiles = traits.Int(mandatory=True, desc="profiles that an area needs")
     aligning = traits.Dict(mandatory=True, desc="how profiles are put in step")
@@ -473,7 +589,11 @@ class MeasureAreas(AlsInterface):
             least_profiles=self.inputs.least_profiles,
             may_be_own=self.inputs.reference == "nearest",
         )
-        tables = {"table": pd.DataFrame(rows), "profiles": slab.profile_table(results)}
+        table, coverage = pd.DataFrame(rows), optional_path(self.inputs.coverage)
+        if coverage is not None:
+            more = pd.read_csv(coverage, sep="\t", na_values="n/a", keep_default_na=False)
+            table = pd.concat([table, more])
+        tables = {"table": table, "profiles": slab.profile_table(results)}
         paths = {name: self.file(runtime, f"{name}.tsv") for name in tables}
         for name, table in tables.items():
             table.to_csv(paths[name], sep="\t", index=False, na_rep="n/a", float_format="%.6g")

@@ -8,7 +8,6 @@ from typing import Any, Literal
 from bids_alsmri.engine.pipeline import Pipeline
 from bids_alsmri.options import SettingsModel, setting
 
-SCRIPT = "antsRegistrationSyN.sh of ANTs"
 MEASURED = "benchmarks/cortex.py"
 # below the root of a dataset: of FreeSurfer and FastSurfer, of fMRIPrep and sMRIPrep
 FREESURFER_FOLDERS = ("", "sourcedata/freesurfer", "freesurfer")
@@ -26,6 +25,23 @@ class Cortex7tSettings(SettingsModel):
         le=100,
         source="gudbjartsson1995",
         help="Echoes below so many times the noise lie in its floor and give no rate of decay.",
+    )
+    ghost_object_share: float = setting(
+        0.2,
+        unit="1",
+        gt=0,
+        le=1,
+        source=CHOSEN,
+        help="What is brighter than so much of the head's signal is the head where ghosts are "
+        "sought.",
+    )
+    ghost_margin_mm: float = setting(
+        3.0,
+        unit="mm",
+        ge=0,
+        le=20,
+        source="skin and vessels at its edge are no ghosts",
+        help="Air nearer to the head does not count there.",
     )
     layer_image: Literal["combined", "first", "last"] = setting(
         "combined",
@@ -54,7 +70,7 @@ class Cortex7tSettings(SettingsModel):
     registration_voxel_mm: float = setting(
         1.0,
         unit="mm",
-        ge=0,
+        ge=0.3,
         le=5,
         source="no finer than the T1w",
         help="Least voxel edge of the slab in the registration; all else is measured on its own "
@@ -90,58 +106,43 @@ class Cortex7tSettings(SettingsModel):
         source=CHOSEN,
         help="Distance of the field's control points at the first level.",
     )
-    rigid_iterations: tuple[int, ...] = setting(
-        (100, 100, 50), unit="1", source=CHOSEN, help="Iterations per level of the registration."
+    registration_fwhm_mm: tuple[float, ...] = setting(
+        (6.0, 3.0, 1.5),
+        unit="mm",
+        source=CHOSEN,
+        help="Smoothing of slab and T1w in the registration, step after step.",
     )
-    rigid_shrink_factors: tuple[int, ...] = setting(
-        (4, 2, 1), unit="1", source=SCRIPT, help="Down-sampling per level."
+    registration_reach_mm: float = setting(
+        16.0,
+        unit="mm",
+        ge=0,
+        le=60,
+        source=CHOSEN,
+        help="How far from the place that the headers tell the slab is sought, along each axis.",
     )
-    rigid_smoothing_mm: tuple[float, ...] = setting(
-        (4.0, 2.0, 1.0), unit="mm", source=SCRIPT, help="Smoothing per level."
+    registration_reach_deg: float = setting(
+        8.0,
+        unit="degree",
+        ge=0,
+        le=45,
+        source=CHOSEN,
+        help="The same for turns about each axis.",
     )
-    rigid_bins: int = setting(
-        32, unit="1", ge=8, le=256, source="mattes2003", help="Bins of the mutual information."
-    )
-    rigid_sampling: float = setting(
-        1.0,
-        unit="1",
+    registration_tolerance_mm: float = setting(
+        0.02,
+        unit="mm",
         gt=0,
         le=1,
-        source=CHOSEN,
-        help="Share of voxels that the mutual information is computed from.",
-    )
-    rigid_step: float = setting(
-        0.1, unit="1", gt=0, le=1, source=SCRIPT, help="Gradient step of the registration."
-    )
-    registration_convergence: float = setting(
-        1e-6,
-        unit="1",
-        gt=0,
-        le=0.01,
-        source=SCRIPT,
-        help="Slope of the metric below which a level of the registration ends.",
-    )
-    registration_convergence_window: int = setting(
-        10,
-        unit="1",
-        ge=2,
-        le=100,
-        source=SCRIPT,
-        help="Iterations over which that slope is taken.",
-    )
-    winsor_percentiles: tuple[float, float] = setting(
-        (0.5, 99.5),
-        unit="%",
-        source=SCRIPT,
-        help="Percentiles to which darker and brighter voxels are set in the registration.",
+        source="far below a voxel",
+        help="Steps below this end the registration.",
     )
     registration_threads: int = setting(
         1,
         unit="threads",
         ge=1,
         le=64,
-        source="ARCHITECTURE: mutual information repeats on one thread only",
-        help="Threads of the registration; its result depends on them.",
+        source="ARCHITECTURE: results repeat on one thread only",
+        help="Threads of the bias correction before the registration.",
     )
     ribbon_mm: float = setting(
         0.5,
@@ -175,6 +176,14 @@ class Cortex7tSettings(SettingsModel):
         source="about the thickness of the motor cortex",
         help="How far from an area of the template the border of white matter may lie to belong "
         "to it.",
+    )
+    drawn_area_reach_mm: float = setting(
+        0.5,
+        unit="mm",
+        ge=0,
+        le=5,
+        source="the border of white matter may lie half a millimetre from where it was drawn",
+        help="The same for areas that somebody drew on the slab.",
     )
     profile_spacing_mm: float = setting(
         0.5,
@@ -348,24 +357,6 @@ class Cortex7tSettings(SettingsModel):
     )
 
     @property
-    def rigid_stages(self) -> list[dict[str, Any]]:
-        """The one stage of the registration."""
-        return [
-            {
-                "transform": "rigid",
-                "metric": "mi",
-                "metric_parameter": self.rigid_bins,
-                "sampling": self.rigid_sampling,
-                "gradient_step": self.rigid_step,
-                "iterations": list(self.rigid_iterations),
-                "shrink_factors": list(self.rigid_shrink_factors),
-                "smoothing_mm": list(self.rigid_smoothing_mm),
-                "convergence": self.registration_convergence,
-                "convergence_window": self.registration_convergence_window,
-            }
-        ]
-
-    @property
     def aligning(self) -> dict[str, float]:
         """How profiles are put in step."""
         return {
@@ -462,6 +453,6 @@ PIPELINE = Pipeline(
     adopts=(("areas",),),
     foreign=segmentation_of,
     drawn=("ribbon", "caliper", "caliper_table", "oval", "oval_table", "points"),
-    without_needs="no T1-weighted image: rates of decay are mapped, but without a cortical ribbon "
-    "no area is measured",
+    without_needs="no T1-weighted image: rates of decay are mapped, but no area is measured unless "
+    "both the ribbon and the areas were drawn on the slab",
 )

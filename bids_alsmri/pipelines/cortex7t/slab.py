@@ -57,6 +57,8 @@ class Echoes:
         Echo times, rising, in ms.
     warnings, notes : list of str
         Doubts, and what was done.
+    encoded_axis : int or None
+        Axis in the slice along which phase was encoded; None where sidecars do not tell.
     """
 
     data: NDArray[np.float32]
@@ -64,6 +66,7 @@ class Echoes:
     times_ms: list[float]
     warnings: list[str]
     notes: list[str]
+    encoded_axis: int | None = None
 
 
 def read_echoes(paths: Sequence[Path], metadata: Sequence[Mapping[str, Any]]) -> Echoes:
@@ -124,7 +127,14 @@ def read_echoes(paths: Sequence[Path], metadata: Sequence[Mapping[str, Any]]) ->
         [times[index] for index in order],
         [text for image in images for text in image.warnings],
         [f"echo times {', '.join(f'{times[i]:g}' for i in order)} ms"],
+        _encoded_axis(metadata[order[0]], axes),
     )
+
+
+def _encoded_axis(sidecar: Mapping[str, Any], axes: Sequence[int]) -> int | None:
+    stored = "ijk".find(str(sidecar.get("PhaseEncodingDirection", "")).strip("-") or "none")
+    place = list(axes).index(stored) if stored >= 0 else -1
+    return place if place in (0, 1) else None
 
 
 def _require_one_grid(images: Sequence[ImageData]) -> None:
@@ -407,8 +417,10 @@ def measure_area(
         places = _facing_back(places, affine, edges)
     aligned = align_profiles(maps, ribbon.white_mm, ribbon.outer_mm, places, edges, **aligning)
     n_profiles, fit, reason = len(aligned.profiles), None, ""
-    if len(places.start) == 0:
-        reason = "the area is out of view, or no border of white matter crosses it"
+    if not np.any(labels == area.label):
+        reason = "the area is out of view: it lies outside the slab"
+    elif len(places.start) == 0:
+        reason = "no border of white matter that faces the right way crosses the area"
     elif n_profiles < least_profiles:
         reason = f"{n_profiles} profiles of {len(places.start)} are left, {least_profiles} are due"
     else:
@@ -710,6 +722,31 @@ def labels_on_grid(path: Path, image: ImageData) -> NDArray[np.int32]:
             f"{image.data.shape}; areas must be drawn on the slab"
         )
     return np.asarray(np.rint(values), dtype=np.int32)
+
+
+def require_known_areas(labels: NDArray[np.integer[Any]], path: Path) -> None:
+    """Raise where labels are none of areas that are measured, or none is one of them.
+
+    Parameters
+    ----------
+    labels : (X, Y, Z) array of int
+        What was drawn, 0 for none.
+    path : Path
+        Where from, for the message.
+
+    Raises
+    ------
+    DataError
+        If a number is unknown, or nothing was drawn.
+    """
+    known = {area.label: f"{region_of(area)}_{area.side}" for area in measured_areas()}
+    found = set(np.unique(labels[labels != 0]).tolist())
+    if not found or found - set(known):
+        listed = ", ".join(f"{label} {name}" for label, name in known.items())
+        raise DataError(
+            f"{path} holds the labels {sorted(found) or 'none'}; expected some of {listed}, and 0 "
+            "elsewhere"
+        )
 
 
 def measure_areas(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bids_alsmri.bids.query import Scan
 from bids_alsmri.engine.graph import Graph, Ref, Step
 from bids_alsmri.interfaces.drawing import DrawMap, DrawPair
-from bids_alsmri.interfaces.images import Coarsen, QualityTable, Register
+from bids_alsmri.interfaces.images import Coarsen, QualityTable
 from bids_alsmri.pipelines.cortex7t.interfaces import (
     DrawProfiles,
     DrawRibbon,
@@ -17,8 +17,10 @@ from bids_alsmri.pipelines.cortex7t.interfaces import (
     MeasureAreas,
     MeasureDrawn,
     MoveSlab,
+    ReadAreas,
     ReadBorders,
     ReadEchoes,
+    RegisterSlab,
     StartFromScanner,
 )
 from bids_alsmri.pipelines.cortex7t.pipeline import PIPELINE, Cortex7tSettings
@@ -35,6 +37,8 @@ def fit(graph: Graph, scan: Scan, cfg: Cortex7tSettings) -> None:
         ReadEchoes(
             metadata=graph.metadata("slab"),
             least_snr=cfg.least_snr,
+            ghost_object_share=cfg.ghost_object_share,
+            ghost_margin_mm=cfg.ghost_margin_mm,
             layer_image=cfg.layer_image,
             has_phase=has_phase(scan),
         ),
@@ -45,12 +49,18 @@ def fit(graph: Graph, scan: Scan, cfg: Cortex7tSettings) -> None:
     graph.save("t2s", read.t2s)
     facts = [read.facts]
     labels = table = None
-    if graph.from_pipeline("anatomical", "preproc") is not None:
-        ribbon, more = find_ribbon(graph, scan, cfg, read, align(graph, cfg, read))
-        facts += more
+    has_t1w = graph.from_pipeline("anatomical", "preproc") is not None
+    is_drawn = drawn_ribbon(graph.adopted, scan) is not None and "areas" in graph.adopted
+    if has_t1w or is_drawn:
+        to_anatomy = None
+        if has_t1w:
+            aligned = align(graph, cfg, read)
+            to_anatomy = aligned.to_anatomy
+            facts.append(aligned.facts)
+        ribbon, more = find_ribbon(graph, scan, cfg, read, to_anatomy)
         labels = ribbon.labels
-        measured = measure(graph, cfg, read, ribbon)
-        facts.append(measured.facts)
+        measured, areas = measure(graph, cfg, read, ribbon)
+        facts += [*more, areas.facts, measured.facts]
         table = measured.table
     table = measure_drawn(graph, scan, cfg, read, table)
     if table is not None:
@@ -78,8 +88,8 @@ def fit(graph: Graph, scan: Scan, cfg: Cortex7tSettings) -> None:
     graph.figure("r2s", rates.figure)
 
 
-def align(graph: Graph, cfg: Cortex7tSettings, read: Step) -> Ref:
-    """Register the slab to the T1w, from where the scanner puts it."""
+def align(graph: Graph, cfg: Cortex7tSettings, read: Step) -> Step:
+    """Register the slab to the T1w, from near where the scanner puts it."""
     t1w = graph.from_pipeline("anatomical", "preproc")
     coarse = graph.step("coarsen", Coarsen(voxel_mm=cfg.registration_voxel_mm), image=read.combined)
     flat = graph.step(
@@ -93,20 +103,21 @@ def align(graph: Graph, cfg: Cortex7tSettings, read: Step) -> Ref:
         ),
         image=coarse.image,
     )
-    start = graph.step("start", StartFromScanner())
     found = graph.step(
         "register",
-        Register(
-            stages=cfg.rigid_stages,
-            winsor_percentiles=cfg.winsor_percentiles,
-            n_threads=cfg.registration_threads,
+        RegisterSlab(
+            voxel_mm=cfg.registration_voxel_mm,
+            fwhm_mm=list(cfg.registration_fwhm_mm),
+            reach_mm=cfg.registration_reach_mm,
+            reach_deg=cfg.registration_reach_deg,
+            tolerance_mm=cfg.registration_tolerance_mm,
         ),
-        # the slab is seen in all of the T1w, which goes on beyond it
-        fixed=flat.image,
-        moving=t1w,
-        initial=start.transform,
+        image=flat.image,
+        t1w=t1w,
     )
-    moved = graph.step("move_slab", MoveSlab(), image=flat.image, t1w=t1w, to_anatomy=found.inverse)
+    moved = graph.step(
+        "move_slab", MoveSlab(), image=flat.image, t1w=t1w, to_anatomy=found.to_anatomy
+    )
     pair = graph.step(
         "draw_anatomy",
         DrawPair(label="white matter"),
@@ -115,14 +126,14 @@ def align(graph: Graph, cfg: Cortex7tSettings, read: Step) -> Ref:
         outline=graph.from_pipeline("anatomical", "wm"),
         mask=moved.image,
     )
-    graph.save("to_anatomy", found.inverse)
+    graph.save("to_anatomy", found.to_anatomy)
     graph.figure("anatomy", pair.before, part="before")
     graph.figure("anatomy", pair.after, part="after")
-    return found.inverse
+    return found
 
 
 def find_ribbon(
-    graph: Graph, scan: Scan, cfg: Cortex7tSettings, read: Step, to_anatomy: Ref
+    graph: Graph, scan: Scan, cfg: Cortex7tSettings, read: Step, to_anatomy: Ref | None
 ) -> tuple[Step, list[Ref]]:
     """Bring the borders of the cortex to the slab: drawn, of other programs, or of the T1w."""
     drawn, given = drawn_ribbon(graph.adopted, scan), graph.adopted.get("segmentation")
@@ -155,7 +166,22 @@ def find_ribbon(
     return ribbon, facts
 
 
-def measure(graph: Graph, cfg: Cortex7tSettings, read: Step, ribbon: Step) -> Step:
+def find_areas(graph: Graph, cfg: Cortex7tSettings, read: Step) -> Step:
+    """Bring the motor areas to the slab: drawn, or of the template."""
+    given = graph.adopted.get("areas")
+    if given is not None:
+        drawn = ReadAreas(reach_mm=cfg.drawn_area_reach_mm)
+        return graph.step("areas", drawn, image=read.combined, labels=given)
+    return graph.step(
+        "areas",
+        FindAreas(template=graph.template, reach_mm=cfg.area_reach_mm),
+        image=read.combined,
+        to_anatomy=graph.saved("to_anatomy"),
+        from_template=graph.from_pipeline("anatomical", "template_to_t1w"),
+    )
+
+
+def measure(graph: Graph, cfg: Cortex7tSettings, read: Step, ribbon: Step) -> tuple[Step, Step]:
     """Measure the motor areas, and draw where they lie and their profiles."""
     even = graph.step(
         "even_out",
@@ -163,14 +189,7 @@ def measure(graph: Graph, cfg: Cortex7tSettings, read: Step, ribbon: Step) -> St
         image=read.layer_image,
         ribbon=ribbon.ribbon,
     )
-    areas = graph.step(
-        "areas",
-        FindAreas(template=graph.template, reach_mm=cfg.area_reach_mm),
-        image=read.combined,
-        to_anatomy=graph.saved("to_anatomy"),
-        from_template=graph.from_pipeline("anatomical", "template_to_t1w"),
-        labels=graph.adopted.get("areas"),
-    )
+    areas = find_areas(graph, cfg, read)
     measured = graph.step(
         "measure",
         MeasureAreas(
@@ -185,6 +204,7 @@ def measure(graph: Graph, cfg: Cortex7tSettings, read: Step, ribbon: Step) -> St
         r2s=read.r2s,
         ribbon=ribbon.ribbon,
         labels=areas.labels,
+        coverage=None if "areas" in graph.adopted else areas.coverage,
     )
     borders = graph.step(
         "draw_ribbon", DrawRibbon(), image=even.image, ribbon=ribbon.ribbon, labels=areas.labels
@@ -194,8 +214,9 @@ def measure(graph: Graph, cfg: Cortex7tSettings, read: Step, ribbon: Step) -> St
     graph.save("areas", areas.labels)
     graph.save("areas_table", areas.table)
     graph.figure("ribbon", borders.figure)
+    graph.save("profiles", measured.profiles)
     graph.figure("profiles", profiles.figure)
-    return measured
+    return measured, areas
 
 
 def measure_drawn(
