@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,7 +17,7 @@ from bids_alsmri.numerics.cortical_profiles import surface_normals
 from bids_alsmri.numerics.echo_decay import fit_echo_decay
 from bids_alsmri.phantom.cortex_layers import Fold, LayeredCortex
 from bids_alsmri.phantom.cortex_slab import SlabSettings, contrast_echo, simulate_slab
-from bids_alsmri.pipelines.cortex7t import slab
+from bids_alsmri.pipelines.cortex7t import slab, views
 from bids_alsmri.pipelines.cortex7t.pipeline import Cortex7tSettings
 
 CFG = Cortex7tSettings(n_bootstrap=20)
@@ -216,3 +218,42 @@ def test_labels_on_another_grid_are_refused(tmp_path):
     write_image(np.ones((5, 4, 3), np.float32), np.diag([1, 1, 2, 1.0]), tmp_path / "slab.nii.gz")
     with pytest.raises(DataError, match="areas must be drawn on the slab"):
         slab.labels_on_grid(tmp_path / "areas.nii.gz", read_image(tmp_path / "slab.nii.gz", ndim=3))
+
+
+@pytest.mark.parametrize(("drawn", "words"), [(0, "labels none"), (250, r"labels \[250\]")])
+def test_drawn_areas_that_name_none_are_refused(drawn, words):
+    with pytest.raises(DataError, match=words):
+        slab.require_known_areas(np.full((3, 3, 2), drawn), Path("seg-somatotopy_dseg.nii.gz"))
+
+
+# ---- ghosts of movement
+
+
+@pytest.mark.parametrize(
+    ("direction", "axis"), [("j-", 0), ("k", 1), ("i", None), (None, None), ("none", None)]
+)
+def test_phase_encoding_follows_the_axes_of_the_slab(tmp_path, direction, axis):
+    # slices along the first axis come last: j and k lie in the slice
+    affine = np.diag([2.0, 0.5, 0.5, 1.0])
+    paths = [echo(tmp_path, n, np.ones((3, 5, 6)), affine=affine) for n in (1, 2)]
+    more = {} if direction is None else {"PhaseEncodingDirection": direction}
+    found = slab.read_echoes(paths, [{"EchoTime": t, **more} for t in (0.01, 0.02)])
+    assert found.encoded_axis == axis
+
+
+def test_ghosts_of_both_echoes_are_told_or_the_reason():
+    image = np.zeros((80, 80, 4), np.float32)
+    image[20:60, 20:60] = 100.0
+    ghosts = [image + share * np.roll(image, 40, axis=1) for share in (0.02, 0.06)]
+    words = {"object_share": 0.2, "margin_mm": 1.0}
+    told = slab.Echoes(np.stack(ghosts, -1), np.diag([0.5, 0.5, 2, 1]), [10.0, 20.0], [], [], 1)
+    measures, notes = views.quality_of_ghosts(told, **words)
+    assert_allclose([row["value"] for row in measures], [0.02, 0.06], atol=0.001)
+    assert not notes
+    for other, reason in (
+        (replace(told, encoded_axis=None), "PhaseEncodingDirection"),
+        (replace(told, data=np.ones_like(told.data)), "too little air"),
+    ):
+        measures, notes = views.quality_of_ghosts(other, **words)
+        assert np.isnan([row["value"] for row in measures]).all()
+        assert reason in notes[0]
