@@ -110,4 +110,7 @@ def test_quality_tells_registration_coverage_and_ghosts(finished):
     assert 0 < value["registration_misfit"] < 1
     assert value["registration_move"] < 5  # the phantom moves by 3 mm at most
     assert 1 <= value["areas_in_view"] <= 8
-    assert {"ghosts_first_echo", "ghosts_last_echo"} <= set(table["measure"])
+    record = json.loads(Path(f"{stem(finished.out, '01')}desc-quality_stats.json").read_text())
+    # the field of view of the slab may hold no air beside the head
+    is_missing = any("ghosts of movement were not" in note for note in record["Notes"])
+    assert is_missing != {"ghosts_first_echo", "ghosts_last_echo"}.issubset(table["measure"])

@@ -160,13 +160,13 @@ def quality_of_ghosts(
     Returns
     -------
     measures : list of dict
-        Measure and value; NaN where it cannot be told.
+        Measure and value; none where it cannot be told, which is no fault of the images.
     notes : list of str
         Why it cannot.
     """
     names = {"ghosts_first_echo": 0, "ghosts_last_echo": -1}
     if echoes.encoded_axis is None:
-        return [{"measure": name, "value": float("nan")} for name in names], [NO_GHOSTS]
+        return [], [NO_GHOSTS]
     edges = np.linalg.norm(echoes.affine[:3, :3], axis=0)
     measures: list[dict[str, Any]] = [
         {
@@ -181,5 +181,5 @@ def quality_of_ghosts(
         }
         for name, index in names.items()
     ]
-    is_told = all(np.isfinite(row["value"]) for row in measures)
-    return measures, [] if is_told else [NO_AIR]
+    told = [row for row in measures if np.isfinite(row["value"])]
+    return told, [] if len(told) == len(measures) else [NO_AIR]
