@@ -34,7 +34,7 @@ from bids_alsmri.numerics.echo_decay import combine_echoes
 from bids_alsmri.numerics.laminar import cortical_depth
 from bids_alsmri.numerics.ribbon import bias_from_white_matter
 from bids_alsmri.phantom.cortex_layers import Fold, LayeredCortex
-from bids_alsmri.phantom.cortex_slab import SlabSettings, contrast_echo, simulate_slab
+from bids_alsmri.phantom.cortex_slab import Slab, SlabSettings, contrast_echo, simulate_slab
 from bids_alsmri.pipelines.cortex7t import slab
 from bids_alsmri.pipelines.cortex7t.pipeline import Cortex7tSettings
 from bids_alsmri.pipelines.cortex7t.slab import without_doubtful
@@ -68,18 +68,19 @@ def measured_mm(
         cortex_mm=cortex_mm, deep_mm=deep_mm, deep_contrast=contrast, white_contrast=white
     )
     simulated = simulate_slab(cortex, Fold(), scan, rng, samples=(2, 2, 8))
+    image = contrast_echo(simulated.echoes, scan.echo_times_ms)
+    borders, _ = slab.refined_ribbon(
+        image, given_ribbon(simulated, scan), scan.voxel_mm, cfg.refining
+    )
     mask = np.zeros(SHAPE, np.bool_)
     mask[RIM:-RIM, RIM:-RIM] = True
-    normals = surface_normals(
-        simulated.white_distance_mm, scan.voxel_mm, smoothing_mm=cfg.normal_smoothing_mm
-    )
     places = place_profiles(
-        simulated.white_distance_mm, normals, mask, scan.voxel_mm, spacing_mm=cfg.profile_spacing_mm
+        borders.white_mm, borders.normals, mask, scan.voxel_mm, spacing_mm=cfg.profile_spacing_mm
     )
     aligned = align_profiles(
-        contrast_echo(simulated.echoes, scan.echo_times_ms)[None],
-        simulated.white_distance_mm,
-        simulated.outer_distance_mm,
+        image[None],
+        borders.white_mm,
+        borders.outer_mm,
         places,
         scan.voxel_mm,
         **cfg.aligning,
@@ -104,6 +105,14 @@ RIBBONS = (
 # axes and inner radius (voxels) of round cortex, ten voxels thick
 ROUND = ((2, 10.0), (2, 20.0), (3, 10.0))
 THICKNESS = 10.0
+
+
+def given_ribbon(simulated: Slab, scan: SlabSettings) -> slab.Ribbon:
+    """The ribbon that the measurement is given, with its errors."""
+    smoothing_mm = Cortex7tSettings().normal_smoothing_mm
+    white = simulated.white_distance_mm
+    normals = surface_normals(white, scan.voxel_mm, smoothing_mm=smoothing_mm)
+    return slab.Ribbon(white, simulated.outer_distance_mm, normals)
 
 
 def recovery(n_repeats: int) -> None:
@@ -222,7 +231,7 @@ def draw_contrast(
         for place, told in curve:
             axes.plot(np.full(len(told), place), told, "o", color="tab:blue", ms=4, alpha=0.5)
             axes.annotate(
-                f"{len(told)}/{n_repeats}", (place, -0.38), ha="center", fontsize=8, color="0.3"
+                f"{len(told)}/{n_repeats}", (place, 0.36), ha="center", fontsize=8, color="0.3"
             )
         means = [(place, told.mean()) for place, told in curve if len(told)]
         axes.plot(*zip(*means, strict=True), "-", color="tab:blue", label="mean")
@@ -256,15 +265,7 @@ def ribbon(n_repeats: int) -> None:
             cortex = LayeredCortex(deep_mm=deep, white_contrast=white)
             rng = np.random.default_rng(seed)
             simulated = simulate_slab(cortex, Fold(), scan, rng, samples=(2, 2, 8))
-            given = slab.Ribbon(
-                simulated.white_distance_mm,
-                simulated.outer_distance_mm,
-                surface_normals(
-                    simulated.white_distance_mm,
-                    scan.voxel_mm,
-                    smoothing_mm=cfg.normal_smoothing_mm,
-                ),
-            )
+            given = given_ribbon(simulated, scan)
             image = combine_echoes(simulated.echoes)
             moved, found = slab.refined_ribbon(image, given, scan.voxel_mm, cfg.refining)
             row = [found.inner_told]
