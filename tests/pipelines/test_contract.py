@@ -16,9 +16,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
-import pandas as pd
 import pytest
 
 from bids_alsmri.bids.spec import output_name
@@ -113,32 +111,12 @@ def all_inputs(graphs: dict[tuple[str, str], Graph]) -> dict[str, object]:
     return {node: text for graph in graphs.values() for node, text in given_inputs(graph).items()}
 
 
-def draw_slab(raw: Path, folder: Path) -> Path:
-    """What somebody drew on slabs: an oval in one, and ribbon and areas where there is no T1w."""
-    anat = {who: folder / who / "anat" for who in ("sub-01", "sub-02")}
-    for path in anat.values():
-        path.mkdir(parents=True)
-    shutil.copy(raw / "derivatives" / "reader1" / "dataset_description.json", folder)
-    columns = {"region": "hand", "side": "left", "shape": "oval", "x1": 0, "y1": 0, "z1": 0}
-    table = pd.DataFrame([{**columns, "x2": None, "y2": None, "z2": None}])
-    path = anat["sub-01"] / "sub-01_acq-M1_desc-drawn_points.tsv"
-    table.to_csv(path, sep="\t", index=False, na_rep="n/a")
-    (slab,) = (raw / "sub-02" / "anat").glob("*_acq-M1_echo-1*MEGRE.nii.gz")
-    image = nib.load(slab)
-    for label in ("desc-ribbon", "seg-somatotopy"):
-        drawn = nib.Nifti1Image(np.ones(image.shape[:3], np.uint8), image.affine)
-        nib.save(drawn, anat["sub-02"] / f"sub-02_acq-M1_{label}_dseg.nii.gz")
-    return folder
-
-
 class Default:
     """Plan and graphs of the cohort with the default settings."""
 
     def __init__(self, raw, out, run_settings, built):
         self.raw, self.out = raw, out
-        drawn = draw_slab(raw, out.parent / "drawn")
-        self.given = {"derivatives": {**run_settings(raw, out).derivatives, "drawn": drawn}}
-        self.settings = run_settings(raw, out, self.given)
+        self.settings = run_settings(raw, out)
         self.plan = make_plan(self.settings)
         self.graphs = built(self.settings, self.plan)
         self.inputs = all_inputs(self.graphs)
@@ -157,11 +135,8 @@ class Default:
         return {node.name for graph in graphs.values() for node in graph.nodes}
 
 
-# made with a setting that is off, or read where somebody drew it, and never written
-ON_REQUEST = {
-    "muscle": {"left_out", "figure_left_out"},
-    "cortex7t": {"ribbon", "caliper", "caliper_table", "oval", "oval_table", "points"},
-}
+# made with a setting that is off
+ON_REQUEST = {"muscle": {"left_out", "figure_left_out"}}
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +150,7 @@ def nodes_of_apply(default, built) -> set[str]:
 
 
 def steps_that_change(default, run_settings, built, given, pipelines) -> set[str]:
-    settings = run_settings(default.raw, default.out, {**default.given, **given}, pipelines)
+    settings = run_settings(default.raw, default.out, given, pipelines)
     groups = [
         {n: p.group_by(s.pipelines[n]) for n, p in registry().items()}
         for s in (settings, default.settings)
