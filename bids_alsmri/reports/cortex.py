@@ -35,8 +35,8 @@ MARK_COLUMNS = 5
 # around what was drawn: the knob of the hand is about 15 mm wide
 AROUND_MM = 12.0
 BESIDE_MM = 3.0
-# of the median signal of what was drawn: layers differ by a tenth, fluid is twice as bright
-MARK_WINDOW = (0.6, 1.5)
+# of the median signal of the cortex: its layers differ by a tenth, fluid is twice as bright
+LAYER_WINDOW = (0.6, 1.5)
 READER_COLOURS = ("#ffd400", "#56b4e9", VERMILION, GREEN)
 
 
@@ -97,10 +97,7 @@ def draw_ribbon(
     height = width * ratio + 0.45
     with fixed_style():
         figure = plain_figure(height_in=height)
-        # fluid may be white throughout: layers differ by a few per cent
-        tissue = image[np.isfinite(image) & (outer_mm > 0.0)]
-        shown = tissue if tissue.size else image
-        low, high = percentile(shown, 1.0), percentile(shown, 99.0)
+        low, high = _window_of_cortex(image, (outer_mm > 0.0) & (white_mm > 0.0))
         for column, index in enumerate(chosen):
             axes = figure.add_axes(
                 (column / N_SLICES, 0.45 / height, 0.99 / N_SLICES, 1.0 - 0.45 / height)
@@ -332,6 +329,14 @@ def _draw_slice(
     axes.set_axis_off()
 
 
+def _window_of_cortex(image: NDArray[Any], cortex: NDArray[np.bool_]) -> tuple[float, float]:
+    known = image[np.isfinite(image) & cortex]
+    level = float(np.median(known)) if known.size else 0.0
+    if level <= 0.0:
+        return percentile(image, 1.0), percentile(image, 99.0)
+    return LAYER_WINDOW[0] * level, LAYER_WINDOW[1] * level
+
+
 def _reader_colour(reader: int) -> str:
     return READER_COLOURS[(reader - 1) % len(READER_COLOURS)]
 
@@ -354,8 +359,8 @@ def _draw_around(
     axes.imshow(
         values.transpose(order).T,
         cmap="gray",
-        vmin=MARK_WINDOW[0] * level,
-        vmax=MARK_WINDOW[1] * level,
+        vmin=LAYER_WINDOW[0] * level,
+        vmax=LAYER_WINDOW[1] * level,
         origin="lower",
         aspect=edges[order[1]] / edges[order[0]],
     )
