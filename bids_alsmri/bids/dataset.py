@@ -145,6 +145,13 @@ def _read_description(bids_dir: Path) -> dict[str, Any]:
     return read_json(path)
 
 
+def _holds_freesurfer(folder: Path) -> bool:
+    """Whether a folder holds subjects of FreeSurfer, and no dataset describes it."""
+    if os.path.lexists(folder / _DESCRIPTION):
+        return False
+    return any(path.is_dir() for path in folder.glob("sub-*/mri"))
+
+
 def _check_description(bids_dir: Path, description: Mapping[str, Any]) -> None:
     """Raise where the description is not one of a raw dataset."""
     path = bids_dir / _DESCRIPTION
@@ -179,6 +186,10 @@ def check_derivatives(derivatives: Mapping[str, Path]) -> None:
     DataError
         If a folder does not exist (exit code 66) or is no derivative dataset (exit code 16).
 
+    Notes
+    -----
+    Folders of FreeSurfer's and FastSurfer's subjects have no description, and need none.
+
     Examples
     --------
     >>> check_derivatives({})
@@ -195,6 +206,8 @@ def check_derivatives(derivatives: Mapping[str, Path]) -> None:
                 "derivative dataset, which holds dataset_description.json; correct the path",
                 exit_code=ExitCode.NO_INPUT,
             )
+        if _holds_freesurfer(Path(folder)):
+            continue
         kind = _read_description(Path(folder)).get("DatasetType", "raw")
         if kind != "derivative":
             raise DataError(

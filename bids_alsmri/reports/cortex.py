@@ -31,6 +31,13 @@ OTHER_COLOUR = "#ffffff"  # the precuneus; the borders have yellow and blue
 TEXT_COLOUR = "#24292f"
 N_SLICES = 3
 N_COLUMNS = 3
+MARK_COLUMNS = 5
+# around what was drawn: the knob of the hand is about 15 mm wide
+AROUND_MM = 12.0
+BESIDE_MM = 3.0
+# of the median signal of the cortex: its layers differ by a tenth, fluid is twice as bright
+LAYER_WINDOW = (0.6, 1.5)
+READER_COLOURS = ("#ffd400", "#56b4e9", VERMILION, GREEN)
 
 
 def draw_ribbon(
@@ -90,10 +97,7 @@ def draw_ribbon(
     height = width * ratio + 0.45
     with fixed_style():
         figure = plain_figure(height_in=height)
-        # fluid may be white throughout: layers differ by a few per cent
-        tissue = image[np.isfinite(image) & (outer_mm > 0.0)]
-        shown = tissue if tissue.size else image
-        low, high = percentile(shown, 1.0), percentile(shown, 99.0)
+        low, high = _window_of_cortex(image, (outer_mm > 0.0) & (white_mm > 0.0))
         for column, index in enumerate(chosen):
             axes = figure.add_axes(
                 (column / N_SLICES, 0.45 / height, 0.99 / N_SLICES, 1.0 - 0.45 / height)
@@ -121,6 +125,67 @@ def draw_ribbon(
             ]
         ):
             figure.text(0.01 + 0.14 * order, 0.12 / height, text, color=_dark(colour), fontsize=8)
+    return figure
+
+
+def draw_marks(image: NDArray[Any], affine: NDArray[np.float64], marks: pd.DataFrame) -> Figure:
+    """Lines and ovals that readers drew, each area enlarged on each slice that holds some.
+
+    Parameters
+    ----------
+    image : (X, Y, Z) array
+        Slab in any unit; the third axis counts slices.
+    affine : (4, 4) array
+        Voxel indices to world, in mm.
+    marks : DataFrame
+        Reader, region, side, mark, shape (``caliper`` or ``oval``), and i, j, k in voxels.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        One panel per area and slice; the right is on the right and the front on top.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> line = {"reader": 1, "region": "hand", "side": "left", "mark": 0, "shape": "caliper",
+    ...         "i": [3, 5], "j": [4, 4], "k": 1}
+    >>> figure = draw_marks(np.ones((9, 9, 3)), np.eye(4), pd.DataFrame(line))
+    >>> figure.axes[0].get_title(loc="left")
+    'hand left, z = 1 mm'
+    """
+    on_slice = marks.assign(k=marks["k"].round().astype(int))
+    panels = [own for _, own in on_slice.groupby(["region", "side", "k"])]
+    n_rows = max(1, int(np.ceil(len(panels) / MARK_COLUMNS)))
+    edge_in = WIDTH_IN / MARK_COLUMNS
+    row_in, foot_in = edge_in + 0.2, 0.35
+    height = n_rows * row_in + foot_in
+    with fixed_style():
+        figure = plain_figure(height_in=height)
+        for index, own in enumerate(panels):
+            row, column = divmod(index, MARK_COLUMNS)
+            axes = figure.add_axes(
+                (
+                    column / MARK_COLUMNS,
+                    1.0 - (row * row_in + row_in) / height,
+                    0.98 / MARK_COLUMNS,
+                    edge_in / height,
+                )
+            )
+            places = own[["i", "j", "k"]].to_numpy(float)
+            middle = (places.min(axis=0) + places.max(axis=0)) / 2
+            z_mm = float(affine[2, :3] @ middle + affine[2, 3])
+            _draw_around(axes, image[:, :, int(own["k"].iloc[0])], affine, middle[:2], own)
+            where = f"{own['region'].iloc[0]} {own['side'].iloc[0]}, z = {z_mm:.0f} mm"
+            axes.set_title(where, fontsize=8, loc="left", color=TEXT_COLOUR)
+        for order, reader in enumerate(sorted(set(marks["reader"]))):
+            figure.text(
+                0.01 + 0.1 * order,
+                0.1 / height,
+                f"reader {reader}",
+                color=_dark(_reader_colour(reader)),
+                fontsize=8,
+            )
     return figure
 
 
@@ -264,6 +329,68 @@ def _draw_slice(
     axes.set_axis_off()
 
 
+def _window_of_cortex(image: NDArray[Any], cortex: NDArray[np.bool_]) -> tuple[float, float]:
+    known = image[np.isfinite(image) & cortex]
+    level = float(np.median(known)) if known.size else 0.0
+    if level <= 0.0:
+        return percentile(image, 1.0), percentile(image, 99.0)
+    return LAYER_WINDOW[0] * level, LAYER_WINDOW[1] * level
+
+
+def _reader_colour(reader: int) -> str:
+    return READER_COLOURS[(reader - 1) % len(READER_COLOURS)]
+
+
+def _draw_around(
+    axes: Axes,
+    values: NDArray[Any],
+    affine: NDArray[np.float64],
+    middle: NDArray[np.float64],
+    marks: pd.DataFrame,
+) -> None:
+    # limits turn the picture, so that marks stay in voxels
+    first = _axis_to_the_right(affine)
+    order, edges = [first, 1 - first], np.linalg.norm(affine[:3, :2], axis=0)
+    places = marks[["i", "j"]].to_numpy(float)
+    # one edge for both axes, wide enough for all that lies on this slice
+    reach_mm = float((np.abs(places - middle) * edges).max()) + BESIDE_MM
+    half = max(AROUND_MM / 2, reach_mm) / edges
+    level = float(np.median(values[tuple(np.rint(places).astype(int).T)]))
+    axes.imshow(
+        values.transpose(order).T,
+        cmap="gray",
+        vmin=LAYER_WINDOW[0] * level,
+        vmax=LAYER_WINDOW[1] * level,
+        origin="lower",
+        aspect=edges[order[1]] / edges[order[0]],
+    )
+    for _, one in marks.groupby(["reader", "mark"]):
+        colour = _reader_colour(int(one["reader"].iloc[0]))
+        places = one[["i", "j"]].to_numpy(float)
+        if one["shape"].iloc[0] == "caliper":
+            # a painted line has the order of its voxels, which is not that along it
+            style = "-" if len(places) == 2 else "none"
+            first_axis, second_axis = places[:, order].T
+            axes.plot(
+                first_axis,
+                second_axis,
+                color=colour,
+                linestyle=style,
+                linewidth=1.2,
+                marker=".",
+                markersize=3,
+            )
+            continue
+        inside = np.zeros(values.shape, dtype=float)
+        inside[tuple(np.rint(places).astype(int).T)] = 1.0
+        axes.contour(inside.transpose(order).T, [0.5], colors=colour, linewidths=1.2)
+    ends = np.stack([middle - half, middle + half])
+    across, up = (ends[:, a] if _is_forwards(affine, a, first) else ends[::-1, a] for a in order)
+    axes.set_xlim(float(across[0]), float(across[1]))
+    axes.set_ylim(float(up[0]), float(up[1]))
+    axes.set_axis_off()
+
+
 def _slices_through(
     labels: NDArray[np.integer[Any]], names: Mapping[int, str], n_slices: int
 ) -> list[int]:
@@ -285,12 +412,17 @@ def _turned(values: NDArray[Any], affine: NDArray[np.float64]) -> NDArray[Any]:
     # the first axis to the right, the second to the front or upwards
     first = _axis_to_the_right(affine)
     turned = values.transpose(first, 1 - first, 2)
-    other = affine[1:3, 1 - first]
-    if affine[0, first] < 0:
+    if not _is_forwards(affine, first, first):
         turned = turned[::-1]
-    if other[np.argmax(np.abs(other))] < 0:
+    if not _is_forwards(affine, 1 - first, first):
         turned = turned[:, ::-1]
     return turned
+
+
+def _is_forwards(affine: NDArray[np.float64], axis: int, first: int) -> bool:
+    # whether an axis runs to the right, or the other one to the front or upwards
+    towards = affine[:1, axis] if axis == first else affine[1:3, axis]
+    return bool(towards[np.argmax(np.abs(towards))] >= 0)
 
 
 def _shown_names(

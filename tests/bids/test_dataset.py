@@ -160,6 +160,20 @@ def test_unusable_derivatives_are_refused(described, name, description, error, w
     assert caught.value.exit_code == error
 
 
+def test_freesurfer_subjects_need_no_description(described, tmp_path):
+    subjects = tmp_path / "subjects"
+    (subjects / "sub-01" / "mri").mkdir(parents=True)
+    check_derivatives({"fs": subjects})
+    raw = described(GOOD)
+    write_description(tmp_path / "out", raw, {"fs": subjects}, "0.1.0")
+    content = json.loads((tmp_path / "out" / "dataset_description.json").read_text())
+    assert content["DatasetLinks"] == {"fs": "../subjects", "raw": "../raw"}
+    # one that describes itself as something else is still no derivative
+    (subjects / "dataset_description.json").write_text(json.dumps(GOOD))
+    with pytest.raises(DataError, match="DatasetType is 'raw'"):
+        check_derivatives({"fs": subjects})
+
+
 def test_absent_derivatives_are_missing_input(tmp_path):
     with pytest.raises(DataError, match="no such folder") as caught:
         check_derivatives({"smriprep": tmp_path / "none"})

@@ -22,6 +22,7 @@ from bids_alsmri.pipelines.cortex7t import drawn
 from bids_alsmri.pipelines.cortex7t.interfaces import MeasureDrawn
 from bids_alsmri.pipelines.cortex7t.pipeline import PIPELINE, Cortex7tSettings
 from bids_alsmri.pipelines.cortex7t.sites import files_of_readers
+from bids_alsmri.reports.cortex import draw_marks
 
 EDGES = (0.25, 0.25, 2.0)
 SHAPE = (60, 50, 4)
@@ -204,6 +205,35 @@ def test_files_of_two_readers_are_found_beside_their_slab(tmp_path):
     assert all("run-1" in path.name for files in found for path in files.values())
 
 
+@pytest.mark.parametrize("axes", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("signs", [(1, 1), (-1, 1), (1, -1), (-1, -1)])
+def test_marks_stand_in_the_picture_as_they_do_in_the_head(tmp_path, axes, signs):
+    # a line from 1 mm left and behind of the middle to 1 mm right and in front of it, z = 2 mm
+    affine = np.zeros((4, 4))
+    for stored, (axis, sign) in enumerate(zip(axes, signs, strict=True)):
+        affine[axis, stored], affine[axis, 3] = 0.25 * sign, -4.0 * sign
+    affine[2, 2], affine[3, 3] = 2.0, 1.0
+    slab_file, path = (
+        tmp_path / "slab.nii.gz",
+        points(tmp_path, [["hand", "left", "caliper", -1, -1, 2, 1, 1, 2]]),
+    )
+    ramp = np.arange(33.0)[:, None, None] * np.ones((33, 33, 3))
+    write_image(ramp.astype(np.float32), affine, slab_file)
+    node = MeasureDrawn(image=str(slab_file), oval_mm2=4.0, reader=1, points=str(path))
+    marks = pd.read_csv(node.run(cwd=str(tmp_path)).outputs.marks, sep="\t")
+    figure = draw_marks(ramp, affine, marks)
+    (panel,) = figure.axes
+    assert panel.get_title(loc="left") == "hand left, z = 2 mm"
+    (line,) = panel.get_lines()
+    on_screen = panel.transData.transform(line.get_xydata())
+    box = panel.get_window_extent()
+    shares = (on_screen - [box.x0, box.y0]) / [box.width, box.height]
+    # 12 mm are shown around the middle
+    expected = 0.5 + np.array([[-1.0, -1.0], [1.0, 1.0]]) / 12.0
+    assert_allclose(shares, expected, atol=1e-6)
+    assert [text.get_text() for text in figure.texts] == ["reader 2"]
+
+
 @pytest.mark.parametrize("width", [1, 2])
 def test_length_of_a_line_does_not_depend_on_its_course(width):
     # of 40 voxels, turned in steps; a voxel's middle is within half a diagonal of each end
@@ -279,7 +309,7 @@ def test_readers_are_measured_without_a_t1w(graph, tmp_path):
     path = points(tmp_path, [row])
     adopted = {drawn_key("points", "anat_acq-M1", reader): path for reader in (0, 1)}
     built = graph(adopted, has_anatomy=False)
-    assert {"measure_drawn_1", "measure_drawn_2"} <= set(steps_of(built))
+    assert {"measure_drawn_1", "measure_drawn_2", "draw_marks"} <= set(steps_of(built))
     built.workflow.run()
     table = pd.read_csv(built.destinations["area_stats"], sep="\t").set_index("measure")
     hand = table[(table["region"] == "hand") & (table["side"] == "left")]["value"]

@@ -39,21 +39,29 @@ class Drawing:
         Signal of the voxels of each oval.
     places_x : dict of list of float
         Where things lie from left to right, in mm of the world.
+    marks : list of (int, str, (N, 3) array)
+        Label of the area, shape and voxels of each line and oval, in the order of their files:
+        those that were painted, the ends of a line of points, and those within an oval.
     """
 
     lengths_mm: dict[int, list[float]] = field(default_factory=dict)
     signals: dict[int, list[NDArray[np.float64]]] = field(default_factory=dict)
     places_x: dict[int, list[float]] = field(default_factory=dict)
+    marks: list[tuple[int, str, NDArray[np.float64]]] = field(default_factory=list)
 
-    def add_lines(self, area: MotorArea, lengths_mm: Iterable[float], x_mm: float) -> None:
+    def add_lines(
+        self, area: MotorArea, lengths_mm: Iterable[float], x_mm: float, voxels: NDArray[Any]
+    ) -> None:
         """Add caliper lines of an area."""
         self.lengths_mm.setdefault(area.label, []).extend(lengths_mm)
         self.places_x.setdefault(area.label, []).append(x_mm)
+        self.marks.append((area.label, "caliper", np.asarray(voxels, np.float64)))
 
-    def add_oval(self, area: MotorArea, signal: NDArray[np.floating[Any]], x_mm: float) -> None:
+    def add_oval(self, area: MotorArea, image: ImageData, mask: NDArray[Any], x_mm: float) -> None:
         """Add an oval of an area."""
-        self.signals.setdefault(area.label, []).append(np.asarray(signal, np.float64))
+        self.signals.setdefault(area.label, []).append(np.asarray(image.data[mask], np.float64))
         self.places_x.setdefault(area.label, []).append(x_mm)
+        self.marks.append((area.label, "oval", np.argwhere(mask).astype(np.float64)))
 
 
 def read_drawing(image: ImageData, files: Mapping[str, Path], *, oval_mm2: float) -> Drawing:
@@ -123,10 +131,11 @@ def _read_labels(
         middle = np.argwhere(mask).mean(axis=0)
         x_mm = float(image.affine[0, :3] @ middle + image.affine[0, 3])
         if kind == "oval":
-            drawing.add_oval(area, image.data[mask], x_mm)
+            drawing.add_oval(area, image, mask, x_mm)
             continue
         try:
-            drawing.add_lines(area, line_lengths(mask, image.voxel_mm), x_mm)
+            lengths = line_lengths(mask, image.voxel_mm)
+            drawing.add_lines(area, lengths, x_mm, np.argwhere(mask))
         except NumericsError as error:
             raise DataError(f"{path}: label {label} ({area.name}): {error}") from error
 
@@ -169,13 +178,14 @@ def _read_points(drawing: Drawing, image: ImageData, path: Path, oval_mm2: float
         is_line = row["shape"] == "caliper"
         second = _point(second_cells, where) if is_line or has_second else first
         _require_inside(image, (first, second), where)
+        in_voxels = _to_voxels(image, np.stack([first, second]))
         if is_line:
             length_mm = float(np.linalg.norm(second - first))
             if length_mm == 0.0:
                 raise DataError(f"{where}: both ends of the caliper line are the same point")
-            drawing.add_lines(area, [length_mm], float(first[0] + second[0]) / 2)
+            x_mm = float(first[0] + second[0]) / 2
+            drawing.add_lines(area, [length_mm], x_mm, in_voxels)
             continue
-        in_voxels = _to_voxels(image, np.stack([first, second]))
         half_mm = (in_voxels[1] - in_voxels[0])[:2] * image.voxel_mm[:2]
         try:
             mask = oval_mask(
@@ -187,7 +197,7 @@ def _read_points(drawing: Drawing, image: ImageData, path: Path, oval_mm2: float
             )
         except NumericsError as error:
             raise DataError(f"{where}: {error}") from error
-        drawing.add_oval(area, image.data[mask], float(first[0]))
+        drawing.add_oval(area, image, mask, float(first[0]))
 
 
 def _point(cells: Sequence[str], where: str) -> NDArray[np.float64]:
@@ -300,6 +310,37 @@ def rows_of_drawing(
             if area is not reference or measure in ("drawn_signal", "drawn_area")
         ]
     return rows
+
+
+def table_of_marks(drawing: Drawing, reader: int) -> pd.DataFrame:
+    """Where lines and ovals of a reader lie, for the figure.
+
+    Parameters
+    ----------
+    drawing : Drawing
+        Of `read_drawing`.
+    reader : int
+        Number of the reader, from 0.
+
+    Returns
+    -------
+    DataFrame
+        Reader (from 1), region, side, mark (number of the line or oval), shape, and i, j, k in
+        voxels of the slab.
+    """
+    areas = {area.label: area for area in measured_areas()}
+    tables = [
+        pd.DataFrame(voxels, columns=["i", "j", "k"]).assign(
+            reader=reader + 1,
+            region=region_of(areas[label]),
+            side=areas[label].side,
+            mark=number,
+            shape=shape,
+        )
+        for number, (label, shape, voxels) in enumerate(drawing.marks)
+    ]
+    columns = ["reader", "region", "side", "mark", "shape", "i", "j", "k"]
+    return pd.concat(tables)[columns] if tables else pd.DataFrame(columns=columns)
 
 
 def _mean(ovals: Sequence[NDArray[np.float64]]) -> float:

@@ -663,6 +663,7 @@ class MeasureDrawnOutputSpec(NodeOutputSpec):
     """Outputs of :class:`MeasureDrawn`."""
 
     table = File(exists=True, desc="measures of areas, TSV")
+    marks = File(exists=True, desc="where lines and ovals lie, TSV")
 
 
 class MeasureDrawn(AlsInterface):
@@ -683,9 +684,40 @@ class MeasureDrawn(AlsInterface):
         parts = [rows]
         if before is not None:
             parts.insert(0, pd.read_csv(before, sep="\t", na_values="n/a", keep_default_na=False))
-        path = self.file(runtime, "table.tsv")
-        pd.concat(parts).to_csv(path, sep="\t", index=False, na_rep="n/a", float_format="%.6g")
-        return self.give(runtime, {"table": path})
+        marks = drawn.table_of_marks(drawing, self.inputs.reader)
+        tables = {"table": pd.concat(parts), "marks": marks}
+        paths = {name: self.file(runtime, f"{name}.tsv") for name in tables}
+        for name, table in tables.items():
+            table.to_csv(paths[name], sep="\t", index=False, na_rep="n/a", float_format="%.6g")
+        return self.give(runtime, paths)
+
+
+class DrawMarksInputSpec(NodeInputSpec):
+    """Inputs of :class:`DrawMarks`."""
+
+    image = File(exists=True, mandatory=True, desc="slab as it was measured")
+    marks = InputMultiObject(
+        File(exists=True), mandatory=True, desc="where lines and ovals lie, one table per reader"
+    )
+
+
+class DrawMarks(AlsInterface):
+    """Draw the lines and ovals of all readers on the slab."""
+
+    input_spec = DrawMarksInputSpec
+    output_spec = FigureOutputSpec
+    memory_gb = 0.5
+    memory_per_series = 4.0
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from bids_alsmri.reports.cortex import draw_marks
+        from bids_alsmri.reports.figures import save_figure
+
+        image = read_image(Path(self.inputs.image), ndim=3)
+        marks = pd.concat([pd.read_csv(path, sep="\t") for path in self.inputs.marks])
+        path = self.file(runtime, "marks.svg")
+        save_figure(draw_marks(image.data, image.affine, marks), path)
+        return self.give(runtime, {"figure": path})
 
 
 class DrawRibbonInputSpec(NodeInputSpec):

@@ -7,6 +7,7 @@ from bids_alsmri.engine.graph import Graph, Ref, Step
 from bids_alsmri.interfaces.drawing import DrawMap, DrawPair
 from bids_alsmri.interfaces.images import Coarsen, QualityTable
 from bids_alsmri.pipelines.cortex7t.interfaces import (
+    DrawMarks,
     DrawProfiles,
     DrawRibbon,
     EvenOut,
@@ -231,7 +232,8 @@ def measure(
 def measure_drawn(
     graph: Graph, scan: Scan, cfg: Cortex7tSettings, read: Step, table: Ref | None
 ) -> Ref | None:
-    """Add to the table what readers drew on the slab."""
+    """Add to the table what readers drew on the slab, and show it."""
+    marks = []
     for reader, files in enumerate(files_of_readers(graph.adopted, scan)):
         step = graph.step(
             f"measure_drawn_{reader + 1}",
@@ -245,6 +247,10 @@ def measure_drawn(
             points=files.get("points"),
         )
         table = step.table
+        marks.append(step.marks)
+    if marks:
+        shown = graph.step("draw_marks", DrawMarks(), image=read.layer_image, marks=marks)
+        graph.figure("drawn", shown.figure)
     return table
 
 
