@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 DEMO_MUSCLE := --muscle-low-mm -860 --muscle-high-mm -60 --muscle-n-t2w 2 --muscle-n-dwi 2 \
   --muscle-t2w-mm 7 --muscle-t2w-slice-mm 7 --muscle-dwi-mm 8 --muscle-dwi-slice-mm 12 \
   --muscle-legs-mm 5 --muscle-legs-slice-mm 30 --no-muscle-hands --muscle-readers 1
+# slabs of half the resolution, through the upper half of the brain
+DEMO_SLAB := --cortex7t-mm 0.5
 
 .PHONY: demo test setup lint image-check release-check clean
 .DELETE_ON_ERROR:
@@ -22,14 +24,15 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,docs]'
 	@touch $@
 
-# coarser than the defaults, so that it ends within a quarter of an hour on two cores
+# coarser than the defaults, so that it ends within twenty minutes or so on two cores
 demo: setup
 	$(BIN)/python -m bids_alsmri.phantom $(DEMO)/raw --controls 3 --fast 3 --slow 3 --seed 1 --clinical \
-	  --modalities anat,dwi,muscle --t1w-mm 3 --dwi-mm 3 --n-directions 12 $(DEMO_MUSCLE)
+	  --modalities anat,dwi,muscle,cortex7t --t1w-mm 3 --dwi-mm 3 --n-directions 12 $(DEMO_MUSCLE) $(DEMO_SLAB)
 	$(BIN)/bids_alsmri $(DEMO)/raw $(DEMO)/derivatives participant -w $(DEMO)/work \
 	  -d reader=$(DEMO)/raw/derivatives/reader1 \
 	  --anatomical-template-registration-mm 3 --anatomical-template-resolution-mm 2 \
-	  --diffusion-template-resolution-mm 2
+	  --diffusion-template-resolution-mm 2 --cortex7t-registration-voxel-mm 2 \
+	  --cortex7t-registration-reach-mm 8 --cortex7t-registration-reach-deg 4
 	$(BIN)/bids_alsmri $(DEMO)/raw $(DEMO)/derivatives group -w $(DEMO)/work \
 	  --group-resolution-mm 2 --group-refinement-iterations 1 --group-refinement-resolution-mm 4 \
 	  --group-maps fa md

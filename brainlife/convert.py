@@ -38,8 +38,11 @@ OUTPUTS = {
     "output_muscles": {"muscles.tsv": "anat/sub-*_desc-muscles_stats.tsv"},
     "output_cortex": {"layers.tsv": "anat/sub-*_desc-layers_stats.tsv"},
 }
-# labels of a station of muscle, which the platform wants with their names as JSON
-PARCELLATION = "output_parcellation"
+# labels that the platform wants with their names as JSON: of a station of muscle, of a slab at 7T
+PARCELLATIONS = {
+    "output_parcellation": "*_desc-muscles_dseg.nii.gz",
+    "output_areas": "*_seg-somatotopy_dseg.nii.gz",
+}
 # entities of what lies on another grid than the scan's
 ELSEWHERE = re.compile(r"_space-(?!T1w)[A-Za-z0-9]+_|_res-")
 MEANINGS = {
@@ -200,8 +203,7 @@ def collect_outputs(code: int) -> None:
             for name, source in sources.items():
                 place(Path(str(source)), Path(folder) / name)
             made.append(folder)
-    if place_parcellation(results):
-        made.append(PARCELLATION)
+    made += [name for name in PARCELLATIONS if place_parcellation(results, name)]
     pages = sorted(results.glob("sub-*.html"))
     for page in pages:
         # the page that the platform opens is called index.html
@@ -221,9 +223,9 @@ def first(results: Path, pattern: str) -> Path | None:
     return found[0] if found else None
 
 
-def place_parcellation(results: Path) -> bool:
-    """Muscles of the first station whose labels have names, as the platform's parcellation."""
-    for image in sorted(results.glob("sub-*/**/*_desc-muscles_dseg.nii.gz")):
+def place_parcellation(results: Path, folder: str) -> bool:
+    """Labels of the first image whose labels have names, as the platform's parcellation."""
+    for image in sorted(results.glob(f"sub-*/**/{PARCELLATIONS[folder]}")):
         table = image.with_name(image.name.replace(".nii.gz", ".tsv"))
         if not table.is_file():
             continue
@@ -236,9 +238,9 @@ def place_parcellation(results: Path) -> bool:
             {"name": row["name"], "label": row["index"], "voxel_value": int(row["index"])}
             for row in rows
         ]
-        place(image, Path(PARCELLATION) / "parc.nii.gz")
+        place(image, Path(folder) / "parc.nii.gz")
         text = json.dumps(names, indent=1) + "\n"
-        (Path(PARCELLATION) / "label.json").write_text(text, encoding="utf-8")
+        (Path(folder) / "label.json").write_text(text, encoding="utf-8")
         return True
     return False
 

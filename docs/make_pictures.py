@@ -48,6 +48,7 @@ PICTURES = (
     Picture("colour-fa", "sub-04/figures/sub-04_dir-AP_desc-colourfa_dwi.svg"),
     Picture("motion", "sub-04/figures/sub-04_dir-AP_desc-motion_dwi.svg"),
     Picture("muscles", "sub-04/figures/sub-04_desc-chart_T2w.svg"),
+    Picture("ribbon", "sub-04/figures/sub-04_acq-M1_desc-ribbon_MEGRE.svg"),
     Picture("group-report", "group.html", (1200, 760)),
     Picture("skeleton", "group/figures/desc-skeleton_mask.webp"),
     Picture("effect", "group/figures/contrast-fastVsHc_desc-faSkeletonEffect_statmap.webp"),

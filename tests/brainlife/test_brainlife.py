@@ -184,7 +184,7 @@ def test_results_become_datatypes(convert, task):
     assert (folder / "output_report" / "html" / "index.html").read_text() == "page"
 
 
-def test_muscles_and_cortex_become_tables_and_a_parcellation_with_names(convert, task):
+def test_muscles_and_cortex_become_tables_and_parcellations_with_names(convert, task):
     folder = task()
     results = {
         "anat/sub-01_desc-muscles_stats.tsv": "region\tvalue\n",
@@ -196,6 +196,8 @@ def test_muscles_and_cortex_become_tables_and_a_parcellation_with_names(convert,
         "anat/sub-01_acq-wholebody_chunk-1_desc-muscles_dseg.tsv": (
             "index\tname\n412\tright quadriceps\n"
         ),
+        "anat/sub-01_acq-M1_seg-somatotopy_dseg.nii.gz": "areas",
+        "anat/sub-01_acq-M1_seg-somatotopy_dseg.tsv": "index\tname\n3\thand_left\n",
     }
     for name, text in results.items():
         path = folder / "output" / "sub-01" / name
@@ -203,12 +205,16 @@ def test_muscles_and_cortex_become_tables_and_a_parcellation_with_names(convert,
         path.write_text(text)
     assert convert.main(["outputs", "0"]) == 0
     product = json.loads((folder / "product.json").read_text())
-    assert product["outputs"] == ["output_muscles", "output_cortex", "output_parcellation"]
+    tables, labels = ["output_muscles", "output_cortex"], ["output_parcellation", "output_areas"]
+    assert product["outputs"] == tables + labels
     assert (folder / "output_cortex" / "layers.tsv").read_text() == "area\tvalue\n"
     assert (folder / "output_muscles" / "muscles.tsv").read_text() == "region\tvalue\n"
     assert (folder / "output_parcellation" / "parc.nii.gz").read_text() == "named"
     names = json.loads((folder / "output_parcellation" / "label.json").read_text())
     assert names == [{"name": "right quadriceps", "label": "412", "voxel_value": 412}]
+    assert (folder / "output_areas" / "parc.nii.gz").read_text() == "areas"
+    names = json.loads((folder / "output_areas" / "label.json").read_text())
+    assert names == [{"name": "hand_left", "label": "3", "voxel_value": 3}]
 
 
 def test_failure_is_told_in_the_product(convert, task):

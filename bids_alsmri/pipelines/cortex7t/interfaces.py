@@ -25,7 +25,7 @@ from bids_alsmri.interfaces.registration import apply_transforms, read_linear, w
 from bids_alsmri.numerics.echo_decay import combine_echoes, fit_echo_decay
 from bids_alsmri.numerics.ribbon import bias_from_white_matter
 from bids_alsmri.numerics.slab_pose import register_slab
-from bids_alsmri.pipelines.cortex7t import borders, drawn, slab, views
+from bids_alsmri.pipelines.cortex7t import borders, drawn, layers, slab, views
 from bids_alsmri.pipelines.cortex7t.sites import KINDS
 from bids_alsmri.spaces.atlases import draw_areas
 from bids_alsmri.spaces.templates import get_template
@@ -464,6 +464,47 @@ class RefineRibbon(AlsInterface):
         write_image(ribbon.labels(), image.affine, paths["labels"])
         facts = {"measures": slab.quality_of_refinement(found)}
         paths["facts"] = write_facts(self.file(runtime, "facts.json"), facts)
+        return self.give(runtime, paths)
+
+
+class FindLayersInputSpec(NodeInputSpec):
+    """Inputs of :class:`FindLayers`."""
+
+    labels = File(exists=True, mandatory=True, desc="fluid 1, white matter 2, cortex 3")
+    n_layers = traits.Int(mandatory=True, desc="how many")
+    smoothing_steps = traits.Int(mandatory=True, desc="of volume shares of neighbouring columns")
+
+
+class FindLayersOutputSpec(NodeOutputSpec):
+    """Outputs of :class:`FindLayers`."""
+
+    depth = File(exists=True, desc="share of the volume, 0 at white matter to 1")
+    layers = File(exists=True, desc="1 at white matter, upwards to the outer surface")
+    table = File(exists=True, desc="their names, TSV")
+
+
+class FindLayers(AlsInterface):
+    """Divide the cortex into layers of equal volume."""
+
+    input_spec = FindLayersInputSpec
+    output_spec = FindLayersOutputSpec
+    memory_gb = 0.3
+    memory_per_series = 15.0
+
+    def _run_interface(self, runtime: Any) -> Any:
+        labels = read_image(Path(self.inputs.labels), ndim=3)
+        depth, found = layers.equivolume_layers(
+            np.asarray(labels.data, np.int16),
+            labels.voxel_mm,
+            n_layers=self.inputs.n_layers,
+            smoothing_steps=self.inputs.smoothing_steps,
+        )
+        paths = {name: self.file(runtime, f"{name}.nii.gz") for name in ("depth", "layers")}
+        write_image(depth, labels.affine, paths["depth"])
+        write_image(found, labels.affine, paths["layers"])
+        paths["table"] = self.file(runtime, "layers.tsv")
+        names = layers.layer_names(self.inputs.n_layers)
+        names.to_csv(paths["table"], sep="\t", index=False)
         return self.give(runtime, paths)
 
 

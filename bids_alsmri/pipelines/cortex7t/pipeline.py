@@ -187,6 +187,24 @@ class Cortex7tSettings(SettingsModel):
         source=MEASURED,
         help="How far the border of white matter is moved at most, beyond the shift of the whole.",
     )
+    n_layers: int = setting(
+        3,
+        unit="1",
+        ge=1,
+        le=100,
+        source="usual in the field, and what 4 voxels to a layer allow in 3 mm of cortex",
+        help="Layers of equal volume into which the cortex of the slab is divided, for your own "
+        "measures; the deep layer of the table is found on profiles.",
+    )
+    layer_smoothing_steps: int = setting(
+        400,
+        unit="1",
+        ge=0,
+        le=10000,
+        source=MEASURED,
+        help="How often the volume shares of neighbouring columns are averaged for these layers; n "
+        "steps smooth with a Gaussian of about half the root of n voxels.",
+    )
     area_reach_mm: float = setting(
         4.0,
         unit="mm",

@@ -12,6 +12,7 @@ from bids_alsmri.pipelines.cortex7t.interfaces import (
     DrawRibbon,
     EvenOut,
     FindAreas,
+    FindLayers,
     FindRibbon,
     Flatten,
     JudgeEchoes,
@@ -176,6 +177,14 @@ def find_ribbon(
         )
         facts.append(ribbon.facts)
     graph.save("layers", ribbon.labels)
+    layers = graph.step(
+        "layers",
+        FindLayers(n_layers=cfg.n_layers, smoothing_steps=cfg.layer_smoothing_steps),
+        labels=ribbon.labels,
+    )
+    graph.save("depth", layers.depth)
+    graph.save("equivolume", layers.layers)
+    graph.save("equivolume_table", layers.table)
     return even, ribbon, facts
 
 
