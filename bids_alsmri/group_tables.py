@@ -379,6 +379,27 @@ def _description(column: str) -> str:
     return COLUMNS.get(column, readable(column))
 
 
+def origin_of(source: str) -> str:
+    """Where a table comes from, as the beginning of a sentence.
+
+    Parameters
+    ----------
+    source : str
+        A paper and its table, or ``beyond the papers``.
+
+    Returns
+    -------
+    str
+        Without a full stop.
+
+    Examples
+    --------
+    >>> origin_of("Jenkins 2020, table 2"), origin_of("beyond the papers")
+    ('After Jenkins 2020, table 2', 'Beyond the papers')
+    """
+    return "Beyond the papers" if source.startswith("beyond") else f"After {source}"
+
+
 def clinical_sections(settings: RunSettings, results: ClinicalResults) -> Iterator[Section]:
     """Sections of the page.
 
@@ -431,9 +452,9 @@ def clinical_sections(settings: RunSettings, results: ClinicalResults) -> Iterat
             scan=spec.title,
             status="done",
             notes=(
-                f"After {spec.source}. An asterisk marks what survives the false discovery rate "
-                "of the table (of each visit); 'paper' is the paper's test, 'best' the one that "
-                "allows for ties, clusters and small samples.",
+                f"{origin_of(spec.source)}. An asterisk marks what survives the false discovery "
+                "rate of the table (of each visit); 'paper' is the paper's test, 'best' the one "
+                "that allows for ties, clusters and small samples.",
                 *result.notes,
             ),
             figures=tuple(figures_of(settings, result, cohort)),
