@@ -236,7 +236,7 @@ def _rules(spec: InputSpec) -> Iterator[tuple[str, str]]:
 def _outputs(spec: IoSpec) -> Iterator[str]:
     for output in spec.outputs.values():
         unit = f" Unit: {output.units}." if _unit(output.units) else ""
-        where = " Where it can be made." if output.optional else ""
+        where = " Where it can be made." if output.optional and not output.given else ""
         each = " One for each station, named after it." if output.many else ""
         yield _shown_name(output)
         yield f": {_cell(output.description)}.{unit}{each}{where}\n"

@@ -127,6 +127,8 @@ class OutputSpec:
         Fixed keys of the sidecar, such as SkullStripped; texts may hold placeholders.
     optional : bool
         Whether a complete run may lack it.
+    given : bool
+        Whether people give it by this name and no run writes it.
     many : bool
         Whether there is one for each station of the scan, named after it.
     compared : dict
@@ -151,6 +153,7 @@ class OutputSpec:
     group: bool = False
     sidecar: Mapping[str, Any] = field(default_factory=dict)
     optional: bool = False
+    given: bool = False
     many: bool = False
     compared: Mapping[str, str] = field(default_factory=dict)
     covariate: Mapping[str, str] = field(default_factory=dict)
