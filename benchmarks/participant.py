@@ -1,10 +1,12 @@
 """Wall time and peak memory of one participant, per step, on a phantom.
 
 Run as ``python benchmarks/participant.py [--mode paper] [--dwi-mm 2] [--n-directions 64]
-[--t1w-mm 1] [--n-procs 2] [--keep FOLDER]``. Prints a markdown table of the steps, the share of the
-time outside registration, denoising and fitting, the peak memory of all processes together, and the
-time of a second run, which finds everything done. With ``--keep`` the phantom (``FOLDER/raw``, used
-again if it is there) and the results (``FOLDER/MODE``) stay, for `benchmarks/recovery.py`.
+[--t1w-mm 1] [--n-procs 2] [--modalities anat,cortex7t] [--first anatomical] [--keep FOLDER]``.
+Prints a markdown table of the steps, the share of the time outside registration, denoising and
+fitting, the peak memory of all processes together, and the time of a second run, which finds
+everything done. With ``--first`` those pipelines run before, and only what comes after them is
+measured. With ``--keep`` the phantom (``FOLDER/raw``, used again if it is there) and the results
+(``FOLDER/MODE``) stay, for `benchmarks/recovery.py`.
 """
 
 from __future__ import annotations
@@ -34,15 +36,17 @@ def simulate(folder: Path, chosen: argparse.Namespace) -> None:
         *("--seed", "1", "--t1w-mm", str(chosen.t1w_mm), "--dwi-mm", str(chosen.dwi_mm)),
         *("--n-directions", str(chosen.n_directions)),
     ]
+    if chosen.modalities:
+        command += ["--modalities", chosen.modalities]
     subprocess.run(command, check=True)
 
 
-def run(folder: Path, chosen: argparse.Namespace) -> tuple[float, float]:
+def run(folder: Path, chosen: argparse.Namespace, *words: str) -> tuple[float, float]:
     """Wall time, in s, and peak resident memory of all processes, in GB."""
     command = [
         *(sys.executable, "-m", "bids_alsmri", str(folder / "raw"), str(folder / chosen.mode)),
         *("participant", "-w", str(folder / f"{chosen.mode}_work"), "--mode", chosen.mode),
-        *("--n-procs", str(chosen.n_procs)),
+        *("--n-procs", str(chosen.n_procs), *words),
     ]
     start = time.perf_counter()
     process = psutil.Popen(command)
@@ -85,14 +89,20 @@ def main() -> None:
     parser.add_argument("--dwi-mm", type=float, default=2.0)
     parser.add_argument("--n-directions", type=int, default=64)
     parser.add_argument("--n-procs", type=int, default=2)
+    parser.add_argument("--modalities", help="of the phantom, by commas")
+    parser.add_argument("--first", nargs="+", metavar="PIPELINE")
     parser.add_argument("--keep", type=Path, metavar="FOLDER")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = chosen.keep or Path(name)
         if not (folder / "raw").exists():
             simulate(folder / "raw", chosen)
+        if chosen.first:
+            run(folder, chosen, "--pipelines", *chosen.first)
+        before = step_times(folder / chosen.mode)
         wall_s, peak_gb = run(folder, chosen)
-        times = step_times(folder / chosen.mode)
+        found = step_times(folder / chosen.mode)
+        times = {step: seconds for step, seconds in found.items() if step not in before}
         again_s, _ = run(folder, chosen)
     print("| step | s |\n|---|---:|")
     for step, seconds in sorted(times.items(), key=lambda item: -item[1]):
