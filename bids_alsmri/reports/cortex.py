@@ -84,6 +84,8 @@ def draw_ribbon(
     >>> len(figure.axes)
     3
     """
+    from matplotlib.patheffects import withStroke
+
     for name, other in (("white_mm", white_mm), ("outer_mm", outer_mm), ("labels", labels)):
         check_same_shape(name, other, image)
     edges = np.linalg.norm(affine[:3, :3], axis=0)
@@ -109,14 +111,20 @@ def draw_ribbon(
             _draw_slice(axes, parts, (low, high), names, ratio * turned[0] / turned[1])
             place = affine[:3, :3] @ np.array([*(np.array(image.shape[:2]) / 2), index])
             z_mm = float(place[2] + affine[2, 3])
-            axes.text(
-                0.03,
-                0.94,
-                f"z = {z_mm:.0f} mm",
-                fontsize=7,
-                color="white",
-                transform=axes.transAxes,
-            )
+            for x, y, text in (
+                (0.03, 0.94, f"z = {z_mm:.0f} mm"),
+                (0.02, 0.5, "L"),
+                (0.96, 0.5, "R"),
+            ):
+                axes.text(
+                    x,
+                    y,
+                    text,
+                    fontsize=7,
+                    color="white",
+                    transform=axes.transAxes,
+                    path_effects=[withStroke(linewidth=2.0, foreground="black")],
+                )
         for order, (text, colour) in enumerate(
             [
                 ("white matter", "#ffd400"),
