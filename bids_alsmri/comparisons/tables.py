@@ -102,8 +102,8 @@ _WORST_GRADE = 3.0
 # Spread, quality and place of a measure: no result of their own on a scale against controls.
 _AUXILIARY = re.compile(
     r"\w+\.(\w+_(sd|median|eroded|low|high|error)|n_slices|slice|adc_(snr|mean)|displaced_fat"
-    r"|volume_of_station|tsc_weighted|profiles_\w+|tilt|coverage|mercuri_region|dixon_mercuri_region"
-    r"|atrophy)\..+|muscle\.relative_t2\.munix_side_.+"
+    r"|volume_of_station|tsc_weighted|profiles_\w+|tilt|coverage|white_to_reference|mercuri_region"
+    r"|dixon_mercuri_region|atrophy)\..+|muscle\.relative_t2\.munix_side_.+"
 )
 # Standard deviations below the controls' prediction from which on a muscle counts as atrophic.
 ATROPHY_Z = -2.0

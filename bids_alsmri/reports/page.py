@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import importlib.resources
 import math
 import os
 import re
@@ -21,6 +20,7 @@ from bids_alsmri.reports.tables import (
     arrange_findings,
     format_number,
 )
+from bids_alsmri.reports.templates import load_template
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -404,25 +404,17 @@ def render_page(page: Page) -> str:
     >>> "<title>&lt;b&gt;" in render_page(page)
     True
     """
-    import jinja2
-
-    folder = importlib.resources.files(__package__)
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text("utf-8")),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
+    template = load_template(
+        "template.html",
+        number=format_number,
+        duration=format_duration,
+        sensible_range=_range_text,
+        gauge=_gauge,
+        embed=_data_uri,
+        link=_relative_link,
     )
-    environment.filters["number"] = format_number
-    environment.filters["duration"] = format_duration
-    environment.filters["sensible_range"] = _range_text
-    environment.filters["gauge"] = _gauge
-    environment.filters["embed"] = _data_uri
-    environment.filters["link"] = _relative_link
     order = _citation_order(page.methods, page.references)
-    return environment.get_template("template.html").render(
+    return template.render(
         page=page,
         words=_WORDS[page.kind],
         matrix=arrange_findings(page.findings),

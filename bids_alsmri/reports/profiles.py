@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from bids_alsmri.errors import SettingsError
 from bids_alsmri.reports.sheets import BLUE, GREEN, ORANGE, PURPLE, VERMILION
 from bids_alsmri.reports.tables import NOT_AVAILABLE, format_number
-
-if TYPE_CHECKING:
-    import jinja2
+from bids_alsmri.reports.templates import load_template
 
 MOST_Z = 8.0  # half the width of the axis; what lies beyond stands at its rim
 BAND_Z = 2.0  # half the width of the band of controls
@@ -130,30 +127,12 @@ def render_profiles(profiles: Sequence[Profile], *, back: str, software: str) ->
     >>> "tongue, ADC" in page, "+2.4" in page
     (True, True)
     """
-    template = _environment().get_template("profile.html")
+    template = load_template("profile.html", number=_number_text, z=_z_text, place=_place_percent)
     for profile in profiles:
         looks = [_LOOKS[k % len(_LOOKS)] for k in range(len(profile.visits))]
         yield template.render(
             profile=profile, looks=looks, back=back, software=software, most=MOST_Z, band=BAND_Z
         )
-
-
-def _environment() -> jinja2.Environment:
-    import jinja2
-
-    folder = importlib.resources.files(__package__)
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text("utf-8")),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["number"] = _number_text
-    environment.filters["z"] = _z_text
-    environment.filters["place"] = _place_percent
-    return environment
 
 
 def _number_text(value: float) -> str:

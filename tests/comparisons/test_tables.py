@@ -152,3 +152,13 @@ def test_a_row_has_the_last_visit_and_its_change_since_the_first():
     assert found.at["p1", "n_scores"] == 2
     beyond = sum(abs(found.at["p0", name]) > 2 for name in names)
     assert found.at["p0", "n_beyond_2"] == beyond
+
+
+def test_what_only_judges_a_measure_has_no_score():
+    own = _cohort()
+    judging = ("tilt", "coverage", "white_to_reference", "profiles_used")
+    more = {f"cortex7t.{name}.left_hand": own.frame["age"] for name in judging}
+    more["cortex7t.deep_thickness.left_hand"] = own.frame["age"]
+    whole = Cohort(own.frame.assign(**more), "als", "hc", ("m0",), (0.0,))
+    found = set(profile(whole, covariates=())["measure"])
+    assert found == {"muscle.adc.tongue", "cortex7t.deep_thickness.left_hand"}
