@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 
+from bids_alsmri.bids.clinical import natural_key
+
 SUPERFICIAL_MM = 0.6  # of the first depths, whose mean signal is 1
 PROFILE_COLUMNS = ("region", "side", "depth", "mean")
 COLUMNS = ("region", "group", "depth", "n", "mean", "sd")
@@ -21,7 +23,8 @@ def cohort_profiles(
     ----------
     tables : iterable of (str, str or None, DataFrame)
         Participant, session, and a table with region, side, depth (mm) and mean signal (any unit).
-        Of several sessions the first by name counts, of several slabs of one session their mean.
+        Of several sessions the first counts (m4 before m12), of several slabs of one session their
+        mean.
     groups : mapping of str
         Group of each participant; others are left out.
 
@@ -43,7 +46,7 @@ def cohort_profiles(
     """
     parts = []
     first: dict[str, str | None] = {}
-    for who, session, table in sorted(tables, key=lambda item: (item[0], item[1] or "")):
+    for who, session, table in sorted(tables, key=lambda one: (one[0], natural_key(one[1] or ""))):
         if who not in groups or not len(table) or first.setdefault(who, session) != session:
             continue
         parts += [

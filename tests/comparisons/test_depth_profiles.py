@@ -47,9 +47,9 @@ def test_sides_of_a_participant_are_one_value():
 
 def test_first_visit_counts_and_depths_that_few_reach_say_so():
     tables = [
-        ("sub-1", "ses-2", person(0.5)),
-        ("sub-1", "ses-1", person(0.9)),
-        ("sub-2", "ses-1", person(0.8, until=3.5)),
+        ("sub-1", "ses-m12", person(0.5)),
+        ("sub-1", "ses-m4", person(0.9)),
+        ("sub-2", "ses-m4", person(0.8, until=3.5)),
     ]
     found = cohort_profiles(tables, {"sub-1": "hc", "sub-2": "hc"})
     assert_allclose(at(found, "hc", 3.0)["mean"], 0.85)
